@@ -1,0 +1,1 @@
+"""rung: a deep-learning system that you can climb, from Python to machine code."""

@@ -1,0 +1,84 @@
+"""Typed errors, each with the op, the place in the user's program and the fix.
+
+    ShapeError: matmul: inner dimensions differ: f32[8,64] @ f32[32,16]
+      at train.py:41   y = x @ w
+      fix: the right operand needs 64 rows; did you mean w.T?
+"""
+
+from __future__ import annotations
+
+from rung.core.source import Source, user_source
+
+
+class RungError(Exception):
+    """Base of all errors that rung raises. `message`, `source` (user's line) and `fix` are kept."""
+
+    def __init__(self, message: str, *, fix: str | None = None, source: Source | None = None):
+        self.message = message
+        self.fix = fix
+        self.source = source if source is not None else user_source()
+        super().__init__(self._text())
+
+    def _text(self) -> str:
+        lines = [self.message]
+        if self.source is not None and self.source.line:
+            lines.append(f"  at {self.source.describe()}")
+        if self.fix:
+            lines.append(f"  fix: {self.fix}")
+        return "\n".join(lines)
+
+
+class ShapeError(RungError, ValueError):
+    """Shapes that do not fit an op."""
+
+
+class DTypeError(RungError, TypeError):
+    """A dtype that an op does not take, or that is unknown."""
+
+
+class AxisError(ShapeError, IndexError):
+    """An axis out of range or given twice."""
+
+
+class IndexingError(RungError, IndexError):
+    """An index that is out of range or of the wrong kind."""
+
+
+class DeviceError(RungError, ValueError):
+    """An unknown or unusable device."""
+
+
+class TraceError(RungError, TypeError):
+    """Something that cannot be done while a function is being traced."""
+
+
+class GradientError(RungError, TypeError):
+    """A derivative that does not exist or was asked for wrongly."""
+
+
+class GraphError(RungError):
+    """A graph that breaks a rule of the IR."""
+
+
+class ParseError(GraphError, SyntaxError):
+    """Text of a level that does not parse."""
+
+
+class LoweringError(RungError):
+    """A program that cannot be brought down to the next level."""
+
+
+class ScheduleError(RungError):
+    """A schedule step whose side condition does not hold."""
+
+
+class CheckpointError(RungError, ValueError):
+    """A checkpoint that is corrupt, truncated or of another model."""
+
+
+class SettingsError(RungError, ValueError):
+    """An unknown or ill-formed setting."""
+
+
+class NonFiniteError(RungError, ArithmeticError):
+    """A NaN or an infinity where `--check-finite` forbids it."""

@@ -1,0 +1,88 @@
+"""Where in the user's program a thing came from."""
+
+from __future__ import annotations
+
+import linecache
+import os
+import sys
+from dataclasses import dataclass, replace
+from types import FrameType
+
+PACKAGE_DIR = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A line of the user's program (`file`, `line`), the module path under which it ran
+    (`h.3.attn`), and `via`: the pass, rule or composite that made the node from that line."""
+
+    file: str = ""
+    line: int = 0
+    path: str = ""
+    via: str = ""
+
+    def with_via(self, via: str) -> Source:
+        """The same place, made by `via` (kept in order: `softmax/jvp/transpose`)."""
+        return replace(self, via=f"{self.via}/{via}" if self.via else via)
+
+    @property
+    def text(self) -> str:
+        """The stripped source line, empty when the file cannot be read."""
+        return linecache.getline(self.file, self.line).strip() if self.line else ""
+
+    def describe(self) -> str:
+        """`train.py:41   y = x @ w`"""
+        text = self.text
+        name = os.path.basename(self.file)
+        return f"{name}:{self.line}   {text}" if text else f"{name}:{self.line}"
+
+
+NOWHERE = Source()
+
+_module_path: list[str] = []
+_intern: dict[tuple[str, int, str], Source] = {}
+
+
+class module_path:
+    """Context manager: nodes made inside belong to the module path `name` (`h.3.attn`)."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __enter__(self) -> None:
+        _module_path.append(self.name)
+
+    def __exit__(self, *_: object) -> None:
+        _module_path.pop()
+
+
+def user_frame() -> FrameType | None:
+    """The innermost frame outside this package, or None."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename.startswith(PACKAGE_DIR):
+        frame = frame.f_back
+    return frame
+
+
+def user_source() -> Source:
+    """The user's line that is being executed: the innermost frame outside this package (a model in
+    `rung.models` counts as the user's program)."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        name = frame.f_code.co_filename
+        if not name.startswith(PACKAGE_DIR) or name.startswith(USER_LIKE):
+            break
+        frame = frame.f_back
+    if frame is None:
+        return NOWHERE
+    path = _module_path[-1] if _module_path else ""
+    key = (frame.f_code.co_filename, frame.f_lineno, path)
+    found = _intern.get(key)
+    if found is None:
+        found = _intern[key] = Source(*key)
+    return found
+
+
+USER_LIKE = (PACKAGE_DIR + "models" + os.sep, PACKAGE_DIR + "optim" + os.sep)
