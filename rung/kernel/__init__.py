@@ -1,0 +1,1 @@
+"""Kernels: fusion, loop nests, schedules, strategies and the machine model."""

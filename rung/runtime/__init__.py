@@ -1,0 +1,1 @@
+"""Runtime: native stage runtime, object cache, loader, arena and executables."""
