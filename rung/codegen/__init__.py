@@ -1,0 +1,1 @@
+"""Code generation: from scheduled kernels to the text of a machine (LLVM IR, Triton, NPU)."""

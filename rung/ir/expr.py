@@ -1,0 +1,388 @@
+"""Scalar expressions: how an element of a result is computed from elements of the operands.
+
+They are shared by the index maps of the op records (where a `Read` names an operand by number) and
+by the kernel level (where it names a buffer). Index arithmetic is in i64. Nodes are interned, so
+equal expressions are the same object; build them with the functions below, which simplify.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator
+from typing import ClassVar, Protocol
+from weakref import WeakValueDictionary
+
+from rung.core import dtype as dt
+from rung.core.dtype import DType
+
+
+class ReadSource(Protocol):
+    """What a `Read` may read: a buffer of the kernel level (see `rung.kernel.loop.Buffer`)."""
+
+    @property
+    def dtype(self) -> DType: ...
+    @property
+    def name(self) -> str: ...
+
+
+class Expr:
+    """Base of scalar expressions: immutable and interned; compare with `is`."""
+
+    __slots__ = ("__weakref__", "dtype")
+    _table: ClassVar[WeakValueDictionary[tuple[object, ...], Expr]] = WeakValueDictionary()
+    dtype: DType
+
+    def children(self) -> tuple[Expr, ...]:
+        return ()
+
+
+class Var(Expr):
+    """A loop variable `name` (i64) with 0 <= value < `extent`."""
+
+    __slots__ = ("extent", "name")
+    name: str
+    extent: int
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+class Const(Expr):
+    """A constant of any dtype."""
+
+    __slots__ = ("value",)
+    value: bool | int | float
+
+    def __repr__(self) -> str:
+        return repr(self.value)
+
+
+class Call(Expr):
+    """A scalar op applied: `op` is the name of an element-wise op record (add, exp, where, cast…).
+
+    For `cast` the target is `dtype`. Index arithmetic uses add, subtract, multiply, floor_divide,
+    remainder, minimum and maximum on i64, and comparisons and logical_and/or/not on bool."""
+
+    __slots__ = ("args", "op")
+    op: str
+    args: tuple[Expr, ...]
+
+    def children(self) -> tuple[Expr, ...]:
+        return self.args
+
+    def __repr__(self) -> str:
+        return f"{self.op}({', '.join(map(repr, self.args))})"
+
+
+class Read(Expr):
+    """An element of operand number / buffer `source` at `index`. Where `guard` (bool) is false
+    nothing is read and the value is zero."""
+
+    __slots__ = ("guard", "index", "source")
+    source: int | ReadSource
+    index: tuple[Expr, ...]
+    guard: Expr | None
+
+    def children(self) -> tuple[Expr, ...]:
+        return self.index if self.guard is None else (*self.index, self.guard)
+
+    def __repr__(self) -> str:
+        name = f"${self.source}" if isinstance(self.source, int) else self.source.name
+        text = f"{name}[{', '.join(map(repr, self.index))}]"
+        return text if self.guard is None else f"guarded({text}, {self.guard!r})"
+
+
+def _bits(value: bool | int | float) -> object:
+    return struct.pack("<d", value) if isinstance(value, float) else (type(value).__name__, value)
+
+
+def var(name: str, extent: int) -> Var:
+    """The loop variable `name` ranging over [0, extent)."""
+    key = (Var, name, extent)
+    found = Expr._table.get(key)
+    if found is None:
+        found = Var()
+        found.name, found.extent, found.dtype = name, extent, dt.int64
+        Expr._table[key] = found
+    return found  # type: ignore[return-value]
+
+
+def const(value: bool | int | float, dtype: DType = dt.int64) -> Const:
+    """A constant; the Python value is brought to the kind of `dtype`."""
+    value = bool(value) if dtype.is_bool else int(value) if dtype.is_integer else float(value)
+    key = (Const, _bits(value), dtype)
+    found = Expr._table.get(key)
+    if found is None:
+        found = Const()
+        found.value, found.dtype = value, dtype
+        Expr._table[key] = found
+    return found  # type: ignore[return-value]
+
+
+def raw_call(op: str, args: tuple[Expr, ...], dtype: DType) -> Call:
+    """`op(*args)` as it is, without simplification."""
+    key = (Call, op, args, dtype)
+    found = Expr._table.get(key)
+    if found is None:
+        found = Call()
+        found.op, found.args, found.dtype = op, args, dtype
+        Expr._table[key] = found
+    return found  # type: ignore[return-value]
+
+
+def read(
+    source: int | ReadSource,
+    index: tuple[Expr, ...],
+    dtype: DType | None = None,
+    guard: Expr | None = None,
+) -> Expr:
+    """`source[index]`; `dtype` may be left out for a buffer. A guard that is constantly true goes
+    away; one that is constantly false gives the zero constant."""
+    if dtype is None:
+        assert not isinstance(source, int)
+        dtype = source.dtype
+    if isinstance(guard, Const):
+        if not guard.value:
+            return const(0, dtype)
+        guard = None
+    key = (Read, source, index, guard, dtype)
+    found = Expr._table.get(key)
+    if found is None:
+        found = Read()
+        found.source, found.index, found.guard, found.dtype = source, index, guard, dtype
+        Expr._table[key] = found
+    return found
+
+
+# ---- index arithmetic (i64), simplified on the way
+
+
+def bounds(e: Expr) -> tuple[int, int] | None:
+    """Inclusive (low, high) of an index expression, or None when unknown."""
+    if isinstance(e, Const):
+        return (int(e.value), int(e.value)) if e.dtype.is_integer else None
+    if isinstance(e, Var):
+        return (0, max(e.extent - 1, 0))
+    if not isinstance(e, Call) or len(e.args) != 2:
+        return None
+    a, b = bounds(e.args[0]), bounds(e.args[1])
+    if a is None or b is None:
+        if e.op == "remainder" and b is not None and b[0] == b[1] > 0:
+            return (0, b[1] - 1)
+        return None
+    if e.op == "add":
+        return (a[0] + b[0], a[1] + b[1])
+    if e.op == "subtract":
+        return (a[0] - b[1], a[1] - b[0])
+    if e.op == "multiply":
+        corners = [x * y for x in a for y in b]
+        return (min(corners), max(corners))
+    if e.op == "floor_divide" and b[0] == b[1] > 0:
+        return (a[0] // b[0], a[1] // b[0])
+    if e.op == "remainder" and b[0] == b[1] > 0:
+        return a if 0 <= a[0] and a[1] < b[0] else (0, b[0] - 1)
+    if e.op == "minimum":
+        return (min(a[0], b[0]), min(a[1], b[1]))
+    if e.op == "maximum":
+        return (max(a[0], b[0]), max(a[1], b[1]))
+    return None
+
+
+def linear_terms(e: Expr) -> tuple[dict[Expr, int], int]:
+    """`e` as sum(coefficient * term) + constant; terms are opaque to addition and scaling."""
+    terms: dict[Expr, int] = {}
+
+    def walk(x: Expr, scale: int) -> int:
+        if isinstance(x, Const):
+            return scale * int(x.value)
+        if isinstance(x, Call) and x.op == "add":
+            return walk(x.args[0], scale) + walk(x.args[1], scale)
+        if isinstance(x, Call) and x.op == "subtract":
+            return walk(x.args[0], scale) + walk(x.args[1], -scale)
+        if isinstance(x, Call) and x.op == "multiply" and isinstance(x.args[1], Const):
+            return walk(x.args[0], scale * int(x.args[1].value))
+        terms[x] = terms.get(x, 0) + scale
+        return 0
+
+    constant = walk(e, 1)
+    return {t: c for t, c in terms.items() if c}, constant
+
+
+def from_terms(terms: dict[Expr, int], constant: int) -> Expr:
+    """The canonical expression of a linear form: terms by falling coefficient, then the constant."""
+    total: Expr | None = None
+    for term, scale in sorted(terms.items(), key=lambda kv: (-kv[1], repr(kv[0]))):
+        part = term if scale == 1 else raw_call("multiply", (term, const(scale)), dt.int64)
+        total = part if total is None else raw_call("add", (total, part), dt.int64)
+    if total is None:
+        return const(constant)
+    if constant:
+        total = raw_call("add", (total, const(constant)), dt.int64)
+    return total
+
+
+def iadd(a: Expr, b: Expr | int) -> Expr:
+    """a + b on indices."""
+    b = const(b) if isinstance(b, int) else b
+    terms, constant = linear_terms(raw_call("add", (a, b), dt.int64))
+    return from_terms(terms, constant)
+
+
+def isub(a: Expr, b: Expr | int) -> Expr:
+    """a - b on indices."""
+    b = const(b) if isinstance(b, int) else b
+    terms, constant = linear_terms(raw_call("subtract", (a, b), dt.int64))
+    return from_terms(terms, constant)
+
+
+def imul(a: Expr, factor: int) -> Expr:
+    """a * factor on indices."""
+    terms, constant = linear_terms(a)
+    return from_terms({t: c * factor for t, c in terms.items() if c * factor}, constant * factor)
+
+
+def _split_multiple(a: Expr, d: int) -> tuple[Expr, Expr]:
+    """a = d * q + rest with as much in q as divides exactly."""
+    terms, constant = linear_terms(a)
+    whole = {t: c // d for t, c in terms.items() if c % d == 0}
+    rest = {t: c for t, c in terms.items() if c % d}
+    return from_terms(whole, constant // d), from_terms(rest, constant % d)
+
+
+def ifloordiv(a: Expr, d: int) -> Expr:
+    """a // d for a positive constant d, using the bounds of loop variables."""
+    if d == 1:
+        return a
+    whole, rest = _split_multiple(a, d)
+    limits = bounds(rest)
+    if limits is not None and limits[0] // d == limits[1] // d:
+        return iadd(whole, limits[0] // d)
+    if isinstance(rest, Call) and rest.op == "floor_divide":
+        inner = rest.args[1]
+        if isinstance(inner, Const):  # (x // a) // b = x // (a * b)
+            return iadd(whole, ifloordiv(rest.args[0], int(inner.value) * d))
+    return iadd(whole, raw_call("floor_divide", (rest, const(d)), dt.int64))
+
+
+def imod(a: Expr, d: int) -> Expr:
+    """a % d (result in [0, d)) for a positive constant d."""
+    if d == 1:
+        return const(0)
+    _, rest = _split_multiple(a, d)
+    limits = bounds(rest)
+    if limits is not None and limits[0] // d == limits[1] // d:
+        return iadd(rest, -d * (limits[0] // d))
+    if isinstance(rest, Call) and rest.op == "remainder":
+        inner = rest.args[1]
+        if isinstance(inner, Const) and int(inner.value) % d == 0:  # (x % (k d)) % d = x % d
+            return imod(rest.args[0], d)
+    return raw_call("remainder", (rest, const(d)), dt.int64)
+
+
+def compare(op: str, a: Expr, b: Expr | int) -> Expr:
+    """A comparison of indices (`less`, `greater_equal`, …), folded when the bounds decide it."""
+    b = const(b) if isinstance(b, int) else b
+    limits = bounds(isub(a, b))
+    if limits is not None:
+        low, high = limits
+        decided: dict[str, tuple[bool, bool]] = {  # op: (surely true, surely false)
+            "less": (high < 0, low >= 0),
+            "less_equal": (high <= 0, low > 0),
+            "greater": (low > 0, high <= 0),
+            "greater_equal": (low >= 0, high < 0),
+            "equal": (low == high == 0, high < 0 or low > 0),
+            "not_equal": (high < 0 or low > 0, low == high == 0),
+        }
+        true, false = decided[op]
+        if true or false:
+            return const(true, dt.bool_)
+    return raw_call(op, (a, b), dt.bool_)
+
+
+def both(a: Expr | None, b: Expr | None) -> Expr | None:
+    """The conjunction of two guards, None standing for true."""
+    if a is None or (isinstance(a, Const) and a.value):
+        return b if not (isinstance(b, Const) and b.value) else None
+    if b is None or a is b or (isinstance(b, Const) and b.value):
+        return a
+    if isinstance(a, Const) or isinstance(b, Const):
+        return const(False, dt.bool_)
+    return raw_call("logical_and", (a, b), dt.bool_)
+
+
+_INDEX_BUILDERS: dict[str, Callable[[Expr, Expr], Expr]] = {"add": iadd, "subtract": isub}
+
+
+def rebuild(e: Call, args: tuple[Expr, ...]) -> Expr:
+    """`e` with other arguments; integer index arithmetic is simplified again."""
+    if e.dtype is dt.int64 and len(args) == 2 and all(a.dtype is dt.int64 for a in args):
+        if e.op in _INDEX_BUILDERS:
+            return _INDEX_BUILDERS[e.op](*args)
+        if isinstance(args[1], Const) and args[1].value > 0:
+            d = int(args[1].value)
+            if e.op == "floor_divide":
+                return ifloordiv(args[0], d)
+            if e.op == "remainder":
+                return imod(args[0], d)
+        if e.op == "multiply" and isinstance(args[1], Const):
+            return imul(args[0], int(args[1].value))
+    if e.dtype.is_bool and len(args) == 2 and all(a.dtype is dt.int64 for a in args):
+        return compare(e.op, args[0], args[1])
+    if e.op == "logical_and":
+        joined = both(*args)
+        return const(True, dt.bool_) if joined is None else joined
+    if e.op == "where" and isinstance(args[0], Const):
+        return args[1] if args[0].value else args[2]
+    return raw_call(e.op, args, e.dtype)
+
+
+def transform(e: Expr, leaf: Callable[[Expr], Expr | None]) -> Expr:
+    """`e` with every sub-expression for which `leaf` returns a replacement replaced (top down, each
+    shared sub-expression once)."""
+    memo: dict[Expr, Expr] = {}
+
+    def walk(x: Expr) -> Expr:
+        done = memo.get(x)
+        if done is not None:
+            return done
+        new = leaf(x)
+        if new is None:
+            if isinstance(x, Call):
+                args = tuple(walk(a) for a in x.args)
+                new = x if args == x.args else rebuild(x, args)
+            elif isinstance(x, Read):
+                index = tuple(walk(i) for i in x.index)
+                guard = None if x.guard is None else walk(x.guard)
+                same = index == x.index and guard is x.guard
+                new = x if same else read(x.source, index, x.dtype, guard)
+            else:
+                new = x
+        memo[x] = new
+        return new
+
+    return walk(e)
+
+
+def substitute(e: Expr, mapping: dict[Var, Expr]) -> Expr:
+    """`e` with loop variables replaced."""
+    if not mapping:
+        return e
+    return transform(e, lambda x: mapping.get(x) if isinstance(x, Var) else None)
+
+
+def walk(*roots: Expr) -> Iterator[Expr]:
+    """Every distinct sub-expression, parents before children."""
+    seen: set[Expr] = set()
+    stack = list(roots)
+    while stack:
+        e = stack.pop()
+        if e in seen:
+            continue
+        seen.add(e)
+        yield e
+        stack.extend(e.children())
+
+
+def variables(*roots: Expr) -> set[Var]:
+    """The loop variables that occur."""
+    return {e for e in walk(*roots) if isinstance(e, Var)}

@@ -1,0 +1,162 @@
+"""The op record: everything that the system knows about an op, in one place.
+
+A record is also the function that builds a node: `multiply(x, y)` with two graph values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rung.ir.expr import Expr, Var
+from rung.ir.types import TensorType
+
+if TYPE_CHECKING:
+    from rung.ir.node import Value
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Attrs:
+    """Base of the attributes of an op: a frozen dataclass of hashable fields."""
+
+
+NO_ATTRS = Attrs()
+
+
+@dataclass(frozen=True)
+class LoopForm:
+    """The index map and body of an op: how each result element is made.
+
+    For every point of `axes` (parallel; result dim d is axis d) and of `reduce` (combined by
+    `combine`), `bodies[r]` is the contribution to result r. A `Read` in a body names an operand by
+    number, so its index says how the dims of that operand map to the axes (a data-dependent index
+    contains a `Read` itself). Without `reduce`, the body is the element.
+
+    `scan`: the axis (one of `axes`) along which elements are combined cumulatively.
+    `write`: for scatters: the iteration space is `axes` and the element goes to result index
+    `write` (guarded by `write_guard`), combined by `combine` (None = overwrite, later wins) into a
+    copy of operand `init`.
+    `opaque`: axes along which elements depend on each other in a way not expressed here (sort);
+    the body is then absent.
+    """
+
+    axes: tuple[Var, ...]
+    bodies: tuple[Expr, ...] = ()
+    reduce: tuple[Var, ...] = ()
+    combine: str | None = None
+    scan: Var | None = None
+    write: tuple[Expr, ...] | None = None
+    write_guard: Expr | None = None
+    init: int | None = None
+    opaque: tuple[Var, ...] = ()
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Algebraic facts about an element-wise op or a combiner. `identity` and `absorbing` are scalar
+    values; `domain` is the interval on which tests draw inputs; `kinks` are points without a
+    derivative."""
+
+    commutative: bool = False
+    associative: bool = False
+    idempotent: bool = False
+    identity: float | None = None
+    absorbing: float | None = None
+    monotone: int = 0
+    domain: tuple[float, float] = (-3.0, 3.0)
+    kinks: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Floating-point (or integer) operations and bytes moved by one execution."""
+
+    flops: int
+    bytes: int
+
+
+TypeRule = Callable[[Attrs, Sequence[TensorType]], tuple[TensorType, ...]]
+RefRule = Callable[[Attrs, Sequence[Array]], tuple[Array, ...]]
+JvpRule = Callable[
+    [Attrs, Sequence["Value"], Sequence["Value"], Sequence["Value | None"]],
+    "tuple[Value | None, ...]",
+]
+"""(attrs, inputs, outputs, input tangents or None for zero) -> output tangents (None = zero)."""
+TransposeRule = Callable[
+    [Attrs, Sequence["Value"], Sequence["Value | None"], int], "Value | None"
+]
+"""(attrs, inputs, cotangents of the outputs (None = zero), operand) -> cotangent of that operand."""
+AxesRule = Callable[[Attrs, Sequence[TensorType]], LoopForm]
+CostRule = Callable[[Attrs, Sequence[TensorType], Sequence[TensorType]], Cost]
+SampleRule = Callable[[np.random.Generator], Sequence["Sample"]]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One test case of an op: operand arrays (NumPy) or types to draw from the domain, and attrs."""
+
+    operands: tuple[Array | TensorType, ...]
+    attrs: Attrs = NO_ATTRS
+
+
+@dataclass(frozen=True, eq=False)
+class Op:
+    """An op. Identity is the object; `name` is its one spelling everywhere.
+
+    - `type`, `ref`, `axes`, `cost`: never blank.
+    - `linear`: operands in which the op is linear. `joint`: linear in all of them together (add,
+      concat, movement, sum); otherwise in each with the others fixed (multiply, matmul). For a
+      linear op `jvp` is derived from this and `transpose` is given.
+    - `jvp`: for a nonlinear op. Neither `linear` nor `jvp` = not differentiable (integers, bool);
+      `blank` then says why, as for every other blank cell.
+    - `emit`: name under which the code generators know the scalar op (element-wise ops and
+      combiners), or None: it is made from its loop form, or must be decomposed by `decompose`.
+    - `decompose`: (attrs, inputs) -> values, for ops that are always rewritten into others.
+    - `elementwise`: every axis parallel, all operands and results of one shape.
+    - `samples`: shapes and attributes for generated tests beyond what the family provides.
+    """
+
+    name: str
+    family: str
+    arity: int | None
+    type: TypeRule
+    ref: RefRule
+    axes: AxesRule | None
+    cost: CostRule
+    doc: str
+    attrs: type[Attrs] = Attrs
+    linear: tuple[int, ...] = ()
+    joint: bool = False
+    jvp: JvpRule | None = None
+    transpose: TransposeRule | None = None
+    facts: Facts = Facts()
+    emit: str | None = None
+    decompose: Callable[[Attrs, Sequence[Value]], Sequence[Value]] | None = None
+    elementwise: bool = False
+    samples: SampleRule | None = None
+    blank: Mapping[str, str] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"<op {self.name}>"
+
+    def __call__(self, *inputs: Value, attrs: Attrs = NO_ATTRS, **fields: Any) -> Value:
+        """Build a node of this op and return its (first) value. Attributes may be given as a record
+        or by field name. Raises the typed errors of the `type` rule."""
+        return self.build(inputs, self.attrs(**fields) if fields else attrs)[0]
+
+    def build(self, inputs: Sequence[Value], attrs: Attrs = NO_ATTRS) -> tuple[Value, ...]:
+        """Build a node and return all its values."""
+        return build_node(self, tuple(inputs), attrs)
+
+
+def build_node(op: Op, inputs: tuple[Value, ...], attrs: Attrs) -> tuple[Value, ...]:
+    """Type-check and intern a node (bound to `rung.ir.node.make_node` when that is imported)."""
+    return _maker[0](op, inputs, attrs)
+
+
+_maker: list[Callable[[Op, tuple[Value, ...], Attrs], tuple[Value, ...]]] = []

@@ -1,0 +1,222 @@
+"""The kernel level: loop nests over buffers.
+
+A `Kernel` straight out of fusion is *naive*: plain serial loops that say what is computed. Schedule
+steps rewrite it into another `Kernel` that means the same and says how. Each top-level statement of
+the body is a *phase*: phases run one after the other with a barrier between them; a phase whose
+outermost statement is a `parallel` loop is split over the threads.
+
+    kernel softmax(x: input f32[64, 256], y: output f32[64, 256])
+      for i in parallel(64):
+        m: register f32[]
+        m[] = -inf
+        for j in range(256):
+          m[] maximum= x[i, j]
+        ...
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from math import prod
+
+from rung.core.dtype import DType
+from rung.core.source import Source
+from rung.ir.expr import Expr, Var, const
+
+
+def row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Strides in elements of a dense row-major array."""
+    strides: list[int] = []
+    step = 1
+    for n in reversed(shape):
+        strides.append(step)
+        step *= n
+    return tuple(reversed(strides))
+
+
+@dataclass(frozen=True, eq=False)
+class Buffer:
+    """Memory of one dtype. `strides` in elements. Identity is the object; names are unique in a kernel.
+
+    role: `input`, `output`, `inout` (updated in place) and `temp` (between phases; allocated by the
+    plan) are parameters of the kernel. `scratch` lives in the thread's scratch block within a phase,
+    `register` must end up in registers: all its indices are constant once loops are unrolled and
+    vectorized."""
+
+    name: str
+    dtype: DType
+    shape: tuple[int, ...]
+    role: str
+    strides: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.strides) != len(self.shape):
+            object.__setattr__(self, "strides", row_major(self.shape))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the block, last element included."""
+        if not prod(self.shape):
+            return 0
+        last = sum((n - 1) * s for n, s in zip(self.shape, self.strides, strict=True))
+        return (last + 1) * self.dtype.itemsize
+
+    def __repr__(self) -> str:
+        return f"{self.name}: {self.role} {self.dtype}[{', '.join(map(str, self.shape))}]"
+
+
+class Stmt:
+    """Base of statements."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Block(Stmt):
+    """Statements one after the other."""
+
+    stmts: tuple[Stmt, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class For(Stmt):
+    """`for axis in kind(extent)`. `extent` is a number or, inside a split with a ragged end, an index
+    expression (at most `axis.extent`).
+
+    kind: `serial`; `parallel` (only outermost of a phase; iterations are independent); `unroll`
+    (expanded in the code; constant extent); `vector` (one SIMD operation; constant extent; `lanes`
+    is the width that the machine vector is rounded up to, lanes at or beyond `extent` are masked).
+    Iterations of a `vector` loop are independent, but for `Accumulate` into a place that does not
+    depend on the axis, which is a reduction over the lanes by a fixed tree."""
+
+    axis: Var
+    extent: Expr
+    body: Block
+    kind: str = "serial"
+    lanes: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Store(Stmt):
+    """`buffer[index] = value`, where `guard` (if any) is true."""
+
+    buffer: Buffer
+    index: tuple[Expr, ...]
+    value: Expr
+    guard: Expr | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Accumulate(Stmt):
+    """`buffer[index] = combine(buffer[index], value)` for a combiner `add`, `multiply`, `maximum`,
+    `minimum`, `logical_and`, `logical_or`, … An `add` of a product is one fused multiply-add."""
+
+    buffer: Buffer
+    index: tuple[Expr, ...]
+    combine: str
+    value: Expr
+    guard: Expr | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class If(Stmt):
+    """`body` where the condition holds."""
+
+    condition: Expr
+    body: Block
+
+
+@dataclass(frozen=True, eq=False)
+class Alloc(Stmt):
+    """A `scratch` or `register` buffer for the rest of the enclosing block."""
+
+    buffer: Buffer
+
+
+@dataclass(frozen=True, eq=False)
+class Opaque(Stmt):
+    """An algorithm that is not written as loops: `name` is `sort`, … with its buffers and integer
+    options; the code generator and the interpreter each know these few by name. The parallel grid is
+    the rows: it is performed for row `row` (an index expression over enclosing loops)."""
+
+    name: str
+    outputs: tuple[Buffer, ...]
+    inputs: tuple[Buffer, ...]
+    row: Expr
+    options: tuple[tuple[str, int], ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Prefetch(Stmt):
+    """A hint that `buffer[index]` will be needed."""
+
+    buffer: Buffer
+    index: tuple[Expr, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Kernel:
+    """A named function over `params` (input, output, inout and temp buffers).
+
+    `sources` are the user's lines it came from; `schedule` are the steps already applied, as text."""
+
+    name: str
+    params: tuple[Buffer, ...]
+    body: Block
+    sources: tuple[Source, ...] = ()
+    schedule: tuple[str, ...] = field(default=())
+
+    @property
+    def phases(self) -> tuple[Stmt, ...]:
+        return self.body.stmts
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Bytes of scratch that a thread needs (each buffer rounded up to 64)."""
+        total = 0
+        for s in walk_stmts(self.body):
+            if isinstance(s, Alloc) and s.buffer.role == "scratch":
+                total += -(-s.buffer.nbytes // 64) * 64
+        return total
+
+
+def grid(phase: Stmt) -> int:
+    """Number of parallel tiles of a phase (1 when its outermost statement is not parallel)."""
+    return phase.axis.extent if isinstance(phase, For) and phase.kind == "parallel" else 1
+
+
+def children(s: Stmt) -> tuple[Stmt, ...]:
+    if isinstance(s, Block):
+        return s.stmts
+    return (s.body,) if isinstance(s, For | If) else ()
+
+
+def walk_stmts(s: Stmt) -> Iterator[Stmt]:
+    """Every statement, parents first, in program order."""
+    yield s
+    for c in children(s):
+        yield from walk_stmts(c)
+
+
+def loop(axis: Var, *body: Stmt, kind: str = "serial") -> For:
+    """A loop over the whole extent of `axis`."""
+    return For(axis, const(axis.extent), Block(body), kind)
+
+
+def map_stmts(s: Stmt, f: Callable[[Stmt], Stmt | None]) -> Stmt:
+    """`s` rebuilt bottom up: `f` may return a replacement for each rebuilt statement (a Block in
+    place of a statement of a Block is spliced in)."""
+    if isinstance(s, Block):
+        stmts: list[Stmt] = []
+        for c in s.stmts:
+            new = map_stmts(c, f)
+            stmts.extend(new.stmts if isinstance(new, Block) else (new,))
+        same = len(stmts) == len(s.stmts) and all(a is b for a, b in zip(stmts, s.stmts, strict=True))
+        s = s if same else Block(tuple(stmts))
+    elif isinstance(s, For | If):
+        body = map_stmts(s.body, f)
+        body = body if isinstance(body, Block) else Block((body,))
+        s = s if body is s.body else replace(s, body=body)
+    new_s = f(s)
+    return s if new_s is None else new_s
