@@ -10,8 +10,10 @@ import math
 import re
 import struct
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import NamedTuple
+
+from rung.core.errors import LoweringError
 
 LLVM_TYPE = {
     "bool": "i1",
@@ -37,10 +39,6 @@ _MANGLED = {"half": "f16", "bfloat": "bf16", "float": "f32", "double": "f64", "p
 _VECTOR = re.compile(r"<(\d+) x (\w+)>\Z")
 
 
-class CodegenError(Exception):
-    """LLVM IR text that cannot be built, parsed, verified or compiled."""
-
-
 class Val(NamedTuple):
     """A typed SSA value or constant: `name` is what an instruction writes for it."""
 
@@ -53,7 +51,7 @@ class Val(NamedTuple):
         return self.name[0] != "%"
 
 
-@lru_cache(maxsize=None)
+@cache
 def split_type(type: str) -> tuple[str, int]:
     """Element type and number of lanes; a scalar has one lane.
 
@@ -76,7 +74,7 @@ def lanes_of(type: str) -> int:
     return split_type(type)[1]
 
 
-@lru_cache(maxsize=None)
+@cache
 def vector(element_type: str, lanes: int) -> str:
     """The type of `lanes` elements; one lane is the scalar type itself.
 
@@ -106,7 +104,7 @@ def dtype_bytes(dtype: str) -> int:
     return type_bytes(memory_type(dtype))
 
 
-@lru_cache(maxsize=None)
+@cache
 def type_bits(type: str) -> int:
     """Bits of a value of `type`."""
     name, lanes = split_type(type)
@@ -120,7 +118,7 @@ def type_bytes(type: str) -> int:
     return (type_bits(type) + 7) // 8
 
 
-@lru_cache(maxsize=None)
+@cache
 def is_float(type: str) -> bool:
     """Whether the element type is a floating-point type."""
     return element(type) in FLOAT_BITS
@@ -131,7 +129,7 @@ def is_signed(dtype: str) -> bool:
     return dtype[0] == "i"
 
 
-@lru_cache(maxsize=None)
+@cache
 def mangle(type: str) -> str:
     """The suffix of an overloaded intrinsic: `"v16f32"` for `"<16 x float>"`."""
     name, lanes = split_type(type)
@@ -153,7 +151,7 @@ def float_literal(type: str, value: float) -> str:
         return f"0xH{struct.unpack('<H', struct.pack('<e', value))[0]:04X}"
     if type == "bfloat":
         return f"0xR{_bfloat_bits(value):04X}"
-    raise CodegenError(f"not a floating-point type: {type}")
+    raise LoweringError(f"not a floating-point type: {type}")
 
 
 def _round_to_float(value: float) -> float:
