@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterator
+from math import gcd
 from typing import ClassVar, Protocol
 from weakref import WeakValueDictionary
 
@@ -205,7 +206,27 @@ def linear_terms(e: Expr) -> tuple[dict[Expr, int], int]:
         return 0
 
     constant = walk(e, 1)
-    return {t: c for t, c in terms.items() if c}, constant
+    found = {t: c for t, c in terms.items() if c}
+    return _recombine(found), constant
+
+
+def _recombine(terms: dict[Expr, int]) -> dict[Expr, int]:
+    """Merge c*d*(x // d) + c*(x % d) into c*x."""
+    for t, c in terms.items():
+        if not (isinstance(t, Call) and t.op == "remainder"):
+            continue
+        x, d = t.args
+        if isinstance(d, Const):
+            quotient = ifloordiv(x, int(d.value))
+            if terms.get(quotient) == c * int(d.value):
+                merged = {k: v for k, v in terms.items() if k is not t and k is not quotient}
+                inner, constant = linear_terms(x)
+                if constant:
+                    continue
+                for k, v in inner.items():
+                    merged[k] = merged.get(k, 0) + v * c
+                return _recombine({k: v for k, v in merged.items() if v})
+    return terms
 
 
 def from_terms(terms: dict[Expr, int], constant: int) -> Expr:
@@ -249,6 +270,21 @@ def _split_multiple(a: Expr, d: int) -> tuple[Expr, Expr]:
     return from_terms(whole, constant // d), from_terms(rest, constant % d)
 
 
+def _coarse_part(a: Expr, d: int) -> tuple[Expr, Expr, int] | None:
+    """a = g * coarse + fine with 0 <= fine < g for some g > 1 that divides d, or None."""
+    terms, constant = linear_terms(a)
+    for scale in sorted({c for c in terms.values() if c > 1}, reverse=True):
+        g = gcd(scale, d)
+        if g == 1:
+            continue
+        fine = from_terms({t: c for t, c in terms.items() if c % g}, constant % g)
+        limits = bounds(fine)
+        if limits is not None and limits[0] >= 0 and limits[1] < g:
+            coarse = {t: c // g for t, c in terms.items() if c % g == 0}
+            return from_terms(coarse, constant // g), fine, g
+    return None
+
+
 def ifloordiv(a: Expr, d: int) -> Expr:
     """a // d for a positive constant d, using the bounds of loop variables."""
     if d == 1:
@@ -261,6 +297,9 @@ def ifloordiv(a: Expr, d: int) -> Expr:
         inner = rest.args[1]
         if isinstance(inner, Const):  # (x // a) // b = x // (a * b)
             return iadd(whole, ifloordiv(rest.args[0], int(inner.value) * d))
+    parts = _coarse_part(rest, d)
+    if parts is not None:  # (g * coarse + fine) // d = coarse // (d / g)
+        return iadd(whole, ifloordiv(parts[0], d // parts[2]))
     return iadd(whole, raw_call("floor_divide", (rest, const(d)), dt.int64))
 
 
@@ -276,6 +315,10 @@ def imod(a: Expr, d: int) -> Expr:
         inner = rest.args[1]
         if isinstance(inner, Const) and int(inner.value) % d == 0:  # (x % (k d)) % d = x % d
             return imod(rest.args[0], d)
+    parts = _coarse_part(rest, d)
+    if parts is not None:
+        coarse, fine, g = parts
+        return iadd(imul(imod(coarse, d // g), g), fine)
     return raw_call("remainder", (rest, const(d)), dt.int64)
 
 
