@@ -141,8 +141,8 @@ def weak_dtype(value: Scalar, other: DType) -> DType:
 def fits(value: int, dtype: DType) -> bool:
     """Whether the Python integer `value` can be held by the integer type `dtype`."""
     if dtype.kind == "u":
-        return 0 <= value < 2**dtype.bits
-    return -(2 ** (dtype.bits - 1)) <= value < 2 ** (dtype.bits - 1)
+        return 0 <= value < 1 << dtype.bits
+    return -(1 << (dtype.bits - 1)) <= value < 1 << (dtype.bits - 1)
 
 
 def accumulator(dtype: DType) -> DType:

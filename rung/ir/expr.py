@@ -181,7 +181,7 @@ def bounds(e: Expr) -> tuple[int, int] | None:
     if e.op == "floor_divide" and b[0] == b[1] > 0:
         return (a[0] // b[0], a[1] // b[0])
     if e.op == "remainder" and b[0] == b[1] > 0:
-        return a if 0 <= a[0] and a[1] < b[0] else (0, b[0] - 1)
+        return a if a[0] >= 0 and a[1] < b[0] else (0, b[0] - 1)
     if e.op == "minimum":
         return (min(a[0], b[0]), min(a[1], b[1]))
     if e.op == "maximum":
@@ -230,7 +230,7 @@ def _recombine(terms: dict[Expr, int]) -> dict[Expr, int]:
 
 
 def from_terms(terms: dict[Expr, int], constant: int) -> Expr:
-    """The canonical expression of a linear form: terms by falling coefficient, then the constant."""
+    """The canonical expression of a linear form: terms by falling coefficient, the constant last."""
     total: Expr | None = None
     for term, scale in sorted(terms.items(), key=lambda kv: (-kv[1], repr(kv[0]))):
         part = term if scale == 1 else raw_call("multiply", (term, const(scale)), dt.int64)

@@ -77,9 +77,14 @@ class provenance:
         _provenance.pop()
 
 
+def current_source() -> Source:
+    """What a node made now would carry: the `provenance` in force, else the line being executed."""
+    return _provenance[-1] if _provenance else user_source()
+
+
 def make_node(op: Op, inputs: tuple[Value, ...], attrs: Attrs = NO_ATTRS) -> tuple[Value, ...]:
     """The interned node's values. Raises the typed errors of the op's `type` rule."""
-    source = _provenance[-1] if _provenance else user_source()
+    source = current_source()
     key = (op, inputs, attrs, source)
     found = _nodes.get(key)
     if found is not None:

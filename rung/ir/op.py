@@ -5,6 +5,7 @@ A record is also the function that builds a node: `multiply(x, y)` with two grap
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -90,7 +91,7 @@ JvpRule = Callable[
 TransposeRule = Callable[
     [Attrs, Sequence["Value"], Sequence["Value | None"], int], "Value | None"
 ]
-"""(attrs, inputs, cotangents of the outputs (None = zero), operand) -> cotangent of that operand."""
+"""(attrs, inputs, output cotangents (None = zero), operand) -> cotangent of that operand."""
 AxesRule = Callable[[Attrs, Sequence[TensorType]], LoopForm]
 CostRule = Callable[[Attrs, Sequence[TensorType], Sequence[TensorType]], Cost]
 SampleRule = Callable[[np.random.Generator], Sequence["Sample"]]
@@ -98,7 +99,7 @@ SampleRule = Callable[[np.random.Generator], Sequence["Sample"]]
 
 @dataclass(frozen=True)
 class Sample:
-    """One test case of an op: operand arrays (NumPy) or types to draw from the domain, and attrs."""
+    """One test case of an op: operand arrays (NumPy) or types to draw from the domain; attrs."""
 
     operands: tuple[Array | TensorType, ...]
     attrs: Attrs = NO_ATTRS
@@ -129,7 +130,7 @@ class Op:
     axes: AxesRule | None
     cost: CostRule
     doc: str
-    attrs: type[Attrs] = Attrs
+    attrs: builtins.type[Attrs] = Attrs
     linear: tuple[int, ...] = ()
     joint: bool = False
     jvp: JvpRule | None = None

@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
+from typing import Any
 
-from rung.core.dtype import DType
+import numpy as np
+
+from rung.core.dtype import DType, as_dtype
 
 Shape = tuple[int, ...]
 
@@ -47,3 +50,8 @@ class TensorType:
 
     def with_dtype(self, dtype: DType) -> TensorType:
         return TensorType(dtype, self.shape)
+
+
+def array_type(array: np.ndarray[Any, Any]) -> TensorType:
+    """The type of a NumPy array. Raises DTypeError for a dtype that rung does not have."""
+    return TensorType(as_dtype(array.dtype), array.shape)
