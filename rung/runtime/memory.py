@@ -1,0 +1,130 @@
+"""Memory: private anonymous mappings, and NumPy arrays whose large buffers are used again.
+
+A fresh 64 MB array costs 10 ms of page faults at its first touch. Large buffers therefore go
+back to a free list when the array that owns them dies, and come out again with their pages.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+ALIGNMENT = 64
+_HUGE_PAGE = 2 << 20
+_POOLED_BYTES = 1 << 20  # smaller arrays come from NumPy's own allocator
+_MADV_HUGEPAGE = 14
+
+
+class Block:
+    """`nbytes` of zeroed private memory, 64-byte aligned (2 MiB when large), unmapped at death."""
+
+    __slots__ = ("address", "data", "nbytes")
+
+    def __init__(self, nbytes: int):
+        large = nbytes >= 2 * _HUGE_PAGE
+        slack = _HUGE_PAGE if large else 0
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+        mapping = mmap.mmap(-1, max(nbytes, 1) + slack, flags=flags)
+        if large and hasattr(mapping, "madvise"):
+            _advise_huge(mapping)
+        whole = np.frombuffer(mapping, np.uint8)
+        start = -whole.ctypes.data % _HUGE_PAGE if large else 0
+        self.data: npt.NDArray[np.uint8] = whole[start : start + nbytes]
+        self.address: int = whole.ctypes.data + start
+        self.nbytes = nbytes
+
+
+def _advise_huge(mapping: mmap.mmap) -> None:
+    try:
+        mapping.madvise(_MADV_HUGEPAGE)
+    except OSError:
+        return  # a kernel without transparent huge pages
+
+
+class FreeList:
+    """Blocks whose arrays have died, by size class; holds at most `limit_bytes`.
+
+    Only list operations that are atomic in CPython are used, because a block may come back from
+    a finalizer at any point, also inside these methods.
+    """
+
+    def __init__(self, limit_bytes: int):
+        self.limit_bytes = limit_bytes
+        self._blocks: dict[int, list[Block]] = {}
+
+    def take(self, nbytes: int) -> Block:
+        """A block of at least `nbytes`, used before or new."""
+        size = size_class(nbytes)
+        try:
+            return self._blocks[size].pop()
+        except (KeyError, IndexError):
+            return Block(size)
+
+    def give(self, block: Block) -> None:
+        """Take a block back, or let it be unmapped when the list is full."""
+        if self.held_bytes() + block.nbytes <= self.limit_bytes:
+            self._blocks.setdefault(block.nbytes, []).append(block)
+
+    def held_bytes(self) -> int:
+        """Bytes that wait to be used again."""
+        return sum(size * len(blocks) for size, blocks in list(self._blocks.items()))
+
+    def clear(self) -> None:
+        """Give all waiting memory back to the system."""
+        self._blocks.clear()
+
+
+def size_class(nbytes: int) -> int:
+    """`nbytes` rounded up so that a block wastes at most an eighth: 8 classes per octave."""
+    step = 1 << max(nbytes.bit_length() - 4, 12)
+    return -(-nbytes // step) * step
+
+
+free_list = FreeList(limit_bytes=256 << 20)
+
+
+def aligned_empty(shape: int | Sequence[int], dtype: npt.DTypeLike) -> npt.NDArray[np.generic]:
+    """An uninitialized C-contiguous array whose data starts on a 64-byte boundary.
+
+    Its memory is used again when the array and all views of it have died.
+    """
+    dims = (shape,) if isinstance(shape, int) else tuple(shape)
+    kind = np.dtype(dtype)
+    nbytes = math.prod(dims) * kind.itemsize
+    if nbytes >= _POOLED_BYTES:
+        return _pooled(nbytes).view(kind).reshape(dims)
+    raw = np.empty(nbytes + ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT
+    return raw[start : start + nbytes].view(kind).reshape(dims)
+
+
+class _Owner:
+    """Exports a block's memory to NumPy; when it dies, no array uses the block any more."""
+
+    __slots__ = ("__array_interface__", "_block", "_list")
+
+    def __init__(self, block: Block, nbytes: int, home: FreeList):
+        self._block = block
+        self._list = home
+        self.__array_interface__ = {
+            "version": 3,
+            "shape": (nbytes,),
+            "typestr": "|u1",
+            "data": (block.address, False),
+        }
+
+    def __del__(self) -> None:
+        self._list.give(self._block)
+
+
+def _pooled(nbytes: int) -> npt.NDArray[np.uint8]:
+    return np.asarray(_Owner(free_list.take(nbytes), nbytes, free_list))
+
+
+def pointers(arrays: Iterable[npt.NDArray[np.generic]]) -> list[int]:
+    """Data addresses of arrays."""
+    return [array.ctypes.data for array in arrays]

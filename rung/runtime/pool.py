@@ -1,0 +1,208 @@
+"""The worker pool: native threads, parked between runs, and the memory that runs share."""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+
+import numpy as np
+
+from rung.core.errors import DeviceError, SettingsError
+from rung.core.settings import settings
+from rung.kernel.machine import usable_cores
+from rung.runtime.loader import Library
+from rung.runtime.memory import Block
+from rung.runtime.native import StateOffset
+from rung.runtime.native_library import native_library
+
+_BARRIER_SPIN_US = 50.0
+_WORKER_WORDS = 3
+_STACK_BYTES = 8 << 20
+
+
+class Pool:
+    """`threads` threads (the caller is one of them) that run programs together.
+
+    `lock` is held during a run, so that runs of several Python threads follow one another; the
+    arena and the scratch blocks therefore are shared by all programs. `binding` is replaced
+    whenever an address that programs have stored has changed.
+    """
+
+    def __init__(self, threads: int, spin_us: float):
+        self.lock = threading.Lock()
+        self.threads = threads
+        self.spin_us = spin_us
+        self.binding = object()
+        self._arena = Block(0)
+        self._scratch = Block(0)
+        self._scratch_bytes = 0
+        self._native: Library = native_library()
+        self._workers: list[ctypes.c_void_p] = []
+        self._new_state()
+
+    @property
+    def arena_address(self) -> int:
+        """Start of the arena; valid until `binding` changes."""
+        return self._arena.address
+
+    @property
+    def arena_bytes(self) -> int:
+        """Size of the arena."""
+        return self._arena.nbytes
+
+    @property
+    def state_address(self) -> int:
+        """Start of the state block that native code works on."""
+        return self._state.address
+
+    @property
+    def started(self) -> bool:
+        """Whether all workers run."""
+        return len(self._workers) == self.threads - 1
+
+    def reserve(self, arena_bytes: int, scratch_bytes: int) -> None:
+        """Make arena and per-thread scratch at least this large. Call with `lock` held."""
+        if arena_bytes > self._arena.nbytes:
+            self._arena = Block(0)
+            self._arena = Block(arena_bytes)
+            self.binding = object()
+        if scratch_bytes > self._scratch_bytes or self._scratch.nbytes == 0:
+            self._scratch_bytes = -(-max(scratch_bytes, 4096) // 4096) * 4096
+            self._scratch = Block(self._scratch_bytes * self.threads)
+            self._set_word(StateOffset.SCRATCH, self._scratch.address)
+            self._set_word(StateOffset.SCRATCH_STRIDE, self._scratch_bytes)
+
+    def release(self) -> None:
+        """Give the arena back to the system; the next run takes a new one."""
+        with self.lock:
+            self._arena = Block(0)
+            self.binding = object()
+
+    def start(self) -> None:
+        """Start the missing workers. Call with `lock` held."""
+        self._calibrate()
+        entry = self._native.address("rung_worker")
+        with _signals_blocked():
+            for tid in range(1 + len(self._workers), self.threads):
+                words = self._births[tid]
+                words[:] = (self.state_address, tid, self._epoch())
+                self._workers.append(_create_thread(entry, words.ctypes.data))
+
+    def stop(self) -> None:
+        """Let the workers leave and wait until they have. Call with `lock` held."""
+        if self._workers:
+            leave = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self._native.address("rung_leave"))
+            leave(self.state_address)
+        for worker in self._workers:
+            _libc().pthread_join(worker, None)
+        self._workers = []
+        self.binding = object()
+
+    def resize(self, threads: int) -> None:
+        """Change the number of threads, between runs."""
+        if threads < 1:
+            raise SettingsError(f"threads={threads}", fix="give 1 or more")
+        with self.lock:
+            self.stop()
+            self.threads = threads
+            self._scratch = Block(0)
+            self._new_state()
+
+    def forget_workers(self) -> None:
+        """After a fork: the child has no workers, and the parent's state is of no use to it."""
+        self.lock = threading.Lock()
+        self._workers = []
+        self._scratch = Block(0)
+        self._new_state()
+
+    def _new_state(self) -> None:
+        self._state = Block(StateOffset.BYTES)
+        self._births = np.zeros((self.threads, _WORKER_WORDS), np.int64)
+        self._set_word(StateOffset.NUM_THREADS, self.threads)
+        self.binding = object()
+
+    def _set_word(self, offset: StateOffset, value: int) -> None:
+        self._state.data[offset : offset + 8].view(np.int64)[0] = value
+
+    def _epoch(self) -> int:
+        start = StateOffset.EPOCH
+        return int(self._state.data[start : start + 4].view(np.int32)[0])
+
+    def _calibrate(self) -> None:
+        """Turn microseconds into pauses; nobody spins when there are more threads than cores."""
+        crowded = self.threads > usable_cores()
+        pauses = pauses_per_us()
+        idle = 0.0 if crowded else self.spin_us
+        self._set_word(StateOffset.IDLE_SPINS, int(idle * pauses))
+        barrier = 0.0 if crowded else _BARRIER_SPIN_US
+        self._set_word(StateOffset.BARRIER_SPINS, int(barrier * pauses))
+
+
+@cache
+def pauses_per_us() -> float:
+    """How many pause instructions take a microsecond here (one takes 5 to 50 ns)."""
+    spin = ctypes.CFUNCTYPE(None, ctypes.c_int64)(native_library().address("rung_spin"))
+    count = 200
+    best = 1.0
+    for _ in range(5):
+        start = time.perf_counter()
+        spin(count)
+        best = min(best, time.perf_counter() - start)
+    return count / (best * 1e6)
+
+
+@cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None)
+
+
+def _create_thread(entry: int, argument: int) -> ctypes.c_void_p:
+    """pthread_create of native code: no Python thread state, so the GIL is never involved."""
+    thread = ctypes.c_void_p()
+    status = _libc().pthread_create(
+        ctypes.byref(thread), None, ctypes.c_void_p(entry), ctypes.c_void_p(argument)
+    )
+    if status != 0:
+        raise DeviceError(
+            f"cannot start a worker thread: {os.strerror(status)}", fix="lower RUNG_THREADS"
+        )
+    return thread
+
+
+@contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """Threads made here inherit a mask that leaves all signals to Python's threads."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@cache
+def pool() -> Pool:
+    """The process's pool, made at first use from the settings `threads` and `spin_us`."""
+    chosen = settings()
+    made = Pool(chosen.threads or usable_cores(), chosen.spin_us)
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=made.forget_workers)
+    atexit.register(_stop_at_exit, made)
+    return made
+
+
+def _stop_at_exit(made: Pool) -> None:
+    if made.lock.acquire(timeout=1.0):
+        made.stop()
+        made.lock.release()
+
+
+def set_threads(threads: int) -> None:
+    """Use `threads` threads from now on. Results do not depend on the number."""
+    pool().resize(threads)
