@@ -91,6 +91,9 @@ def make_node(op: Op, inputs: tuple[Value, ...], attrs: Attrs = NO_ATTRS) -> tup
         return found.results
     if op.arity is not None and len(inputs) != op.arity:
         raise GraphError(f"{op.name}: takes {op.arity} operands, got {len(inputs)}")
+    if type(attrs) is not op.attrs:
+        given, wanted = type(attrs).__name__, op.attrs.__name__
+        raise GraphError(f"{op.name}: attributes are {given}, not {wanted}")
     types = op.type(attrs, [v.type for v in inputs])
     node = Node()
     node.op, node.inputs, node.attrs, node.source = op, inputs, attrs, source

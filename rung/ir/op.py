@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rung.core.dtype import ALL, DType
 from rung.ir.expr import Expr, Var
 from rung.ir.types import TensorType
 
@@ -36,7 +37,8 @@ class LoopForm:
     For every point of `axes` (parallel; result dim d is axis d) and of `reduce` (combined by
     `combine`), `bodies[r]` is the contribution to result r. A `Read` in a body names an operand by
     number, so its index says how the dims of that operand map to the axes (a data-dependent index
-    contains a `Read` itself). Without `reduce`, the body is the element.
+    contains a `Read` itself). Without `reduce`, the body is the element. The combining is done in
+    the dtype of the body (f32 for 16-bit floats), and then cast to that of the result.
 
     `scan`: the axis (one of `axes`) along which elements are combined cumulatively.
     `write`: for scatters: the iteration space is `axes` and the element goes to result index
@@ -112,14 +114,16 @@ class Op:
     - `type`, `ref`, `axes`, `cost`: never blank.
     - `linear`: operands in which the op is linear. `joint`: linear in all of them together (add,
       concat, movement, sum); otherwise in each with the others fixed (multiply, matmul). For a
-      linear op `jvp` is derived from this and `transpose` is given.
-    - `jvp`: for a nonlinear op. Neither `linear` nor `jvp` = not differentiable (integers, bool);
-      `blank` then says why, as for every other blank cell.
+      linear op `jvp` is derived from this (`rung.ops.derive.jvp`) and `transpose` is given.
+    - `jvp`: for a nonlinear op, or a linear one that has a better rule than the derived one.
+      Neither `linear` nor `jvp` = not differentiable (integers, bool); `blank` then says why, as
+      for every other blank cell.
     - `emit`: name under which the code generators know the scalar op (element-wise ops and
       combiners), or None: it is made from its loop form, or must be decomposed by `decompose`.
     - `decompose`: (attrs, inputs) -> values, for ops that are always rewritten into others.
     - `elementwise`: every axis parallel, all operands and results of one shape.
     - `samples`: shapes and attributes for generated tests beyond what the family provides.
+    - `dtypes`: what the first operand may be (for an op without operands, the result).
     """
 
     name: str
@@ -140,6 +144,7 @@ class Op:
     decompose: Callable[[Attrs, Sequence[Value]], Sequence[Value]] | None = None
     elementwise: bool = False
     samples: SampleRule | None = None
+    dtypes: tuple[DType, ...] = ALL
     blank: Mapping[str, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:
