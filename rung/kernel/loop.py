@@ -5,24 +5,36 @@ steps rewrite it into another `Kernel` that means the same and says how. Each to
 the body is a *phase*: phases run one after the other with a barrier between them; a phase whose
 outermost statement is a `parallel` loop is split over the threads.
 
-    kernel softmax(x: input f32[64, 256], y: output f32[64, 256])
-      for i in parallel(64):
-        m: register f32[]
-        m[] = -inf
-        for j in range(256):
-          m[] maximum= x[i, j]
-        ...
+    @kernel
+    def row_maximum(x: input(f32[64, 256]), y: output(f32[64])):
+        for i in parallel(64):
+            m: register(f32)
+            m[()] = -inf
+            for j in range(256):
+                m[()] @= maximum(x[i, j])
+            y[i] = m[()]
+
+Records are interned: equal buffers, statements and kernels are the same object, so compare with
+`is`, and expect one object in several places of a kernel when these places hold the same text.
 """
 
 from __future__ import annotations
 
+import keyword
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from math import prod
+from typing import Any
+from weakref import WeakValueDictionary
 
 from rung.core.dtype import DType
 from rung.core.source import Source
-from rung.ir.expr import Expr, Var, const
+from rung.ir.expr import Const, Expr, Var, const
+
+
+def is_name(text: str) -> bool:
+    """Whether `text` can name a buffer, an axis or a kernel."""
+    return text.isidentifier() and not keyword.iskeyword(text)
 
 
 def row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -35,9 +47,34 @@ def row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(reversed(strides))
 
 
+_interned: WeakValueDictionary[tuple[object, ...], Any] = WeakValueDictionary()
+
+
+class Interning(type):
+    """Makes equal records of a class one object."""
+
+    def __call__(cls, *args: Any, **fields: Any) -> Any:
+        new = super().__call__(*args, **fields)
+        return _interned.setdefault((cls, *vars(new).values()), new)
+
+
+def _rebuild(cls: type, values: tuple[object, ...]) -> object:
+    return cls(*values)
+
+
+class Record(metaclass=Interning):
+    """Base of the interned records."""
+
+    __slots__ = ()
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_rebuild, (type(self), tuple(vars(self).values())))
+
+
 @dataclass(frozen=True, eq=False)
-class Buffer:
-    """Memory of one dtype. `strides` in elements. Identity is the object; names are unique in a kernel.
+class Buffer(Record):
+    """Memory of one dtype. `strides` in elements. Names are identifiers, unique among the buffers
+    that a statement can see.
 
     role: `input`, `output`, `inout` (updated in place) and `temp` (between phases; allocated by the
     plan) are parameters of the kernel. `scratch` lives in the thread's scratch block within a phase,
@@ -51,6 +88,8 @@ class Buffer:
     strides: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        if not is_name(self.name):
+            raise ValueError(f"{self.name!r} is not a name for a buffer")
         if len(self.strides) != len(self.shape):
             object.__setattr__(self, "strides", row_major(self.shape))
 
@@ -66,7 +105,7 @@ class Buffer:
         return f"{self.name}: {self.role} {self.dtype}[{', '.join(map(str, self.shape))}]"
 
 
-class Stmt:
+class Stmt(Record):
     """Base of statements."""
 
     __slots__ = ()
@@ -156,7 +195,7 @@ class Prefetch(Stmt):
 
 
 @dataclass(frozen=True, eq=False)
-class Kernel:
+class Kernel(Record):
     """A named function over `params` (input, output, inout and temp buffers).
 
     `sources` are the user's lines it came from; `schedule` are the steps already applied, as text."""
@@ -173,17 +212,31 @@ class Kernel:
 
     @property
     def scratch_bytes(self) -> int:
-        """Bytes of scratch that a thread needs (each buffer rounded up to 64)."""
-        total = 0
-        for s in walk_stmts(self.body):
-            if isinstance(s, Alloc) and s.buffer.role == "scratch":
-                total += -(-s.buffer.nbytes // 64) * 64
-        return total
+        """Bytes of scratch that a thread needs."""
+        return sum(-(-b.nbytes // 64) * 64 for b in scratch_buffers(self))
+
+
+def scratch_buffers(kernel: Kernel) -> tuple[Buffer, ...]:
+    """The distinct scratch buffers, in program order."""
+    allocs = (s.buffer for s in walk_stmts(kernel.body) if isinstance(s, Alloc))
+    return tuple(dict.fromkeys(b for b in allocs if b.role == "scratch"))
+
+
+def scratch_offsets(kernel: Kernel) -> dict[Buffer, int]:
+    """Where each scratch buffer starts in the thread's scratch block, in bytes (64-byte aligned)."""
+    offsets: dict[Buffer, int] = {}
+    total = 0
+    for buffer in scratch_buffers(kernel):
+        offsets[buffer] = total
+        total += -(-buffer.nbytes // 64) * 64
+    return offsets
 
 
 def grid(phase: Stmt) -> int:
     """Number of parallel tiles of a phase (1 when its outermost statement is not parallel)."""
-    return phase.axis.extent if isinstance(phase, For) and phase.kind == "parallel" else 1
+    if not (isinstance(phase, For) and phase.kind == "parallel"):
+        return 1
+    return int(phase.extent.value) if isinstance(phase.extent, Const) else phase.axis.extent
 
 
 def children(s: Stmt) -> tuple[Stmt, ...]:
