@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakValueDictionary
+from weakref import ReferenceType, WeakValueDictionary, ref
 
 import numpy as np
 
@@ -44,18 +44,53 @@ class Value:
 
 
 class Node:
-    """An application of `op`. Made by `make_node` only."""
+    """An application of `op`. Made by `make_node` only.
 
-    __slots__ = ("__weakref__", "attrs", "inputs", "op", "results", "source")
+    It refers to its values weakly (they refer to it), so that a graph is freed, with the buffers
+    that its leaves hold, as soon as nobody refers to a value of it, without the cycle collector.
+    """
+
+    __slots__ = ("__weakref__", "_values", "attrs", "inputs", "op", "source", "types")
 
     op: Op
     inputs: tuple[Value, ...]
     attrs: Attrs
     source: Source
-    results: tuple[Value, ...]
+    types: tuple[TensorType, ...]
+    _values: list[ReferenceType[Value] | None]
+
+    def __init__(
+        self,
+        op: Op,
+        inputs: tuple[Value, ...],
+        attrs: Attrs,
+        source: Source,
+        types: tuple[TensorType, ...],
+    ) -> None:
+        self.op = op
+        self.inputs = inputs
+        self.attrs = attrs
+        self.source = source
+        self.types = types
+        self._values = [None] * len(types)
+
+    @property
+    def results(self) -> tuple[Value, ...]:
+        """The node's values; at any time at most one object stands for each."""
+        if len(self.types) == 1:
+            return (self._value(0),)
+        return tuple(map(self._value, range(len(self.types))))
+
+    def _value(self, index: int) -> Value:
+        kept = self._values[index]
+        found = None if kept is None else kept()
+        if found is None:
+            found = Value(self, index, self.types[index])
+            self._values[index] = ref(found)
+        return found
 
     def __repr__(self) -> str:
-        return f"<node {self.op.name} {', '.join(str(r.type) for r in self.results)}>"
+        return f"<node {self.op.name} {', '.join(map(str, self.types))}>"
 
 
 _nodes: WeakValueDictionary[tuple[object, ...], Node] = WeakValueDictionary()
@@ -95,9 +130,7 @@ def make_node(op: Op, inputs: tuple[Value, ...], attrs: Attrs = NO_ATTRS) -> tup
         given, wanted = type(attrs).__name__, op.attrs.__name__
         raise GraphError(f"{op.name}: attributes are {given}, not {wanted}")
     types = op.type(attrs, [v.type for v in inputs])
-    node = Node()
-    node.op, node.inputs, node.attrs, node.source = op, inputs, attrs, source
-    node.results = tuple(Value(node, i, t) for i, t in enumerate(types))
+    node = Node(op, inputs, attrs, source, types)
     _nodes[key] = node
     return node.results
 
