@@ -1,42 +1,24 @@
-"""LLVM IR text to object code."""
+"""LLVM IR text to object code for a Machine."""
 
 from __future__ import annotations
 
-from functools import cache
-
-import llvmlite.binding as llvm
-
-from rung.core.errors import LoweringError
+from rung.codegen.llvm.target import Target, emit_object
 from rung.kernel.machine import Machine
 
 
 def assemble(text: str, machine: Machine) -> bytes:
     """Object code of an LLVM IR module. Raises LoweringError for text that is not valid IR."""
-    target = _target_machine(machine)
-    try:
-        module = llvm.parse_assembly(text, llvm.create_context())
-        module.verify()
-    except RuntimeError as error:
-        raise LoweringError(f"invalid LLVM IR: {error}") from None
-    module.triple = machine.triple
-    options = llvm.create_pipeline_tuning_options(speed_level=2)
-    options.loop_vectorization = False
-    options.slp_vectorization = False
-    builder = llvm.create_pass_builder(target, options)
-    builder.getModulePassManager().run(module, builder)
-    image: bytes = target.emit_object(module)
-    return image
+    return emit_object(text, target_of(machine))
 
 
-@cache
-def _initialize() -> None:
-    llvm.initialize_all_targets()
-    llvm.initialize_all_asmprinters()
-
-
-def _target_machine(machine: Machine) -> llvm.TargetMachine:
-    _initialize()
-    target = llvm.Target.from_triple(machine.triple)
-    return target.create_target_machine(
-        cpu=machine.cpu, features=machine.features, opt=3, reloc="pic", codemodel="small", jit=True
+def target_of(machine: Machine) -> Target:
+    """What code generation has to know of the machine."""
+    return Target(
+        triple=machine.triple,
+        cpu=machine.cpu,
+        features=machine.features,
+        arch=machine.arch,
+        vector_bytes=machine.vector_bytes,
+        num_vector_registers=machine.num_vector_registers,
+        has_masks=machine.has_masks,
     )

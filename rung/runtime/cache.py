@@ -19,7 +19,7 @@ _MAGIC = b"RUNGOBJ1"
 _DIGEST_BYTES = 32
 _HEADER_BYTES = len(_MAGIC) + _DIGEST_BYTES
 _TOUCH_AFTER_S = 3600.0  # a hit renews the file's time at most so often
-_CODE_VERSION = "1"  # raise it when old object code must not be used again
+_SOURCES = ("core", "ir", "ops", "kernel", "codegen", "runtime")  # what object code depends on
 
 
 class ObjectCache:
@@ -140,6 +140,17 @@ def _remove(path: Path) -> None:
 
 
 @cache
+def code_version() -> str:
+    """Hash of our own sources that object code depends on: an edit makes old entries unused."""
+    package = Path(__file__).parent.parent
+    digest = hashlib.sha256()
+    for folder in _SOURCES:
+        for path in sorted((package / folder).rglob("*.py")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+@cache
 def _cache_for(folder: Path | None, limit_bytes: int, salt: str) -> ObjectCache:
     return ObjectCache(folder, limit_bytes, salt)
 
@@ -148,5 +159,5 @@ def object_cache(machine: Machine) -> ObjectCache:
     """The process's cache for objects of `machine`, by the settings cache, cache_dir, cache_mb."""
     chosen = settings()
     folder = Path(chosen.cache_dir) / "objects" if chosen.cache else None
-    parts = (_CODE_VERSION, llvmlite.__version__, machine.triple, machine.cpu, machine.features)
+    parts = (code_version(), llvmlite.__version__, machine.triple, machine.cpu, machine.features)
     return _cache_for(folder, chosen.cache_mb << 20, "\n".join(parts))

@@ -16,7 +16,7 @@ from rung.core.errors import LoweringError
 class Library:
     """Linked object code. It stays loaded as long as this object (or `keep_forever`) holds it."""
 
-    __slots__ = ("_addresses", "_tracker")
+    __slots__ = ("__weakref__", "_addresses", "_tracker")
 
     def __init__(self, tracker: object, addresses: dict[str, int]):
         self._tracker = tracker

@@ -1,0 +1,215 @@
+"""Kernels to loaded code: object cache, compilation in parallel, one library per unit.
+
+Misses are compiled by forked copies of this process, which share its memory: they write the IR
+text and run LLVM, both in parallel, and LLVM ending a copy (it aborts on some wrong code) is an
+error that names the kernel, not the end of the program. A fork costs 1 to 3 ms, a kernel 20.
+A pipe filled with unit numbers deals the work out; each copy leaves its objects in a memory file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import pickle
+import resource
+import signal
+import struct
+import sys
+import tempfile
+import traceback
+import warnings
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from llvmlite.binding import ffi
+
+from rung.core.errors import LoweringError, RungError
+from rung.core.settings import settings
+from rung.kernel.machine import Machine, host_machine, usable_cores
+from rung.runtime.assemble import assemble
+from rung.runtime.cache import object_cache
+from rung.runtime.loader import Library, link
+
+_MAX_BATCH = 8192  # unit numbers that surely fit into a pipe
+_TOKEN = struct.Struct("<I")
+_RECORD = struct.Struct("<IcQ")  # unit, kind, number of bytes that follow
+_STARTED, _OBJECT, _ERROR = b"s", b"o", b"e"
+
+_loaded: weakref.WeakValueDictionary[tuple[str, tuple[str, ...]], Library] = (
+    weakref.WeakValueDictionary()
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """One module to compile: `text()` gives its LLVM IR and is called only when it is not cached.
+
+    Units with equal `key` are equal. `text` must depend on nothing but what the key stands for;
+    it may run in a forked process. `name` is for error messages.
+    """
+
+    key: str
+    text: Callable[[], str]
+    symbols: tuple[str, ...]
+    name: str = ""
+
+
+def compile_units(
+    units: Sequence[Unit], jobs: int | None = None, isolate: bool = False
+) -> list[Library]:
+    """Loaded code of each unit, for this machine, in order; equal units share one Library.
+
+    `jobs`: processes that compile (None: the setting `compile_jobs`). A single miss and `jobs=1`
+    are compiled in this process unless `isolate`. Raises LoweringError for IR that LLVM refuses.
+    """
+    libraries: dict[str, Library | None]
+    libraries = {unit.key: _loaded.get((unit.key, unit.symbols)) for unit in units}
+    missing = {unit.key: unit for unit in units if libraries[unit.key] is None}
+    images = compile_objects(list(missing.values()), host_machine(), jobs, isolate)
+    for unit, image in zip(missing.values(), images, strict=True):
+        library = link([image], unit.symbols)
+        libraries[unit.key] = _loaded[unit.key, unit.symbols] = library
+    return [found for unit in units if (found := libraries[unit.key]) is not None]
+
+
+def compile_objects(
+    units: Sequence[Unit], machine: Machine, jobs: int | None = None, isolate: bool = False
+) -> list[bytes]:
+    """Object code of each unit for any machine, from the cache or compiled; raises as above."""
+    cache = object_cache(machine)
+    images: dict[str, bytes | None] = {unit.key: cache.get(unit.key) for unit in units}
+    todo = list({unit.key: unit for unit in units if images[unit.key] is None}.values())
+    for first in range(0, len(todo), _MAX_BATCH):
+        batch = todo[first : first + _MAX_BATCH]
+        for unit, image in zip(batch, _compile(batch, machine, jobs, isolate), strict=True):
+            cache.put(unit.key, image)
+            images[unit.key] = image
+    return [found for unit in units if (found := images[unit.key]) is not None]
+
+
+def _compile(
+    units: Sequence[Unit], machine: Machine, jobs: int | None, isolate: bool
+) -> Iterator[bytes]:
+    workers = min(jobs or settings().compile_jobs or usable_cores(), len(units))
+    if sys.platform != "linux" or (workers == 1 and not isolate):
+        for unit in units:
+            yield assemble(unit.text(), machine)
+        return
+    records = _run_workers(units, machine, workers)
+    # What has been compiled is kept even if another unit fails, so failures come last.
+    failed = [i for i in range(len(units)) if records.get(i, (_STARTED, b""))[0] != _OBJECT]
+    if failed:
+        cache = object_cache(machine)
+        for i, (kind, body) in records.items():
+            if kind == _OBJECT:
+                cache.put(units[i].key, body)
+        raise _failure(units, records, failed)
+    for i in range(len(units)):
+        yield records[i][1]
+
+
+def _failure(
+    units: Sequence[Unit], records: dict[int, tuple[bytes, bytes]], failed: Sequence[int]
+) -> RungError:
+    for i in failed:
+        kind, body = records.get(i, (b"", b""))
+        if kind == _ERROR:
+            return _revived(body)
+        if kind == _STARTED:
+            name = units[i].name or units[i].key
+            return LoweringError(
+                f"LLVM ended the process that compiled {name}", fix=_saved_text(units[i])
+            )
+    return LoweringError("the processes that compile were ended from outside")
+
+
+def _saved_text(unit: Unit) -> str | None:
+    """Keep the IR that broke LLVM where it can be looked at."""
+    path = Path(tempfile.gettempdir()) / f"rung-{unit.key[:16]}.ll"
+    try:
+        path.write_text(unit.text())
+    except OSError:
+        return None
+    return f"its LLVM IR is in {path}"
+
+
+def _run_workers(
+    units: Sequence[Unit], machine: Machine, workers: int
+) -> dict[int, tuple[bytes, bytes]]:
+    """(kind, bytes) of the last record of each unit, from forked processes that share a queue."""
+    source, sink = os.pipe()
+    os.write(sink, b"".join(_TOKEN.pack(i) for i in range(len(units))))
+    os.close(sink)
+    files = [os.memfd_create("rung-objects") for _ in range(workers)]
+    children: list[int] = []
+    try:
+        children.extend(_fork(units, machine, source, file) for file in files)
+        while children:
+            os.waitpid(children[-1], 0)
+            children.pop()
+        return {i: record for file in files for i, record in _read_records(file)}
+    finally:
+        for child in children:  # only after Ctrl-C or a failed fork
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+        for descriptor in (source, *files):
+            os.close(descriptor)
+
+
+def _fork(units: Sequence[Unit], machine: Machine, source: int, file: int) -> int:
+    """Process number of a copy that compiles; no other thread is inside LLVM when it is made."""
+    lock = getattr(ffi.lib, "_lock", None)  # llvmlite's own, held during all of its calls
+    with warnings.catch_warnings(), lock or contextlib.nullcontext():
+        warnings.simplefilter("ignore")  # about forking with threads: the copy takes no lock
+        child = os.fork()
+        if child == 0:
+            _work(units, machine, source, file)
+    return child
+
+
+def _work(units: Sequence[Unit], machine: Machine, source: int, file: int) -> None:
+    """Compile what the queue gives until it is empty, then end this process."""
+    try:
+        gc.disable()
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        while token := os.read(source, _TOKEN.size):
+            (i,) = _TOKEN.unpack(token)
+            _write_record(file, i, _STARTED, b"")
+            try:
+                _write_record(file, i, _OBJECT, assemble(units[i].text(), machine))
+            except Exception as error:
+                _write_record(file, i, _ERROR, _packed(error))
+    finally:
+        os._exit(0)
+
+
+def _packed(error: Exception) -> bytes:
+    if isinstance(error, RungError):
+        return pickle.dumps((type(error), error.message, error.fix, error.source))
+    text = "".join(traceback.format_exception(error))
+    return pickle.dumps((LoweringError, f"code generation failed:\n{text}", None, None))
+
+
+def _revived(body: bytes) -> RungError:
+    kind, message, fix, source = pickle.loads(body)
+    error: RungError = kind(message, fix=fix, source=source)
+    return error
+
+
+def _write_record(file: int, i: int, kind: bytes, body: bytes) -> None:
+    os.write(file, _RECORD.pack(i, kind, len(body)) + body)
+
+
+def _read_records(file: int) -> Iterator[tuple[int, tuple[bytes, bytes]]]:
+    os.lseek(file, 0, os.SEEK_SET)
+    with open(file, "rb", closefd=False) as stream:
+        data = stream.read()
+    at = 0
+    while at + _RECORD.size <= len(data):
+        i, kind, size = _RECORD.unpack_from(data, at)
+        at += _RECORD.size + size
+        if at <= len(data):  # else the process died while writing
+            yield i, (kind, data[at - size : at])
