@@ -94,7 +94,9 @@ class Read(Expr):
 
 
 def _bits(value: bool | int | float) -> object:
-    return struct.pack("<d", value) if isinstance(value, float) else (type(value).__name__, value)
+    if isinstance(value, float):
+        return struct.pack("<d", value) if value == value else "nan"
+    return (type(value).__name__, value)
 
 
 def var(name: str, extent: int) -> Var:
@@ -322,6 +324,24 @@ def imod(a: Expr, d: int) -> Expr:
     return raw_call("remainder", (rest, const(d)), dt.int64)
 
 
+def iminimum(a: Expr, b: Expr | int) -> Expr:
+    """min(a, b) on indices, folded when the bounds decide it."""
+    b = const(b) if isinstance(b, int) else b
+    limits = bounds(isub(a, b))
+    if limits is not None and (limits[1] <= 0 or limits[0] >= 0):
+        return a if limits[1] <= 0 else b
+    return raw_call("minimum", (a, b), dt.int64)
+
+
+def imaximum(a: Expr, b: Expr | int) -> Expr:
+    """max(a, b) on indices, folded when the bounds decide it."""
+    b = const(b) if isinstance(b, int) else b
+    limits = bounds(isub(a, b))
+    if limits is not None and (limits[1] <= 0 or limits[0] >= 0):
+        return b if limits[1] <= 0 else a
+    return raw_call("maximum", (a, b), dt.int64)
+
+
 def compare(op: str, a: Expr, b: Expr | int) -> Expr:
     """A comparison of indices (`less`, `greater_equal`, …), folded when the bounds decide it."""
     b = const(b) if isinstance(b, int) else b
@@ -353,7 +373,12 @@ def both(a: Expr | None, b: Expr | None) -> Expr | None:
     return raw_call("logical_and", (a, b), dt.bool_)
 
 
-_INDEX_BUILDERS: dict[str, Callable[[Expr, Expr], Expr]] = {"add": iadd, "subtract": isub}
+_INDEX_BUILDERS: dict[str, Callable[[Expr, Expr], Expr]] = {
+    "add": iadd,
+    "subtract": isub,
+    "minimum": iminimum,
+    "maximum": imaximum,
+}
 
 
 def rebuild(e: Call, args: tuple[Expr, ...]) -> Expr:
