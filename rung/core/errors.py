@@ -61,7 +61,10 @@ class GraphError(RungError):
 
 
 class ParseError(GraphError, SyntaxError):
-    """Text of a level that does not parse."""
+    """Text of a level that does not parse; `lineno` and `offset` count from 1."""
+
+    def __str__(self) -> str:
+        return self._text()
 
 
 class LoweringError(RungError):

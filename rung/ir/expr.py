@@ -232,7 +232,7 @@ def _recombine(terms: dict[Expr, int]) -> dict[Expr, int]:
 
 
 def from_terms(terms: dict[Expr, int], constant: int) -> Expr:
-    """The canonical expression of a linear form: terms by falling coefficient, the constant last."""
+    """The canonical expression of a linear form: by falling coefficient, the constant last."""
     total: Expr | None = None
     for term, scale in sorted(terms.items(), key=lambda kv: (-kv[1], repr(kv[0]))):
         part = term if scale == 1 else raw_call("multiply", (term, const(scale)), dt.int64)

@@ -1,0 +1,1 @@
+"""Transforms of programs: forward and reverse derivatives of values and graphs."""
