@@ -6,9 +6,10 @@ back to a free list when the array that owns them dies, and come out again with 
 
 from __future__ import annotations
 
+import ctypes
 import math
 import mmap
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ ALIGNMENT = 64
 _HUGE_PAGE = 2 << 20
 _POOLED_BYTES = 1 << 20  # smaller arrays come from NumPy's own allocator
 _MADV_HUGEPAGE = 14
+_Byte = ctypes.c_char
 
 
 class Block:
@@ -92,14 +94,22 @@ def aligned_empty(shape: int | Sequence[int], dtype: npt.DTypeLike) -> npt.NDArr
 
     Its memory is used again when the array and all views of it have died.
     """
-    dims = (shape,) if isinstance(shape, int) else tuple(shape)
-    kind = np.dtype(dtype)
-    nbytes = math.prod(dims) * kind.itemsize
+    return allocate((shape,) if isinstance(shape, int) else tuple(shape), np.dtype(dtype))[0]
+
+
+def allocate(
+    shape: tuple[int, ...], dtype: np.dtype[np.generic]
+) -> tuple[npt.NDArray[np.generic], int]:
+    """As `aligned_empty`, together with the address of the data (to ask NumPy costs a us)."""
+    nbytes = math.prod(shape) * dtype.itemsize
     if nbytes >= _POOLED_BYTES:
-        return _pooled(nbytes).view(kind).reshape(dims)
+        block = free_list.take(nbytes)
+        owner = _Owner(block, nbytes, free_list)
+        return np.asarray(owner).view(dtype).reshape(shape), block.address
     raw = np.empty(nbytes + ALIGNMENT, np.uint8)
-    start = -raw.ctypes.data % ALIGNMENT
-    return raw[start : start + nbytes].view(kind).reshape(dims)
+    start = ctypes.addressof(_Byte.from_buffer(raw))
+    offset = -start % ALIGNMENT
+    return np.ndarray(shape, dtype, raw, offset), start + offset
 
 
 class _Owner:
@@ -119,12 +129,3 @@ class _Owner:
 
     def __del__(self) -> None:
         self._list.give(self._block)
-
-
-def _pooled(nbytes: int) -> npt.NDArray[np.uint8]:
-    return np.asarray(_Owner(free_list.take(nbytes), nbytes, free_list))
-
-
-def pointers(arrays: Iterable[npt.NDArray[np.generic]]) -> list[int]:
-    """Data addresses of arrays."""
-    return [array.ctypes.data for array in arrays]

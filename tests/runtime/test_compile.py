@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -107,7 +108,10 @@ def test_a_bug_in_code_generation_shows_its_traceback():
         compile_units([_unit(1), Unit("k", text, ("answer",))], jobs=2)
 
 
-def test_death_of_a_compiling_process_names_the_kernel(tmp_path: Path):
+def test_death_of_a_compiling_process_names_the_kernel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     parent = os.getpid()
 
     def text() -> str:
