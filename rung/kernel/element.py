@@ -1,0 +1,179 @@
+"""Elements of graph values as scalar expressions over memory.
+
+A value is either in memory (a flat buffer) or *inlined*: its element is the body of its op's index
+map with the operands' elements substituted. Reshapes of what is in memory are views of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+from rung.core.errors import LoweringError
+from rung.ir.expr import (
+    Const, Expr, Read, Var, both, const, from_terms, iadd, ifloordiv, imod, imul, linear_terms,
+    raw_call, read, transform, var,
+)  # fmt: skip
+from rung.ir.node import Node, Value
+from rung.ir.op import LoopForm
+from rung.kernel.loop import Buffer, row_major
+
+
+def linearize(index: tuple[Expr, ...], shape: tuple[int, ...]) -> Expr:
+    """Row-major position of `index` in a dense array of `shape`."""
+    total: Expr = const(0)
+    for i, stride in zip(index, row_major(shape), strict=True):
+        total = iadd(total, imul(i, stride))
+    return total
+
+
+def delinearize(position: Expr, shape: tuple[int, ...]) -> tuple[Expr, ...]:
+    """The index of `position` in a dense array of `shape`."""
+    index = []
+    for d, (n, stride) in enumerate(zip(shape, row_major(shape), strict=True)):
+        quotient = ifloordiv(position, stride) if stride else const(0)
+        leading = prod(shape[:d]) == 1
+        index.append(quotient if leading or n == 0 else imod(quotient, n))
+    return tuple(index)
+
+
+def canonical(position: Expr) -> Expr:
+    """`position` in canonical linear form."""
+    terms, constant = linear_terms(position)
+    return from_terms(terms, constant)
+
+
+@dataclass(frozen=True, eq=False)
+class Body:
+    """A stored node with everything that is inlined into it: `exprs[r]` is the element of result r
+    (or the contribution to it) over `axes` and `reduce`, reading flat buffers only."""
+
+    node: Node
+    form: LoopForm
+    axes: tuple[Var, ...]
+    reduce: tuple[Var, ...]
+    exprs: tuple[Expr, ...]
+    reads: tuple[Read, ...]
+    write: tuple[Expr, ...] | None = None
+    write_guard: Expr | None = None
+
+
+class Elements:
+    """Element expressions of a graph's values, given which values are in memory."""
+
+    def __init__(self) -> None:
+        self._memory: dict[Value, Buffer] = {}
+        self._owner: dict[Buffer, Value] = {}
+        self._forms: dict[Node, LoopForm] = {}
+        self._memo: dict[tuple[Value, tuple[Expr, ...], Expr | None], Expr] = {}
+
+    def store(self, value: Value) -> Buffer:
+        """Put `value` in memory as a flat buffer."""
+        found = self._memory.get(value)
+        if found is None:
+            name = f"v{len(self._owner)}"
+            found = Buffer(name, value.type.dtype, (value.type.size,), "temp")
+            self._memory[value] = found
+            self._owner[found] = value
+        return found
+
+    def alias(self, value: Value, of: Value) -> None:
+        """`value` is a reshape of `of`, which is in memory."""
+        self._memory[value] = self._memory[of]
+
+    def memory(self, value: Value) -> Buffer | None:
+        """The flat buffer of a value, or None when it is inlined."""
+        return self._memory.get(value)
+
+    def owner(self, buffer: Buffer) -> Value:
+        """The value whose memory `buffer` is."""
+        return self._owner[buffer]
+
+    def form(self, node: Node) -> LoopForm:
+        """The node's loop form."""
+        found = self._forms.get(node)
+        if found is None:
+            if node.op.axes is None:
+                raise LoweringError(
+                    f"{node.op.name}: has no loop form; decompose it first", source=node.source
+                )
+            found = node.op.axes(node.attrs, [v.type for v in node.inputs])
+            self._forms[node] = found
+        return found
+
+    def element(self, value: Value, index: tuple[Expr, ...], guard: Expr | None = None) -> Expr:
+        """The element of `value` at `index`; nothing is read where `guard` is false."""
+        key = (value, index, guard)
+        found = self._memo.get(key)
+        if found is None:
+            found = self._memo[key] = self._element(value, index, guard)
+        return found
+
+    def _element(self, value: Value, index: tuple[Expr, ...], guard: Expr | None) -> Expr:
+        buffer = self._memory.get(value)
+        if buffer is not None:
+            return read(buffer, (linearize(index, value.shape),), guard=guard)
+        node = value.node
+        form = self.form(node)
+        if not form.bodies or form.reduce or form.scan or form.write or form.opaque:
+            raise LoweringError(f"{node.op.name}: cannot be inlined", source=node.source)
+        bound = dict(zip(form.axes, index, strict=True))
+        body = self.inline(node, form.bodies[value.index], bound, guard)
+        if guard is None or isinstance(body, Const):
+            return body
+        if isinstance(body, Read):  # reads under a guard are zero outside of it
+            return body
+        return raw_call("where", (guard, body, const(0, body.dtype)), body.dtype)
+
+    def inline(
+        self, node: Node, e: Expr, bound: dict[Var, Expr], guard: Expr | None = None
+    ) -> Expr:
+        """A body of `node` with loop variables bound and operand reads replaced by elements."""
+
+        def leaf(x: Expr) -> Expr | None:
+            if isinstance(x, Var):
+                return bound.get(x)
+            if isinstance(x, Read) and isinstance(x.source, int):
+                index = tuple(transform(i, leaf) for i in x.index)
+                inner = None if x.guard is None else transform(x.guard, leaf)
+                return self.element(node.inputs[x.source], index, both(guard, inner))
+            return None
+
+        return transform(e, leaf)
+
+    def body(self, node: Node, number: int) -> Body:
+        """The body of a node that is stored, over fresh variables `a<number>_<axis>`."""
+        form = self.form(node)
+        axes = tuple(var(f"a{number}_{i}", v.extent) for i, v in enumerate(form.axes))
+        reduce = tuple(var(f"k{number}_{i}", v.extent) for i, v in enumerate(form.reduce))
+        bound: dict[Var, Expr] = dict(zip(form.axes, axes, strict=True))
+        bound.update(zip(form.reduce, reduce, strict=True))
+        exprs = tuple(self.inline(node, e, bound) for e in form.bodies)
+        write = None
+        if form.write is not None:
+            write = tuple(self.inline(node, e, bound) for e in form.write)
+        guard = None
+        if form.write_guard is not None:
+            guard = self.inline(node, form.write_guard, bound)
+        roots = exprs + (write or ()) + ((guard,) if guard is not None else ())
+        return Body(node, form, axes, reduce, exprs, buffer_reads(*roots), write, guard)
+
+
+def buffer_reads(*roots: Expr) -> tuple[Read, ...]:
+    """Every distinct read of a buffer, in a fixed order."""
+    seen: dict[Expr, None] = {}
+    order: list[Read] = []
+
+    def visit(e: Expr) -> None:
+        if e in seen:
+            return
+        seen[e] = None
+        for c in e.children():
+            visit(c)
+        if isinstance(e, Read):
+            order.append(e)
+
+    for e in roots:
+        visit(e)
+    return tuple(order)
+

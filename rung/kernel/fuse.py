@@ -1,0 +1,695 @@
+"""From a graph to kernels: naive loop nests, one for each group of nodes that share one.
+
+A `rows` group becomes
+
+    for r in range(rows):
+        for c in ...: first level   (everything that needs no reduction of this group)
+        for c in ...: second level  (what needs the results of the first level's reductions)
+
+so that what a row produces is still in the cache, or in registers, when it is used. A `contract`
+group is the loop nest of a sum of products with its element-wise epilogue innermost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import prod
+
+from rung.core import dtype as dt
+from rung.core.dtype import DType
+from rung.core.source import Source
+from rung.ir.expr import (
+    Expr, Read, Var, bounds, const, iadd, imul, isub, raw_call, read, substitute, transform, var,
+)  # fmt: skip
+from rung.ir.node import Graph, Node, Value
+from rung.kernel.element import Body, canonical, delinearize, linearize
+from rung.kernel.group import REMATERIALIZE_COST, Group, Grouping, Storage, is_contraction, is_map
+from rung.kernel.loop import (
+    Accumulate, Alloc, Block, Buffer, For, Kernel, Opaque, Stmt, Store, loop, map_stmts, walk_stmts,
+)  # fmt: skip
+from rung.kernel.refine import digits
+
+
+@dataclass(frozen=True, eq=False)
+class KernelCall:
+    """A kernel and the graph values whose memory its parameters are."""
+
+    kernel: Kernel
+    args: tuple[Value, ...]
+    group: str
+
+
+IDENTITY: dict[str, Callable[[DType], bool | int | float]] = {
+    "add": lambda d: 0,
+    "multiply": lambda d: 1,
+    "maximum": lambda d: _lowest(d),
+    "minimum": lambda d: _highest(d),
+    "logical_or": lambda d: False,
+    "logical_and": lambda d: True,
+    "bitwise_or": lambda d: 0,
+    "bitwise_xor": lambda d: 0,
+    "bitwise_and": lambda d: -1 if d.kind == "i" else 2**d.bits - 1,
+}
+
+
+def _lowest(d: DType) -> bool | int | float:
+    if d.is_float:
+        return float("-inf")
+    return -(2 ** (d.bits - 1)) if d.kind == "i" else 0
+
+
+def _highest(d: DType) -> bool | int | float:
+    if d.is_float:
+        return float("inf")
+    if d.is_bool:
+        return True
+    return 2 ** (d.bits - 1) - 1 if d.kind == "i" else 2**d.bits - 1
+
+
+def fuse(graph: Graph) -> list[KernelCall]:
+    """The naive kernels of a primitive graph, in execution order. Every output that is not a
+    parameter (or a reshape of one) is written by exactly one of them."""
+    storage = Storage(graph)
+    grouping = Grouping(storage)
+    order = grouping.ordered()
+    readers = stored_readers(storage)
+    return [GroupNest(storage, grouping, g, readers).build() for g in order]
+
+
+def stored_readers(storage: Storage) -> dict[Value, list[Node]]:
+    """For each stored value, the stored nodes that read it."""
+    found: dict[Value, list[Node]] = {}
+    for node in storage.stored:
+        body = storage.bodies[node]
+        buffers = [r.source for r in body.reads]
+        if body.form.init is not None or body.form.opaque:
+            buffers += [storage.elements.memory(v) for v in node.inputs]  # type: ignore[misc]
+        for b in dict.fromkeys(buffers):
+            if isinstance(b, Buffer):
+                found.setdefault(storage.elements.owner(b), []).append(node)
+    return found
+
+
+class GroupNest:
+    """Builds the naive kernel of one group."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        grouping: Grouping,
+        group: Group,
+        readers: dict[Value, list[Node]],
+    ) -> None:
+        self.storage = storage
+        self.group = group
+        self.members = group.members
+        self.inside = set(group.members)
+        outputs = {self._memory_owner(v) for v in storage.graph.outputs}
+        self.kept = {
+            value
+            for m in self.members
+            for value in m.results
+            if value in outputs or any(u not in self.inside for u in readers.get(value, ()))
+        }
+        self.readers = readers
+        self.level: dict[Node, int] = {}
+        self.local: dict[Value, tuple[Buffer, Expr]] = {}  # buffer, position of its first element
+        self._memo: dict[Expr, Expr] = {}
+        self._emitting: int = -1
+        self._locals = 0
+
+    def _memory_owner(self, v: Value) -> Value | None:
+        buffer = self.storage.elements.memory(v)
+        return None if buffer is None else self.storage.elements.owner(buffer)
+
+    def build(self) -> KernelCall:
+        """The kernel and its arguments."""
+        build = {
+            "rows": self._rows,
+            "contract": self._contract,
+            "scatter": self._scatter,
+            "opaque": self._opaque,
+        }[self.group.kind]
+        phases = tuple(refine_loops(s) for s in build())
+        sources = dict.fromkeys(m.source for m in self.members if m.source.line)
+        return finish(phases, tuple(sources), self.storage, self.group.kind)
+
+    # ---- element expressions within the group
+
+    def _resolve(self, e: Expr) -> Expr:
+        """`e` with reads of members' results replaced by local buffers or inlined bodies."""
+
+        def leaf(x: Expr) -> Expr | None:
+            if not isinstance(x, Read) or not isinstance(x.source, Buffer):
+                return None
+            value = self.storage.elements.owner(x.source)
+            if value.node not in self.inside:
+                return None
+            position = self._resolve(x.index[0])
+            guard = None if x.guard is None else self._resolve(x.guard)
+            return self._member_read(value, x, position, guard)
+
+        return transform(e, leaf)
+
+    def _member_read(self, value: Value, r: Read, position: Expr, guard: Expr | None) -> Expr:
+        if value in self.local:
+            buffer, start = self.local[value]
+            index = () if not buffer.shape else (isub(position, start),)
+            return self._guarded(read(buffer, index, guard=guard), guard)
+        node = value.node
+        stored_before = value in self.kept and self.level.get(node, 0) < self._emitting
+        if stored_before or not is_map(node, self.storage.elements):
+            return read(r.source, (position,), guard=guard)
+        body = self.storage.bodies[node]
+        bound = dict(zip(body.axes, delinearize(position, value.shape), strict=True))
+        element = self._resolve(substitute(body.exprs[value.index], bound))
+        return self._guarded(element, guard)
+
+    def _guarded(self, e: Expr, guard: Expr | None) -> Expr:
+        if guard is None or isinstance(e, Read):
+            return e
+        return raw_call("where", (guard, e, const(0, e.dtype)), e.dtype)
+
+    # ---- rows
+
+    def _rows(self) -> tuple[Stmt, ...]:
+        self._assign_levels()
+        row = var("r", self.group.rows)
+        body: list[Stmt] = []
+        for segment in self._segments():
+            body.extend(self._segment(segment, row))
+        return (loop(row, *body),)
+
+    def _assign_levels(self) -> None:
+        for node in self.members:
+            level = 0
+            for r in self.storage.bodies[node].reads:
+                owner = self.storage.elements.owner(r.source)  # type: ignore[arg-type]
+                producer = owner.node
+                if producer in self.inside:
+                    step = 0 if is_map(producer, self.storage.elements) else 1
+                    level = max(level, self.level[producer] + step)
+            self.level[node] = level
+
+    def _segments(self) -> list[list[Node]]:
+        """Members in emission order, cut so that contractions stand alone."""
+        segments: list[list[Node]] = []
+        run: list[Node] = []
+        for level in range(max(self.level.values()) + 1):
+            members = [m for m in self.members if self.level[m] == level]
+            contractions = [m for m in members if is_contraction(m, self.storage.elements)]
+            if contractions and run:
+                segments.append(run)
+                run = []
+            segments.extend([c] for c in contractions)
+            run = run + [m for m in members if m not in contractions]
+        if run:
+            segments.append(run)
+        return segments
+
+    def _segment(self, members: list[Node], row: Var) -> list[Stmt]:
+        """The statements of a run of levels; rows are taken as fine as the run allows."""
+        rows = self.group.rows
+        finest = self._finest_rows(members)
+        number = self._locals
+        self._locals += 1
+        if finest == rows:
+            return self._levels(members, rows, row, row, members)
+        inner = var(f"i{number}", finest // rows)
+        fine = iadd(imul(row, finest // rows), inner)
+        outer_allocs: list[Stmt] = []
+        for value in self._escaping(members):
+            outer_allocs.append(self._alloc(value, rows, row))
+        return [*outer_allocs, loop(inner, *self._levels(members, finest, fine, row, members))]
+
+    def _finest_rows(self, members: list[Node]) -> int:
+        rows = self.group.rows
+        if len(members) == 1:
+            node = members[0]
+            body = self.storage.bodies[node]
+            if is_contraction(node, self.storage.elements) or body.form.scan is not None:
+                return rows
+            return rows
+        sizes = {prod(v.extent for v in self.storage.bodies[m].axes) // rows for m in members}
+        smallest = min(sizes)
+        for candidate in sorted(_divisors_of_prefixes(self.storage, members, rows), reverse=True):
+            if candidate // rows <= smallest and self._local_under(members, candidate):
+                return candidate
+        return rows
+
+    def _local_under(self, members: list[Node], rows: int) -> bool:
+        from_run = set(members)
+        row = var("r", rows)
+        for m in members:
+            body = self.storage.bodies[m]
+            size = prod(v.extent for v in body.axes)
+            if size % rows:
+                return False
+            inner = var("c", size // rows)
+            shape = tuple(v.extent for v in body.axes)
+            place = iadd(imul(row, size // rows), inner)
+            bound = dict(zip(body.axes, delinearize(place, shape), strict=True))
+            for r in body.reads:
+                owner = self.storage.elements.owner(r.source)  # type: ignore[arg-type]
+                if owner.node in from_run and not _within_row(
+                    substitute(r.index[0], bound), row, owner.type.size // rows
+                ):
+                    return False
+        return True
+
+    def _escaping(self, members: list[Node]) -> list[Value]:
+        """Local results of a run that later segments read."""
+        own = set(members)
+        return [
+            v
+            for m in members
+            for v in m.results
+            if v not in self.kept
+            and any(u in self.inside and u not in own for u in self.readers.get(v, ()))
+            and not self._recomputed(m)
+        ]
+
+    def _recomputed(self, node: Node) -> bool:
+        """Whether a local map is inlined wherever it is read."""
+        if not is_map(node, self.storage.elements):
+            return False
+        cost, reads = self.storage._inlined_cost(node)
+        size = node.results[0].type.size
+        heavy = [v for v in reads if v.type.size * 2 > size and v.node not in self.inside]
+        levels = {self.level[u] for u in self.readers.get(node.results[0], ()) if u in self.inside}
+        if levels <= {self.level[node]}:
+            return True
+        return cost <= REMATERIALIZE_COST and len(heavy) <= 2
+
+    def _alloc(self, value: Value, rows: int, row: Expr) -> Stmt:
+        """A scratch buffer for one row of `value`."""
+        size = value.type.size // rows
+        self._locals += 1
+        shape = (size,) if size != 1 else ()
+        role = "scratch" if shape else "register"
+        buffer = Buffer(f"t{self._locals}", value.type.dtype, shape, role)
+        self.local[value] = (buffer, canonical(imul(row, size)))
+        return Alloc(buffer)
+
+    def _levels(
+        self, members: list[Node], rows: int, row: Expr, outer: Var, run: list[Node]
+    ) -> list[Stmt]:
+        stmts: list[Stmt] = []
+        for level in sorted({self.level[m] for m in members}):
+            self._emitting = level
+            here = [m for m in members if self.level[m] == level]
+            stmts.extend(self._level(here, rows, row))
+        return stmts
+
+    def _level(self, members: list[Node], rows: int, row: Expr) -> list[Stmt]:
+        """The loops of one level; members over equally long inner ranges share a loop."""
+        before: list[Stmt] = []
+        shared: dict[int, list[Stmt]] = {}
+        after: list[Stmt] = []
+        alone: list[Stmt] = []
+        for node in members:
+            body = self.storage.bodies[node]
+            size = prod(v.extent for v in body.axes) // rows
+            if is_map(node, self.storage.elements):
+                if stmts := self._map_stores(node, body, size, row, rows, before):
+                    shared.setdefault(size, []).extend(stmts)
+            elif body.form.scan is not None:
+                alone.extend(self._scan(node, body, size, row, rows))
+            elif size == 1 and not is_contraction(node, self.storage.elements):
+                length = prod(v.extent for v in body.reduce)
+                stmts, final = self._row_reduction(node, body, row, rows, before)
+                shared.setdefault(length, []).extend(stmts)
+                after.extend(final)
+            else:
+                alone.extend(self._inner_reduction(node, body, size, row, rows))
+        loops = [
+            loop(var(f"c{length}", length), *stmts) if length != 1 else Block(tuple(stmts))
+            for length, stmts in shared.items()
+        ]
+        return [*before, *loops, *after, *alone]
+
+    def _bind(self, body: Body, size: int, row: Expr, inner: Expr) -> dict[Var, Expr]:
+        place = iadd(imul(row, size), inner)
+        shape = tuple(v.extent for v in body.axes)
+        return dict(zip(body.axes, delinearize(place, shape), strict=True))
+
+    def _inner(self, size: int) -> Expr:
+        return var(f"c{size}", size) if size != 1 else const(0)
+
+    def _map_stores(
+        self, node: Node, body: Body, size: int, row: Expr, rows: int, before: list[Stmt]
+    ) -> list[Stmt]:
+        stmts: list[Stmt] = []
+        inner = self._inner(size)
+        bound = self._bind(body, size, row, inner)
+        for value, e in zip(node.results, body.exprs, strict=True):
+            if value not in self.kept and self._recomputed(node):
+                continue
+            element = self._resolve(substitute(e, bound))
+            if value in self.kept:
+                place = canonical(iadd(imul(row, size), inner))
+                stmts.append(Store(self._buffer(value), (place,), element))
+                continue
+            if value not in self.local:
+                before.append(self._alloc(value, rows, row))
+            buffer, start = self.local[value]
+            index = (isub(iadd(imul(row, size), inner), start),) if buffer.shape else ()
+            stmts.append(Store(buffer, index, element))
+        return stmts
+
+    def _buffer(self, value: Value) -> Buffer:
+        buffer = self.storage.elements.memory(value)
+        assert buffer is not None
+        return buffer
+
+    def _accumulator(self, value: Value, combine: str) -> tuple[Buffer, list[Stmt]]:
+        """A register for a running result and the statements that start it."""
+        self._locals += 1
+        dtype = dt.accumulator(value.type.dtype)
+        buffer = Buffer(f"s{self._locals}", dtype, (), "register")
+        identity = const(IDENTITY[combine](dtype), dtype)
+        return buffer, [Alloc(buffer), Store(buffer, (), identity)]
+
+    def _row_reduction(
+        self, node: Node, body: Body, row: Expr, rows: int, before: list[Stmt]
+    ) -> tuple[list[Stmt], list[Stmt]]:
+        """(statements of the loop over the row, statements after it) of a reduction to one
+        element."""
+        length = prod(v.extent for v in body.reduce)
+        inner = self._inner(length)
+        bound = self._bind(body, 1, row, const(0))
+        places = delinearize(inner, tuple(v.extent for v in body.reduce))
+        bound.update(zip(body.reduce, places, strict=True))
+        combine = body.form.combine or "add"
+        loop_stmts: list[Stmt] = []
+        final: list[Stmt] = []
+        for value, e in zip(node.results, body.exprs, strict=True):
+            buffer, start = self._accumulator(value, combine)
+            before.extend(start)
+            element = _cast(self._resolve(substitute(e, bound)), buffer.dtype)
+            loop_stmts.append(Accumulate(buffer, (), combine, element))
+            final.extend(self._finish_row(value, buffer, row))
+        return loop_stmts, final
+
+    def _finish_row(self, value: Value, buffer: Buffer, row: Expr) -> list[Stmt]:
+        result = _cast(read(buffer, ()), value.type.dtype)
+        if value in self.local:  # allocated outside: a later segment reads it
+            target, start = self.local[value]
+            index = (isub(row, start),) if target.shape else ()
+            return [Store(target, index, result)]
+        stmts: list[Stmt] = []
+        if value in self.kept:
+            stmts.append(Store(self._buffer(value), (canonical(row),), result))
+        if buffer.dtype is value.type.dtype:
+            self.local[value] = (buffer, row)
+            return stmts
+        self._locals += 1
+        rounded = Buffer(f"t{self._locals}", value.type.dtype, (), "register")
+        self.local[value] = (rounded, row)
+        return [*stmts, Alloc(rounded), Store(rounded, (), result)]
+
+    def _inner_reduction(
+        self, node: Node, body: Body, size: int, row: Expr, rows: int
+    ) -> list[Stmt]:
+        """A reduction (or contraction) with several results per row."""
+        self._locals += 1
+        inner = var(f"o{self._locals}", size) if size != 1 else const(0)
+        bound = self._bind(body, size, row, inner)
+        reduce = tuple(var(f"k{self._locals}_{i}", v.extent) for i, v in enumerate(body.reduce))
+        bound.update(zip(body.reduce, reduce, strict=True))
+        combine = body.form.combine or "add"
+        stmts: list[Stmt] = []
+        allocs: list[Stmt] = []
+        for value, e in zip(node.results, body.exprs, strict=True):
+            if value not in self.kept and value not in self.local:
+                allocs.append(self._alloc(value, rows, row))
+            buffer, start = self._accumulator(value, combine)
+            element = _cast(self._resolve(substitute(e, bound)), buffer.dtype)
+            accumulate: Stmt = Accumulate(buffer, (), combine, element)
+            for k in reversed(reduce):
+                accumulate = loop(k, accumulate)
+            result = _cast(read(buffer, ()), value.type.dtype)
+            stmts += [*start, accumulate, self._store_inner(value, size, row, inner, result)]
+        nest = [loop(inner, *stmts)] if isinstance(inner, Var) else stmts
+        return [*allocs, *nest]
+
+    def _store_inner(self, value: Value, size: int, row: Expr, inner: Expr, e: Expr) -> Stmt:
+        place = iadd(imul(row, size), inner)
+        if value in self.kept:
+            return Store(self._buffer(value), (canonical(place),), e)
+        buffer, start = self.local[value]
+        return Store(buffer, (isub(place, start),) if buffer.shape else (), e)
+
+    def _scan(self, node: Node, body: Body, size: int, row: Expr, rows: int) -> list[Stmt]:
+        """A cumulative op: the scan axis is the outer serial loop, a running value per column."""
+        form = body.form
+        assert form.scan is not None
+        where = form.axes.index(form.scan)
+        steps = body.axes[where].extent
+        columns = max(size // steps, 1)
+        self._locals += 1
+        column = var(f"o{self._locals}", columns)
+        step = var(f"q{self._locals}", steps)
+        inner = iadd(imul(step, columns), column)
+        bound = self._bind(body, size, row, inner)
+        stmts: list[Stmt] = []
+        allocs: list[Stmt] = []
+        for value, e in zip(node.results, body.exprs, strict=True):
+            if value not in self.kept and value not in self.local:
+                allocs.append(self._alloc(value, rows, row))
+            buffer, start = self._accumulator(value, form.combine or "add")
+            element = _cast(self._resolve(substitute(e, bound)), buffer.dtype)
+            result = _cast(read(buffer, ()), value.type.dtype)
+            stmts += [
+                *start,
+                loop(
+                    step,
+                    Accumulate(buffer, (), form.combine or "add", element),
+                    self._store_inner(value, size, row, inner, result),
+                ),
+            ]
+        return [*allocs, loop(column, *stmts)]
+
+    # ---- contraction with epilogue
+
+    def _contract(self) -> tuple[Stmt, ...]:
+        hero = self.members[0]
+        body = self.storage.bodies[hero]
+        value = hero.results[0]
+        buffer, start = self._accumulator(value, "add")
+        accumulate: Stmt = Accumulate(buffer, (), "add", _cast(body.exprs[0], buffer.dtype))
+        for k in reversed(body.reduce):
+            accumulate = loop(k, accumulate)
+        result = _cast(read(buffer, ()), value.type.dtype)
+        stores = self._epilogue(hero, result)
+        nest: tuple[Stmt, ...] = (*start, accumulate, *stores)
+        for axis in reversed(body.axes):
+            nest = (loop(axis, *nest),)
+        return nest
+
+    def _epilogue(self, hero: Node, result: Expr) -> list[Stmt]:
+        """Stores of the hero's result and of the element-wise members, at the hero's position."""
+        elements: dict[Value, Expr] = {hero.results[0]: result}
+
+        def leaf(x: Expr) -> Expr | None:
+            if isinstance(x, Read) and isinstance(x.source, Buffer):
+                return elements.get(self.storage.elements.owner(x.source))
+            return None
+
+        for m in self.members[1:]:
+            body = self.storage.bodies[m]
+            bound = dict(zip(body.axes, self.group.binding[m], strict=True))
+            for value, e in zip(m.results, body.exprs, strict=True):
+                elements[value] = transform(substitute(e, bound), leaf)
+        return [
+            Store(self._buffer(v), (canonical(self.group.position[v]),), elements[v])
+            for v in elements
+            if v in self.kept
+        ]
+
+    # ---- scatter
+
+    def _scatter(self) -> tuple[Stmt, ...]:
+        node = self.members[0]
+        body = self.storage.bodies[node]
+        value = node.results[0]
+        target = self._buffer(value)
+        assert body.form.init is not None and body.write is not None
+        init = self.storage.elements.memory(node.inputs[body.form.init])
+        assert init is not None
+        position = var("p", value.type.size)
+        copy = loop(position, Store(target, (position,), read(init, (position,))))
+        place = linearize(body.write, value.shape)
+        update: Stmt
+        if body.form.combine is None:
+            update = Store(target, (place,), body.exprs[0], body.write_guard)
+        else:
+            update = Accumulate(
+                target, (place,), body.form.combine, body.exprs[0], body.write_guard
+            )
+        for axis in reversed(body.axes):
+            update = loop(axis, update)
+        return (copy, update)
+
+    # ---- opaque
+
+    def _opaque(self) -> tuple[Stmt, ...]:
+        node = self.members[0]
+        form = self.storage.bodies[node].form
+        extent = form.opaque[0].extent
+        shape = node.inputs[0].shape
+        dim = form.axes.index(form.opaque[0]) if form.opaque[0] in form.axes else len(shape) - 1
+        inner = prod(shape[dim + 1 :])
+        rows = max(prod(shape) // max(extent, 1), 1) if prod(shape) else 0
+        row = var("r", rows)
+        inputs = tuple(self._buffer(v) for v in node.inputs)
+        outputs = tuple(self._buffer(v) for v in node.results)
+        flags = {k: int(v) for k, v in vars(node.attrs).items() if isinstance(v, bool | int)}
+        flags |= {"extent": extent, "stride": inner}
+        options = tuple(sorted(flags.items()))
+        return (loop(row, Opaque(node.op.name, outputs, inputs, row, options)),)
+
+
+def _cast(e: Expr, dtype: DType) -> Expr:
+    return e if e.dtype is dtype else raw_call("cast", (e,), dtype)
+
+
+def _within_row(index: Expr, row: Var, size: int) -> bool:
+    limits = bounds(isub(index, imul(row, size)))
+    return limits is not None and limits[0] >= 0 and limits[1] < size
+
+
+def _divisors_of_prefixes(storage: Storage, members: Sequence[Node], rows: int) -> set[int]:
+    found: set[int] = {rows}
+    for m in members:
+        total = 1
+        for v in storage.bodies[m].axes:
+            total *= v.extent
+            if total % rows == 0:
+                found.add(total)
+    return found
+
+
+def refine_loops(s: Stmt) -> Stmt:
+    """Split each loop at the boundaries at which its body takes its variable apart."""
+
+    def rewrite(x: Stmt) -> Stmt | None:
+        if not isinstance(x, For):
+            return None
+        split = digits(x.axis, stmt_exprs(x.body))
+        if split is None:
+            return None
+        axes, total = split
+        body: Stmt = substitute_stmt(x.body, {x.axis: total})
+        assert isinstance(body, Block)
+        nest: tuple[Stmt, ...] = body.stmts
+        for axis in reversed(axes):
+            nest = (loop(axis, *nest, kind=x.kind),)
+        return nest[0]
+
+    return map_stmts(s, rewrite)
+
+
+def stmt_exprs(s: Stmt) -> list[Expr]:
+    """All expressions of a statement and those below it."""
+    found: list[Expr] = []
+    for x in walk_stmts(s):
+        if isinstance(x, Store | Accumulate):
+            found += [*x.index, x.value]
+            if x.guard is not None:
+                found.append(x.guard)
+        elif isinstance(x, Opaque):
+            found.append(x.row)
+    return found
+
+
+def map_exprs(s: Stmt, f: Callable[[Expr], Expr]) -> Stmt:
+    """`s` with `f` applied to every expression of its stores and accumulations."""
+
+    def rewrite(x: Stmt) -> Stmt | None:
+        if isinstance(x, Store):
+            guard = None if x.guard is None else f(x.guard)
+            return Store(x.buffer, tuple(f(i) for i in x.index), f(x.value), guard)
+        if isinstance(x, Accumulate):
+            guard = None if x.guard is None else f(x.guard)
+            return Accumulate(x.buffer, tuple(f(i) for i in x.index), x.combine, f(x.value), guard)
+        if isinstance(x, Opaque):
+            return Opaque(x.name, x.outputs, x.inputs, f(x.row), x.options)
+        return None
+
+    return map_stmts(s, rewrite)
+
+
+def substitute_stmt(s: Stmt, bound: dict[Var, Expr]) -> Stmt:
+    """`s` with loop variables replaced in every expression."""
+    return map_exprs(s, lambda e: substitute(e, bound))
+
+
+def finish(
+    phases: tuple[Stmt, ...], sources: tuple[Source, ...], storage: Storage, group: str
+) -> KernelCall:
+    """Name the buffers by their order of appearance, so that equal kernels are one object."""
+    written: dict[Buffer, None] = {}
+    used: dict[Buffer, None] = {}
+    for p in phases:
+        for x in walk_stmts(p):
+            if isinstance(x, Store | Accumulate):
+                written[x.buffer] = None
+                for e in (*x.index, x.value, *(() if x.guard is None else (x.guard,))):
+                    _collect(e, used)
+                used[x.buffer] = None
+            elif isinstance(x, Opaque):
+                used.update(dict.fromkeys((*x.inputs, *x.outputs)))
+                written.update(dict.fromkeys(x.outputs))
+    params = [b for b in used if b.role == "temp"]
+    names: dict[Buffer, Buffer] = {}
+    for b in params:
+        role = "output" if b in written else "input"
+        letter = "y" if b in written else "x"
+        names[b] = Buffer(f"{letter}{len(names)}", b.dtype, b.shape, role)
+    local = [x.buffer for p in phases for x in walk_stmts(p) if isinstance(x, Alloc)]
+    for i, b in enumerate(dict.fromkeys(local)):
+        names[b] = Buffer(f"t{i}", b.dtype, b.shape, b.role)
+    renamed = tuple(rename(p, names) for p in phases)
+    kernel = Kernel("kernel", tuple(names[b] for b in params), Block(renamed), sources)
+    return KernelCall(kernel, tuple(storage.elements.owner(b) for b in params), group)
+
+
+def _collect(e: Expr, used: dict[Buffer, None]) -> None:
+    stack = [e]
+    seen: set[Expr] = set()
+    while stack:
+        x = stack.pop()
+        if x in seen:
+            continue
+        seen.add(x)
+        if isinstance(x, Read) and isinstance(x.source, Buffer):
+            used[x.source] = None
+        stack.extend(reversed(x.children()))
+
+
+def rename(s: Stmt, names: dict[Buffer, Buffer]) -> Stmt:
+    """`s` with buffers replaced."""
+
+    def leaf(x: Expr) -> Expr | None:
+        if isinstance(x, Read) and x.source in names:
+            index = tuple(transform(i, leaf) for i in x.index)
+            guard = None if x.guard is None else transform(x.guard, leaf)
+            return read(names[x.source], index, guard=guard)  # type: ignore[index]
+        return None
+
+    def rewrite(x: Stmt) -> Stmt | None:
+        if isinstance(x, Store):
+            return Store(names.get(x.buffer, x.buffer), x.index, x.value, x.guard)
+        if isinstance(x, Accumulate):
+            buffer = names.get(x.buffer, x.buffer)
+            return Accumulate(buffer, x.index, x.combine, x.value, x.guard)
+        if isinstance(x, Alloc):
+            return Alloc(names.get(x.buffer, x.buffer))
+        if isinstance(x, Opaque):
+            outputs = tuple(names[b] for b in x.outputs)
+            return Opaque(x.name, outputs, tuple(names[b] for b in x.inputs), x.row, x.options)
+        return None
+
+    return map_stmts(map_exprs(s, lambda e: transform(e, leaf)), rewrite)

@@ -1,0 +1,472 @@
+"""Which values are stored, and which stored nodes share a kernel.
+
+Three decisions, each from the index maps alone:
+
+1. *Storage*: element-wise and movement nodes are inlined into their readers unless recomputing them
+   would read more memory or cost more than storing them does.
+2. *Groups*: a stored node joins the kernel of a producer when it reads it row by row (`rows`), or
+   when it is an element-wise epilogue of a contraction (`contract`).
+3. *Local*: what only its own group reads needs no buffer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from math import prod
+
+from rung.ir.expr import Call, Expr, Read, Var, bounds, imul, isub, linear_terms, substitute
+from rung.ir.node import PARAMETER, Graph, Node, Value, users
+from rung.kernel.bijection import invert
+from rung.kernel.element import Body, Elements, canonical, linearize
+from rung.kernel.loop import Buffer
+from rung.kernel.rowsplit import row_split
+from rung.ops.creation import array_constant
+from rung.ops.broadcast import reshape
+
+REMATERIALIZE_COST = 60
+"""Operations per element up to which a value of at most one large read is computed again."""
+AMPLIFIED_COST = 4
+"""Operations per element from which a value that is read many times is stored."""
+MIN_ROWS = 16
+"""Rows that a group keeps at least (they are what the threads share), unless its work is small."""
+SMALL_WORK = 8192
+"""Elements up to which one thread does a kernel anyway."""
+ROW_BYTES = 1 << 20
+"""Bytes of local values per row that stay in the second-level cache."""
+
+
+def is_map(node: Node, elements: Elements) -> bool:
+    """Whether every result element is a scalar expression of operand elements."""
+    if node.op in (PARAMETER, array_constant):
+        return False
+    form = elements.form(node)
+    return bool(form.bodies) and not (form.reduce or form.scan or form.write or form.opaque)
+
+
+def is_contraction(node: Node, elements: Elements) -> bool:
+    """Whether the node is a sum of products of two operands (matmul, convolution)."""
+    form = elements.form(node)
+    if form.combine != "add" or not form.reduce or form.scan or form.write:
+        return False
+    body = form.bodies[0]
+    while isinstance(body, Call) and body.op == "cast":
+        body = body.args[0]
+    return isinstance(body, Call) and body.op == "multiply" and len(node.inputs) == 2
+
+
+@dataclass(eq=False)
+class Group:
+    """Nodes that share a kernel. `kind`: rows, contract, scatter or opaque; `rows`: the number of
+    independent rows; `position`: linear place of each member value over `domain` (contract)."""
+
+    kind: str
+    index: int
+    rows: int
+    members: list[Node]
+    domain: tuple[Var, ...] = ()
+    binding: dict[Node, tuple[Expr, ...]] = field(default_factory=dict)
+    position: dict[Value, Expr] = field(default_factory=dict)
+    local_bytes: int = 0
+
+
+class Storage:
+    """Decides which values are stored and builds the bodies of the stored nodes."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.elements = Elements()
+        self.users = users(graph)
+        self.outputs = set(graph.outputs)
+        self.stored: list[Node] = []
+        self.bodies: dict[Node, Body] = {}
+        self._cost: dict[Value, int] = {}
+        self._reads: dict[Value, frozenset[Value]] = {}
+        for node in graph.nodes:
+            self._place(node)
+
+    def _place(self, node: Node) -> None:
+        if node.op is PARAMETER or node.op is array_constant:
+            self._store_leaf(node)
+        elif node.op is reshape and self.elements.memory(node.inputs[0]) is not None:
+            self.elements.alias(node.results[0], node.inputs[0])
+            self._inlined(node.results[0], 0, frozenset(node.inputs))
+        elif is_map(node, self.elements) and not self._wants_storage(node):
+            for value in node.results:
+                self._inlined(value, *self._inlined_cost(node))
+        else:
+            self._store(node)
+
+    def _store_leaf(self, node: Node) -> None:
+        value = node.results[0]
+        self.elements.store(value)
+        self._inlined(value, 0, frozenset((value,)))
+
+    def _store(self, node: Node) -> None:
+        body = self.elements.body(node, len(self.stored))
+        self.bodies[node] = body
+        self.stored.append(node)
+        for value in node.results:
+            self.elements.store(value)
+            self._inlined(value, 0, frozenset((value,)))
+
+    def _inlined(self, value: Value, cost: int, reads: frozenset[Value]) -> None:
+        self._cost[value] = cost
+        self._reads[value] = reads
+
+    def _own_cost(self, node: Node) -> int:
+        out = [r.type for r in node.results]
+        flops = node.op.cost(node.attrs, [v.type for v in node.inputs], out).flops
+        return -(-flops // max(out[0].size, 1))
+
+    def _inlined_cost(self, node: Node) -> tuple[int, frozenset[Value]]:
+        cost = self._own_cost(node) + sum(self._cost[v] for v in dict.fromkeys(node.inputs))
+        return cost, frozenset().union(*(self._reads[v] for v in node.inputs))
+
+    def _wants_storage(self, node: Node) -> bool:
+        value = node.results[0]
+        if any(r in self.outputs for r in node.results):
+            return True
+        cost, reads = self._inlined_cost(node)
+        readers = self.users[value]
+        if any(self._needs_memory(user, value) for user in readers):
+            return True
+        if cost and self._amplified(value, value.type.size, cost, len(reads)):
+            return True
+        if len(readers) < 2 or not cost:
+            return False
+        large = sum(v.type.size * 2 > value.type.size for v in reads)
+        return large > 1 or cost > REMATERIALIZE_COST
+
+    def _needs_memory(self, user: Node, value: Value) -> bool:
+        form = self.elements.form(user)
+        if form.opaque:
+            return True
+        return form.init is not None and user.inputs[form.init] is value
+
+    def _amplified(self, value: Value, size: int, cost: int, reads: int) -> bool:
+        """Whether a reader, directly or through movement, reads each element many times."""
+        for user in self.users[value]:
+            if self._amplifies(user, size, cost, reads):
+                return True
+            moves = is_map(user, self.elements) and not self._own_cost(user)
+            if moves and any(self._amplified(r, size, cost, reads) for r in user.results):
+                return True
+        return False
+
+    def _amplifies(self, user: Node, size: int, cost: int, reads: int) -> bool:
+        """Whether `user` reads each of `size` elements many times."""
+        form = self.elements.form(user)
+        if form.write is not None:
+            return False
+        points = prod(v.extent for v in form.axes + form.reduce)
+        ratio = points // max(size, 1)
+        if is_contraction(user, self.elements):
+            return cost >= AMPLIFIED_COST or reads > 1
+        return ratio >= 8 and cost > 2
+
+
+class Grouping:
+    """Assigns stored nodes to groups, in topological order."""
+
+    def __init__(self, storage: Storage) -> None:
+        self.storage = storage
+        self.groups: list[Group] = []
+        self.of: dict[Node, Group] = {}
+        self._before: dict[int, int] = {}  # group -> bit set of groups it depends on
+        self._after: dict[int, int] = {}
+        self._alive: set[int] = set()
+        for node in storage.stored:
+            self._assign(node)
+
+    # ---- joining
+
+    def _assign(self, node: Node) -> None:
+        body = self.storage.bodies[node]
+        producers = self._producers(body)
+        for group in sorted(producers, key=lambda g: -g.index):
+            if self._reaches_any(group, producers):
+                continue
+            if self._join(group, node, body):
+                self._depend(group, producers)
+                self._absorb(group, node, producers)
+                return
+        group = self._start(node, body)
+        self._depend(group, producers)
+
+    def _producers(self, body: Body) -> list[Group]:
+        found: dict[int, Group] = {}
+        for r in body.reads:
+            owner = self._owner(r)
+            if owner.node in self.of:
+                group = self.of[owner.node]
+                found[group.index] = group
+        init = body.form.init
+        if init is not None:
+            root = self.storage.elements.memory(body.node.inputs[init])
+            if root is not None:
+                owner = self.storage.elements.owner(root)
+                if owner.node in self.of:
+                    found[self.of[owner.node].index] = self.of[owner.node]
+        for v in body.node.inputs if body.form.opaque else ():
+            root = self.storage.elements.memory(v)
+            if root is not None and self.storage.elements.owner(root).node in self.of:
+                group = self.of[self.storage.elements.owner(root).node]
+                found[group.index] = group
+        return list(found.values())
+
+    def _owner(self, r: Read) -> Value:
+        assert isinstance(r.source, Buffer)
+        return self.storage.elements.owner(r.source)
+
+    def _start(self, node: Node, body: Body) -> Group:
+        group = Group("rows", len(self.groups), max(prod(v.extent for v in body.axes), 1), [])
+        self.groups.append(group)
+        self._before[group.index] = self._after[group.index] = 0
+        if body.form.opaque:
+            group.kind = "opaque"
+        elif body.form.write is not None:
+            group.kind = "scatter"
+        elif body.form.scan is not None:
+            group.rows = _scan_rows(body)
+        elif is_contraction(node, self.storage.elements):
+            rows = batch_rows(body)
+            if rows >= MIN_ROWS // 2 and contraction_bytes(body) // rows <= ROW_BYTES:
+                group.rows = rows
+            else:
+                group.kind = "contract"
+                group.domain = body.axes
+                group.position[node.results[0]] = linearize(body.axes, node.results[0].shape)
+                group.binding[node] = body.axes
+        self._add(group, node)
+        return group
+
+    def _add(self, group: Group, node: Node) -> None:
+        group.members.append(node)
+        self.of[node] = group
+        group.local_bytes += sum(r.type.nbytes for r in node.results)
+
+    def _join(self, group: Group, node: Node, body: Body) -> bool:
+        if body.form.opaque or body.form.write is not None:
+            return False
+        if group.kind == "contract":
+            return self._join_epilogue(group, node, body)
+        return group.kind == "rows" and self._join_rows(group, node, body)
+
+    def _join_epilogue(self, group: Group, node: Node, body: Body) -> bool:
+        if not is_map(node, self.storage.elements):
+            return False
+        hero = group.members[0].results[0]
+        if node.results[0].type.size != hero.type.size:
+            return False
+        inside = [r for r in body.reads if self.of.get(self._owner(r).node) is group]
+        binding: tuple[Expr, ...] | None = None
+        for r in inside:
+            place = group.position.get(self._owner(r))
+            if place is None or r.guard is not None:
+                return False
+            if binding is None:
+                binding = invert(r.index[0], body.axes, place, hero.type.size)
+                if binding is None:
+                    return False
+            else:
+                bound = dict(zip(body.axes, binding, strict=True))
+                if substitute(r.index[0], bound) is not canonical(place):
+                    return False
+        if binding is None:
+            return False
+        group.binding[node] = binding
+        for value in node.results:
+            group.position[value] = canonical(linearize(binding, value.shape))
+        self._add(group, node)
+        return True
+
+    def _join_rows(self, group: Group, node: Node, body: Body) -> bool:
+        if is_contraction(node, self.storage.elements) and (
+            batch_rows(body) % group.rows and group.rows % batch_rows(body)
+        ):
+            return False
+        rows = self._common_rows(group, body)
+        if rows is None:
+            return False
+        self._add(group, node)
+        group.rows = rows
+        return True
+
+    def _common_rows(self, group: Group, body: Body) -> int | None:
+        """The finest row count at which `body` reads the group row by row."""
+        limit = group.rows
+        if is_contraction(body.node, self.storage.elements):
+            limit = min(limit, batch_rows(body))
+        if body.form.scan is not None:
+            limit = min(limit, _scan_rows(body))
+        nbytes = group.local_bytes + sum(r.type.nbytes for r in body.node.results)
+        work = max(prod(v.extent for v in body.axes + body.reduce), 1)
+        for rows in row_counts(tuple(v.extent for v in body.axes), limit):
+            if group.rows % rows:
+                continue
+            if rows < min(MIN_ROWS, group.rows) and max(work, nbytes // 4) > SMALL_WORK:
+                if not (rows >= MIN_ROWS // 2 and group.rows == rows):
+                    return None
+            if nbytes // rows > 4 * ROW_BYTES:
+                return None
+            if self._row_local(group, body, rows):
+                return rows
+        return None
+
+    def _row_local(self, group: Group, body: Body, rows: int) -> bool:
+        split = row_split(tuple(v.extent for v in body.axes), rows)
+        if split is None:
+            return False
+        row, index, _ = split
+        bound = dict(zip(body.axes, index, strict=True))
+        for r in body.reads:
+            owner = self._owner(r)
+            if self.of.get(owner.node) is not group:
+                continue
+            size = owner.type.size // rows
+            inner = bounds(isub(substitute(r.index[0], bound), imul(row, size)))
+            if inner is None or inner[0] < 0 or inner[1] >= size:
+                return False
+        return True
+
+    def _absorb(self, group: Group, node: Node, producers: Iterable[Group]) -> None:
+        """Merge other producers of `node` into its group where that stays legal."""
+        body = self.storage.bodies[node]
+        for other in producers:
+            if other is group or other.kind != "rows" or group.kind != "rows":
+                continue
+            rows = group.rows if other.rows % group.rows == 0 else other.rows
+            if group.rows % rows or other.rows % rows or rows < min(MIN_ROWS, group.rows):
+                continue
+            nbytes = group.local_bytes + other.local_bytes
+            if nbytes // rows > 4 * ROW_BYTES or self._path_between(group, other):
+                continue
+            members = [self.storage.bodies[m] for m in group.members]
+            if not all(self._row_local(other, b, rows) for b in (*members, body)):
+                continue
+            if not all(row_split(_extents(m), rows) for m in other.members):
+                continue
+            self._merge(group, other, rows)
+
+    def _merge(self, group: Group, other: Group, rows: int) -> None:
+        order = {n: i for i, n in enumerate(self.storage.stored)}
+        group.members = sorted(group.members + other.members, key=order.__getitem__)
+        group.rows = rows
+        group.local_bytes += other.local_bytes
+        for m in other.members:
+            self.of[m] = group
+        other.members = []
+        self._link(group.index, self._before[other.index], self._after[other.index])
+
+    # ---- order among groups
+
+    def _reaches_any(self, group: Group, producers: Iterable[Group]) -> bool:
+        bit = 1 << group.index
+        return any(p is not group and self._before[p.index] & bit for p in producers)
+
+    def _path_between(self, a: Group, b: Group) -> bool:
+        own = (1 << a.index) | (1 << b.index)
+        through_ab = self._after[a.index] & self._before[b.index] & ~own
+        through_ba = self._after[b.index] & self._before[a.index] & ~own
+        return bool(through_ab or through_ba)
+
+    def _depend(self, group: Group, producers: Iterable[Group]) -> None:
+        before = 0
+        for p in producers:
+            if p is not group and p.members:
+                before |= self._before[p.index] | (1 << p.index)
+        self._link(group.index, before, 0)
+
+    def _link(self, index: int, before: int, after: int) -> None:
+        own = 1 << index
+        before = (self._before[index] | before) & ~own
+        after = (self._after[index] | after) & ~own
+        self._before[index], self._after[index] = before, after
+        for g in bits(before):
+            self._after[g] |= after | own
+        for g in bits(after):
+            self._before[g] |= before | own
+
+    def ordered(self) -> list[Group]:
+        """The groups that have members, producers first."""
+        alive = [g for g in self.groups if g.members]
+        done: set[int] = set()
+        order: list[Group] = []
+
+        def visit(g: Group) -> None:
+            if g.index in done:
+                return
+            done.add(g.index)
+            for m in g.members:
+                for p in sorted(self._producers(self.storage.bodies[m]), key=lambda p: p.index):
+                    if p is not g:
+                        visit(p)
+            order.append(g)
+
+        for g in alive:
+            visit(g)
+        return order
+
+
+def bits(mask: int) -> Iterator[int]:
+    """Positions of the ones in `mask`."""
+    while mask:
+        low = mask & -mask
+        yield low.bit_length() - 1
+        mask ^= low
+
+
+def row_counts(shape: tuple[int, ...], limit: int) -> list[int]:
+    """Products of leading dims, finest first, not above `limit`; `limit` itself when it divides."""
+    counts = {1}
+    total = 1
+    for n in shape:
+        total *= n
+        if 0 < total <= limit:
+            counts.add(total)
+    if limit and total and total % limit == 0:
+        counts.add(limit)
+    return sorted(counts, reverse=True)
+
+
+def _extents(node: Node) -> tuple[int, ...]:
+    return node.results[0].shape
+
+
+def _scan_rows(body: Body) -> int:
+    position = body.form.axes.index(body.form.scan)  # type: ignore[arg-type]
+    return max(prod(v.extent for v in body.axes[:position]), 1)
+
+
+def batch_rows(body: Body) -> int:
+    """Product of the leading axes of a contraction that both operands share."""
+    rows = 1
+    product = [frozenset(_vars_of(r)) for r in body.reads]
+    for axis in body.axes:
+        if not product or not all(axis in p for p in product):
+            break
+        rows *= axis.extent
+    return rows
+
+
+def _vars_of(r: Read) -> set[Expr]:
+    terms, _ = linear_terms(r.index[0])
+    found: set[Expr] = set()
+    for t in terms:
+        found |= {t} if isinstance(t, Var) else set(_deep_vars(t))
+    return found
+
+
+def _deep_vars(e: Expr) -> Iterator[Expr]:
+    if isinstance(e, Var):
+        yield e
+    for c in e.children():
+        yield from _deep_vars(c)
+
+
+def contraction_bytes(body: Body) -> int:
+    """Bytes of both operands and the result."""
+    node = body.node
+    return sum(v.type.nbytes for v in (*node.inputs, *node.results))
+

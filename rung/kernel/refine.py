@@ -1,0 +1,48 @@
+"""Splitting loop variables at the boundaries at which index expressions take them apart.
+
+A loop over a flat position `r` whose body uses `r // 64` and `r % 64` becomes two loops whose
+variables are those digits, so that every index is linear again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rung.ir.expr import Call, Const, Expr, Var, const, from_terms, iadd, imul, var, walk
+
+
+def boundaries(v: Var, exprs: Iterable[Expr]) -> list[int]:
+    """The places at which `v` is cut: d for v // d and v % d; d and d * e for (v // d) % e."""
+    found: set[int] = set()
+    for e in walk(*exprs):
+        if isinstance(e, Call) and e.op in ("floor_divide", "remainder"):
+            base, d = e.args
+            if not isinstance(d, Const):
+                continue
+            place = 1
+            if isinstance(base, Call) and base.op == "floor_divide":
+                inner = base.args[1]
+                if isinstance(inner, Const):
+                    base, place = base.args[0], int(inner.value)
+            if base is v:
+                found |= {place, place * int(d.value)}
+    return sorted(b for b in found if 1 < b < v.extent)
+
+
+def digits(v: Var, exprs: Iterable[Expr]) -> tuple[tuple[Var, ...], Expr] | None:
+    """Loop variables, outermost first, that together make up `v`, and `v` in terms of them; None
+    when nothing cuts it. Boundaries that do not divide one another are left as they are."""
+    chain = [1]
+    for b in boundaries(v, exprs):
+        if b % chain[-1] == 0 and v.extent % b == 0:
+            chain.append(b)
+    if len(chain) == 1:
+        return None
+    ends = [*chain[1:], v.extent]
+    axes = [var(f"{v.name}_{len(chain) - 1 - i}", ends[i] // chain[i]) for i in range(len(chain))]
+    total: Expr = const(0)
+    for axis, place in zip(axes, chain, strict=True):
+        total = iadd(total, imul(axis, place))
+    return tuple(reversed(axes)), total
+
+
+__all__ = ["boundaries", "digits", "from_terms"]

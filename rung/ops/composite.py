@@ -1,0 +1,157 @@
+"""Composites: functions of ops that keep their name in the graph.
+
+`softmax(x, dim=-1)` makes one node of the op `composite`, which holds its decomposition as a graph.
+A backend may claim the whole by its name; all else sees the body after `decompose`. The derivative of
+a composite is that of its body.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ParamSpec, TypeVar
+
+from rung.core.dtype import DType
+from rung.core.errors import GraphError
+from rung.core.source import NOWHERE
+from rung.ir.interpret import interpret
+from rung.ir.node import (
+    PARAMETER,
+    Graph,
+    Value,
+    current_source,
+    make_graph,
+    parameter,
+    provenance,
+)
+from rung.ir.op import Array, Attrs, Cost, Op
+from rung.ir.types import TensorType
+
+Static = bool | int | float | str | None | DType | tuple[int, ...] | tuple[tuple[int, int], ...]
+P = ParamSpec("P")
+R = TypeVar("R", Value, tuple[Value, ...])
+
+
+@dataclass(frozen=True)
+class CompositeAttrs(Attrs):
+    """`name`, decomposition `body`, and the keyword attributes it was built with (in order)."""
+
+    name: str
+    body: Graph
+    static: tuple[tuple[str, Static], ...] = ()
+
+
+def inline(body: Graph, inputs: Sequence[Value], via: str) -> tuple[Value, ...]:
+    """The outputs of `body` with `inputs` for its parameters, as nodes of the line being executed,
+    made by `via`. Raises GraphError if a type is not that of the parameter."""
+    _check_inputs(body, [v.type for v in inputs])
+    values: dict[Value, Value] = dict(zip(body.params, inputs, strict=True))
+    with provenance(current_source().with_via(via)):
+        for node in body.nodes:
+            if node.op is not PARAMETER:
+                new = node.op.build([values[v] for v in node.inputs], node.attrs)
+                values.update(zip(node.results, new, strict=True))
+    return tuple(values[v] for v in body.outputs)
+
+
+def _check_inputs(body: Graph, types: Sequence[TensorType]) -> None:
+    expected = [p.type for p in body.params]
+    if list(types) != expected:
+        raise GraphError(f"{body.name}: takes {expected}, got {list(types)}")
+
+
+def _type(attrs: Attrs, ins: Sequence[TensorType]) -> tuple[TensorType, ...]:
+    assert isinstance(attrs, CompositeAttrs)
+    _check_inputs(attrs.body, ins)
+    return tuple(v.type for v in attrs.body.outputs)
+
+
+def _ref(attrs: Attrs, operands: Sequence[Array]) -> tuple[Array, ...]:
+    assert isinstance(attrs, CompositeAttrs)
+    return tuple(interpret(attrs.body, operands))
+
+
+def _cost(attrs: Attrs, ins: Sequence[TensorType], outs: Sequence[TensorType]) -> Cost:
+    assert isinstance(attrs, CompositeAttrs)
+    flops = sum(
+        node.op.cost(
+            node.attrs, [v.type for v in node.inputs], [r.type for r in node.results]
+        ).flops
+        for node in attrs.body.nodes
+    )
+    return Cost(flops, sum(t.nbytes for t in (*ins, *outs)))
+
+
+def _decompose(attrs: Attrs, inputs: Sequence[Value]) -> Sequence[Value]:
+    assert isinstance(attrs, CompositeAttrs)
+    return inline(attrs.body, inputs, attrs.name)
+
+
+COMPOSITE = Op(
+    name="composite",
+    family="composite",
+    arity=None,
+    type=_type,
+    ref=_ref,
+    axes=None,
+    cost=_cost,
+    doc="A named function of ops, kept whole until something asks for its decomposition.",
+    attrs=CompositeAttrs,
+    decompose=_decompose,
+    blank={
+        "axes": "decomposed before anything needs the index map",
+        "jvp": "decomposed before differentiation",
+        "transpose": "decomposed before differentiation",
+        "emit": "decomposed, or claimed by name",
+        "samples": "each composite has its own value tests",
+    },
+)
+
+
+def composite(function: Callable[P, R]) -> Callable[P, R]:
+    """Turn a function of graph values into one that builds a `composite` node of its name.
+
+    Positional parameters are operands (`Value`, or None where an optional one is left out);
+    keyword-only parameters are static attributes. The body is traced once per operand types and
+    attributes. Errors of the body are raised at the call.
+    """
+    signature = inspect.signature(function)
+    name = function.__name__
+    bodies: dict[object, tuple[Graph, tuple[tuple[str, Static], ...], bool]] = {}
+
+    @functools.wraps(function)
+    def build(*args: P.args, **kwargs: P.kwargs) -> R:
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        given = dict(zip(bound.arguments, bound.args, strict=False))
+        types = tuple((n, None if v is None else v.type) for n, v in given.items())  # type: ignore[attr-defined]
+        key = (types, tuple((n, type(v), v) for n, v in bound.kwargs.items()))
+        found = bodies.get(key)
+        if found is None:
+            found = bodies[key] = _trace(name, function, types, bound.kwargs)
+        body, attributes, single = found
+        inputs = tuple(v for v in given.values() if v is not None)
+        results = COMPOSITE.build(inputs, CompositeAttrs(name, body, attributes))  # type: ignore[arg-type]
+        return results[0] if single else results  # type: ignore[return-value]
+
+    return build
+
+
+def _trace(
+    name: str,
+    function: Callable[..., Value | tuple[Value, ...]],
+    types: tuple[tuple[str, TensorType | None], ...],
+    static: dict[str, Any],
+) -> tuple[Graph, tuple[tuple[str, Static], ...], bool]:
+    params: list[Value] = []
+    operands: list[Value | None] = []
+    for operand, type in types:
+        if type is not None:
+            params.append(parameter(len(params), operand, type))
+        operands.append(None if type is None else params[-1])
+    with provenance(NOWHERE):
+        result = function(*operands, **static)
+    outputs = (result,) if isinstance(result, Value) else result
+    return make_graph(name, params, outputs), tuple(static.items()), isinstance(result, Value)
