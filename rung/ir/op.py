@@ -8,7 +8,7 @@ from __future__ import annotations
 import builtins
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -107,13 +107,18 @@ class Sample:
     attrs: Attrs = NO_ATTRS
 
 
+EVERY_OPERAND: Final = range(2**31)
+"""`linear` of an op that takes any number of operands."""
+
+
 @dataclass(frozen=True, eq=False)
 class Op:
     """An op. Identity is the object; `name` is its one spelling everywhere.
 
     - `type`, `ref`, `axes`, `cost`: never blank.
     - `linear`: operands in which the op is linear. `joint`: linear in all of them together (add,
-      concat, movement, sum); otherwise in each with the others fixed (multiply, matmul). For a
+      concat, movement, sum); otherwise in each with the others fixed (multiply, matmul). Ask
+      `k in op.linear`: it is `EVERY_OPERAND` for an op of any number of operands. For a
       linear op `jvp` is derived from this (`rung.ops.derive.jvp`) and `transpose` is given.
     - `jvp`: for a nonlinear op, or a linear one that has a better rule than the derived one.
       Neither `linear` nor `jvp` = not differentiable (integers, bool); `blank` then says why, as
@@ -135,7 +140,7 @@ class Op:
     cost: CostRule
     doc: str
     attrs: builtins.type[Attrs] = Attrs
-    linear: tuple[int, ...] = ()
+    linear: tuple[int, ...] | range = ()
     joint: bool = False
     jvp: JvpRule | None = None
     transpose: TransposeRule | None = None

@@ -38,6 +38,7 @@ from rung.ir.op import (
     TypeRule,
 )
 from rung.ir.types import Shape, TensorType
+from rung.ops.samples import edge_values, elementwise_samples
 
 A = TypeVar("A", bound=Attrs)
 Types = Sequence[TensorType]
@@ -56,10 +57,6 @@ _SETS: Final[dict[tuple[DType, ...], str]] = {
     BOOLS: "bool",
     dt.ALL: "every dtype",
 }
-
-SHAPES: Final[tuple[Shape, ...]] = ((), (1,), (0, 3), (5,), (3, 7), (2, 3, 5))
-"""Shapes that generated tests use: scalar, one element, empty, odd sizes."""
-
 
 # ---- checks used by type rules
 
@@ -164,7 +161,7 @@ def widened(x: Expr) -> Expr:
     return scalar_cast(x, dt.accumulator(x.dtype))
 
 
-# ---- cost and samples
+# ---- cost
 
 
 def nbytes(*types: TensorType) -> int:
@@ -177,38 +174,6 @@ def cost_per_element(flops: int = 1) -> CostRule:
 
     def rule(attrs: Attrs, ins: Types, outs: Types) -> Cost:
         return Cost(flops * outs[0].size, nbytes(*ins, *outs))
-
-    return rule
-
-
-_FLOAT_EDGES: Final = (0.0, -0.0, 1.0, -1.0, 0.5, 2.5, -3.5, np.inf, -np.inf, np.nan)
-
-
-def edge_values(dtype: DType) -> Array:
-    """Values at which implementations go wrong: zeros, ones, halves, infinities, NaN, extremes."""
-    if dtype.is_bool:
-        return np.array([False, True])
-    if dtype.is_integer:
-        info = np.iinfo(dtype.numpy)
-        wanted = [0, 1, 2, 3, 7, -1, -2, -7, info.min, info.max]
-        return np.array([v for v in wanted if dt.fits(v, dtype)], dtype.numpy)
-    large = {"f16": 6e4, "bf16": 3e38, "f32": 3e38, "f64": 1e308}[dtype.name]
-    tiny = {"f16": 1e-7, "bf16": 1e-38, "f32": 1e-40, "f64": 1e-310}[dtype.name]
-    return np.array([*_FLOAT_EDGES, large, -large, tiny, -tiny], np.float64).astype(dtype.numpy)
-
-
-def elementwise_samples(arity: int, dtypes: tuple[DType, ...]) -> SampleRule:
-    """Every dtype with all of `SHAPES` (16-bit and 8-bit ones with two), and all combinations of
-    edge values."""
-
-    def rule(rng: np.random.Generator) -> list[Sample]:
-        found: list[Sample] = []
-        for dtype in dtypes:
-            shapes = SHAPES if dtype.bits >= 32 or dtype.is_bool else SHAPES[-2:]
-            found += [Sample((TensorType(dtype, s),) * arity) for s in shapes]
-            grid = np.meshgrid(*[edge_values(dtype)] * arity, indexing="ij")
-            found.append(Sample(tuple(np.ascontiguousarray(g).reshape(-1) for g in grid)))
-        return found
 
     return rule
 
@@ -271,7 +236,7 @@ def elementwise(
     flops: int = 1,
     facts: Facts = NO_FACTS,
     jvp: JvpRule | None = None,
-    linear: tuple[int, ...] = (),
+    linear: tuple[int, ...] | range = (),
     joint: bool = False,
     transpose: TransposeRule | None = None,
     samples: SampleRule | None = None,
@@ -579,7 +544,7 @@ def _sum_tangents(
     return (sum_of(tangents),)
 
 
-add: Final = binary(
+add: Op = binary(
     "add",
     np.add,
     "x + y; integers wrap around.",
