@@ -119,7 +119,7 @@ class Op:
     - `linear`: operands in which the op is linear. `joint`: linear in all of them together (add,
       concat, movement, sum); otherwise in each with the others fixed (multiply, matmul). Ask
       `k in op.linear`: it is `EVERY_OPERAND` for an op of any number of operands. For a
-      linear op `jvp` is derived from this (`rung.ops.derive.jvp`) and `transpose` is given.
+      linear op `jvp` is derived from this (`rung.transform.jvp`) and `transpose` is given.
     - `jvp`: for a nonlinear op, or a linear one that has a better rule than the derived one.
       Neither `linear` nor `jvp` = not differentiable (integers, bool); `blank` then says why, as
       for every other blank cell.

@@ -67,7 +67,7 @@ def node_jvp(node: Node, tangents: Tangents) -> tuple[Value | None, ...]:
         if op.jvp is not None:
             return op.jvp(node.attrs, node.inputs, node.results, tangents)
         moving = [i for i, t in enumerate(tangents) if t is not None]
-        if op.linear and set(moving) <= set(op.linear):
+        if op.linear and all(i in op.linear for i in moving):
             return _joint_jvp(node, tangents) if op.joint else _product_jvp(node, tangents, moving)
     if op.decompose is None:
         raise no_derivative(node)

@@ -31,7 +31,7 @@ def transpose_values(
 def transpose_node(node: Node, cotangents: Cotangents, wanted: Sequence[int]) -> Cotangents:
     """The cotangents of the operands `wanted` of a node that is linear in each of them."""
     op = node.op
-    if op.transpose is None or not set(wanted) <= set(op.linear):
+    if op.transpose is None or not all(i in op.linear for i in wanted):
         raise not_linear(node)
     with provenance(derivative_source(node.source, "transpose")):
         return [op.transpose(node.attrs, node.inputs, cotangents, i) for i in wanted]
