@@ -107,7 +107,7 @@ def allocate(
         owner = _Owner(block, nbytes, free_list)
         return np.asarray(owner).view(dtype).reshape(shape), block.address
     raw = np.empty(nbytes + ALIGNMENT, np.uint8)
-    start = ctypes.addressof(_Byte.from_buffer(raw))
+    start = ctypes.addressof(_Byte.from_buffer(raw))  # type: ignore[arg-type]
     offset = -start % ALIGNMENT
     return np.ndarray(shape, dtype, raw, offset), start + offset
 

@@ -67,7 +67,7 @@ class PatchOffset(IntEnum):
     BYTES = 24
 
 
-SYMBOLS = ("rung_run", "rung_worker", "rung_leave", "rung_spin", "rung_barriers", "rung_now")
+SYMBOLS = ("rung_run", "rung_worker", "rung_leave", "rung_spin", "rung_now")
 NUM_YIELDS = 8  # sched_yield calls between spinning at a barrier and sleeping
 COUNTER_STRIDE = 64
 
@@ -452,25 +452,6 @@ define void @rung_leave(ptr %state) nounwind {
   %before = atomicrmw add ptr %state, i32 1 seq_cst
   %sleepers = getelementptr i8, ptr %state, i64 $S.EPOCH_SLEEPERS
   call void @wake_sleepers(ptr %state, ptr %sleepers)
-  ret void
-}
-
-; For measuring: `count` barriers one after the other, to be entered by every thread of a stage.
-define void @rung_barriers(ptr %args, i64 %begin, i64 %end, ptr %scratch) nounwind {
-entry:
-  %state = load ptr, ptr %args, align 8
-  %count_at = getelementptr i8, ptr %args, i64 8
-  %count = load i64, ptr %count_at, align 8
-  %threads_at = getelementptr i8, ptr %state, i64 $S.NUM_THREADS
-  %threads = load i64, ptr %threads_at, align 8
-  br label %loop
-loop:
-  %i = phi i64 [0, %entry], [%i1, %loop]
-  call void @barrier(ptr %state, i64 %threads)
-  %i1 = add i64 %i, 1
-  %more = icmp ult i64 %i1, %count
-  br i1 %more, label %loop, label %done
-done:
   ret void
 }
 """

@@ -186,9 +186,20 @@ def _signals_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-@cache
+_made: list[Pool] = []
+_making = threading.Lock()
+
+
 def pool() -> Pool:
     """The process's pool, made at first use from the settings `threads` and `spin_us`."""
+    if not _made:
+        with _making:
+            if not _made:
+                _made.append(_make_pool())
+    return _made[0]
+
+
+def _make_pool() -> Pool:
     chosen = settings()
     made = Pool(chosen.threads or usable_cores(), chosen.spin_us)
     if hasattr(os, "register_at_fork"):

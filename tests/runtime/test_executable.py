@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -213,6 +215,70 @@ def test_workers_restart_in_a_forked_child(stages):
     assert action()
     assert _in_child(action) == 0
     assert action()
+
+
+class _Alarm(Exception):
+    pass
+
+
+def test_signal_during_a_run_is_raised_after_it_and_leaves_the_pool_usable(stages):
+    set_threads(2)
+    counts = np.zeros(1_000_000, np.int64)
+    stage = Stage(stages.address("mark"), (Output(0),), len(counts))
+    program = Executable([stage] * 5, num_outputs=1)
+    program.run([counts.ctypes.data])
+
+    def ring(_number: int, _frame: object) -> None:
+        raise _Alarm
+
+    before = signal.signal(signal.SIGALRM, ring)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.02)
+        with pytest.raises(_Alarm):
+            while True:
+                program.run([counts.ctypes.data])
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert (counts == counts[0]).all()  # whole runs only
+    counts[:] = 0
+    program.run([counts.ctypes.data])
+    assert (counts == 5).all()
+
+
+def test_threads_that_ask_first_at_the_same_time_get_one_pool():
+    code = """
+import threading
+from rung.runtime.pool import pool
+found = []
+threads = [threading.Thread(target=lambda: found.append(pool())) for _ in range(8)]
+[t.start() for t in threads]
+[t.join() for t in threads]
+assert len({id(p) for p in found}) == 1
+"""
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+def test_a_process_ends_while_workers_are_awake_or_asleep(stages):
+    code = """
+import sys, time
+sys.path.insert(0, "tests/runtime")
+from conftest import STAGES
+from rung.kernel.machine import host_machine
+from rung.runtime.assemble import assemble
+from rung.runtime.executable import *
+from rung.runtime.loader import link
+library = link([assemble(STAGES, host_machine())], ["mark"])
+counts = np.zeros(8, np.int64)
+program = Executable([Stage(library.address("mark"), (Output(0),), 8)], num_outputs=1)
+program.run([counts.ctypes.data])
+time.sleep(float(sys.argv[1]))
+"""
+    environment = os.environ | {"RUNG_THREADS": "3", "RUNG_SPIN_US": "20000"}
+    for nap in ("0", "0.05"):
+        command = [sys.executable, "-c", code, nap]
+        done = subprocess.run(command, timeout=60, env=environment, capture_output=True)
+        assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_wrong_number_of_pointers(stages):
