@@ -1,0 +1,124 @@
+"""Exponentials and what is made of them: hyperbolic functions, the error function."""
+
+from __future__ import annotations
+
+import math
+
+from rung.codegen.llvm.coefficients import ERF, ERFC, EXP, EXP2
+from rung.codegen.llvm.reals import Reals
+from rung.codegen.llvm.types import Val
+
+_EXP_LIMITS = {"f32": (-110.0, 100.0), "f64": (-760.0, 720.0)}
+_EXP2_LIMITS = {"f32": (-160.0, 140.0), "f64": (-1090.0, 1040.0)}
+_EXPM1_LIMITS = {"f32": (-20.0, 89.5), "f64": (-40.0, 710.5)}
+
+_TANH_LIMIT = {"f32": 10.0, "f64": 20.0}
+_ERF_LIMIT = 3.95
+_ERFC_LIMIT = 10.5
+
+
+def _reduce(r: Reals, x: Val) -> tuple[Val, Val]:
+    """`n` and `rest` with `x = n ln2 + rest`, `n` integral, `|rest| <= ln2 / 2`."""
+    n = r.round(r.mul(x, r.c(1.0 / math.log(2.0))))
+    rest = r.fma(n, r.c(-r.format.ln2_high), x)
+    return n, r.fma(n, r.c(-r.format.ln2_low), rest)
+
+
+def _expm1_rest(r: Reals, rest: Val) -> Val:
+    """`exp(rest) - 1` for `|rest| <= ln2 / 2`."""
+    p = r.poly(rest, EXP[r.dtype])
+    return r.fma(r.mul(rest, rest), p, rest)
+
+
+def exp(r: Reals, x: Val) -> Val:
+    """`e**x`."""
+    low, high = _EXP_LIMITS[r.dtype]
+    n, rest = _reduce(r, r.at_most(r.at_least(x, low), high))
+    return r.scale(r.add(_expm1_rest(r, rest), r.c(1.0)), n)
+
+
+def exp2(r: Reals, x: Val) -> Val:
+    """`2**x`."""
+    low, high = _EXP2_LIMITS[r.dtype]
+    x = r.at_most(r.at_least(x, low), high)
+    n = r.round(x)
+    rest = r.sub(x, n)
+    return r.scale(r.fma(rest, r.poly(rest, EXP2[r.dtype]), r.c(1.0)), n)
+
+
+def _quarter_expm1(r: Reals, x: Val) -> Val:
+    """`(e**x - 1) / 4`, finite a little beyond where `e**x / 2` is."""
+    low, high = _EXPM1_LIMITS[r.dtype]
+    n, rest = _reduce(r, r.at_most(r.at_least(x, low), high))
+    quarter = r.pow2(r.sub(n, r.c(2.0)))
+    return r.fma(_expm1_rest(r, rest), quarter, r.sub(quarter, r.c(0.25)))
+
+
+def expm1(r: Reals, x: Val) -> Val:
+    """`e**x - 1`, exact near 0."""
+    y = r.mul(_quarter_expm1(r, x), r.c(4.0))
+    negligible = 2.0 ** -(r.format.mantissa_bits + 2)
+    return r.select(r.compare("olt", r.abs(x), negligible), x, y)
+
+
+def expm1_negative(r: Reals, x: Val) -> Val:
+    """`e**x - 1` for `-60 < x <= 0`."""
+    n, rest = _reduce(r, x)
+    power = r.pow2(n)
+    return r.fma(_expm1_rest(r, rest), power, r.sub(power, r.c(1.0)))
+
+
+def tanh(r: Reals, x: Val) -> Val:
+    """The hyperbolic tangent, `-t / (t + 2)` with `t = expm1(-2|x|)`."""
+    a = r.at_most(r.abs(x), _TANH_LIMIT[r.dtype])
+    t = expm1_negative(r, r.mul(a, r.c(-2.0)))
+    return r.copysign(r.div(t, r.add(t, r.c(2.0))), x)
+
+
+def sinh(r: Reals, x: Val) -> Val:
+    """The hyperbolic sine, `h + h / (2h + 1)` with `h = expm1(|x|) / 2`."""
+    h = r.mul(_quarter_expm1(r, r.abs(x)), r.c(2.0))
+    finite = r.at_most(h, r.format.largest)
+    return r.copysign(r.add(h, r.div(finite, r.add(r.add(h, h), r.c(1.0)))), x)
+
+
+def cosh(r: Reals, x: Val) -> Val:
+    """The hyperbolic cosine, `h + 1 / (4h)` with `h = exp(|x|) / 2`."""
+    low, high = _EXP_LIMITS[r.dtype]
+    n, rest = _reduce(r, r.at_most(r.at_least(r.abs(x), low), high))
+    h = r.scale(r.add(_expm1_rest(r, rest), r.c(1.0)), r.sub(n, r.c(1.0)))
+    return r.add(h, r.div(r.c(0.25), h))
+
+
+def erf(r: Reals, x: Val) -> Val:
+    """The error function: `1 - exp(-a q(a))` with `a = |x|` in f32, the C library's in f64."""
+    if r.dtype == "f64":
+        return r.libm("erf", x)
+    a = r.at_most(r.abs(x), _ERF_LIMIT)
+    t = expm1_negative(r, r.neg(r.mul(a, r.poly(a, ERF[r.dtype]))))
+    return r.copysign(t, x)
+
+
+def erfc(r: Reals, x: Val) -> Val:
+    """The complementary error function; the C library's in f64.
+
+    f32: `t exp(-a*a + q(t))` with `a = |x|`, `t = 2 / (2 + a)`; the rounding error of `a*a` is
+    carried along. Negative numbers by `erfc(x) = 2 - erfc(-x)`, small ones by `1 - erf(x)`.
+    """
+    if r.dtype == "f64":
+        return r.libm("erfc", x)
+    a = r.at_most(r.abs(x), _ERFC_LIMIT)
+    t = r.div(r.c(2.0), r.add(a, r.c(2.0)))
+    square = r.mul(a, a)
+    error = r.fma(a, a, r.neg(square))
+    q = r.sub(r.poly(t, ERFC[r.dtype]), error)
+    n, rest = _reduce(r, r.neg(square))
+    m, rest = _reduce_again(r, n, r.add(rest, q))
+    y = r.scale(r.mul(t, r.add(_expm1_rest(r, rest), r.c(1.0))), m)
+    y = r.select(r.compare("olt", x, 0.0), r.sub(r.c(2.0), y), y)
+    return r.select(r.compare("olt", a, 0.5), r.sub(r.c(1.0), erf(r, x)), y)
+
+
+def _reduce_again(r: Reals, n: Val, rest: Val) -> tuple[Val, Val]:
+    more, rest = _reduce(r, rest)
+    return r.add(n, more), rest
