@@ -155,3 +155,6 @@ def _trace(
         result = function(*operands, **static)
     outputs = (result,) if isinstance(result, Value) else result
     return make_graph(name, params, outputs), tuple(static.items()), isinstance(result, Value)
+
+
+RECORDS = (COMPOSITE,)

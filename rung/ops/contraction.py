@@ -1,0 +1,276 @@
+"""Contractions: `dot_general`, and `matmul` and `tensordot` above it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+
+from rung.core import dtype as dt
+from rung.core.dtype import accumulator
+from rung.core.errors import AxisError, ShapeError
+from rung.ir.expr import Var, raw_call, read, var
+from rung.ir.node import Value
+from rung.ir.op import Array, Attrs, Cost, LoopForm, Sample
+from rung.ir.types import Shape, TensorType
+from rung.ops.broadcast import reshaped
+from rung.ops.families import (
+    NUMBERS,
+    is_narrow,
+    require_dtype,
+    require_same_dtype,
+    structured,
+    widened,
+)
+from rung.ops.shorthand import permuted
+
+Dims = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class DotAttrs(Attrs):
+    """Dims that are paired up: `batch` ones stay, in this order, in front; `contract` ones are
+    summed over. Lists of `a` and `b` pair by position."""
+
+    batch: tuple[Dims, Dims] = ((), ())
+    contract: tuple[Dims, Dims] = ((), ())
+
+    def free(self, side: int, rank: int) -> Dims:
+        """The dims of operand `side` (0 or 1) that are neither batch nor contracted, in order."""
+        taken = (*self.batch[side], *self.contract[side])
+        return tuple(d for d in range(rank) if d not in taken)
+
+
+def _pick(shape: Shape, dims: Dims) -> Shape:
+    return tuple(shape[d] for d in dims)
+
+
+def _check_operands(name: str, a: TensorType, b: TensorType) -> None:
+    require_dtype(name, "a", a, NUMBERS)
+    require_dtype(name, "b", b, NUMBERS)
+    require_same_dtype(name, ("a", "b"), (a, b))
+
+
+def _dot_type(attrs: DotAttrs, ins: Sequence[TensorType]) -> tuple[TensorType, ...]:
+    a, b = ins
+    _check_operands("dot_general", a, b)
+    for side, (label, t) in enumerate((("a", a), ("b", b))):
+        dims = (*attrs.batch[side], *attrs.contract[side])
+        if len(set(dims)) != len(dims) or not all(0 <= d < t.rank for d in dims):
+            raise AxisError(f"dot_general: dims {dims} of {label} {t} repeat or are out of range")
+    for label, (left, right) in (("batch", attrs.batch), ("contracted", attrs.contract)):
+        if len(left) != len(right):
+            raise AxisError(f"dot_general: {label} dims {left} of a pair with {right} of b")
+        if _pick(a.shape, left) != _pick(b.shape, right):
+            raise ShapeError(
+                f"dot_general: {label} dims differ: a {a} dims {left} with b {b} dims {right}",
+                fix="paired dims must have equal sizes",
+            )
+    shape = (
+        *_pick(a.shape, attrs.batch[0]),
+        *_pick(a.shape, attrs.free(0, a.rank)),
+        *_pick(b.shape, attrs.free(1, b.rank)),
+    )
+    return (TensorType(a.dtype, shape),)
+
+
+def _canonical(attrs: DotAttrs, side: int, x: Array, last: bool) -> Array:
+    """`x` as [batch…, free, contract] (or [batch…, contract, free])."""
+    free, contract = attrs.free(side, x.ndim), attrs.contract[side]
+    batch_shape = _pick(x.shape, attrs.batch[side])
+    order = (*attrs.batch[side], *free, *contract) if last else (
+        *attrs.batch[side], *contract, *free)  # fmt: skip
+    sizes = (prod(_pick(x.shape, free)), prod(_pick(x.shape, contract)))
+    return x.transpose(order).reshape(*batch_shape, *(sizes if last else sizes[::-1]))
+
+
+def _dot_ref(attrs: DotAttrs, operands: Sequence[Array]) -> tuple[Array, ...]:
+    a, b = operands
+    shape = (
+        *_pick(a.shape, attrs.batch[0]),
+        *_pick(a.shape, attrs.free(0, a.ndim)),
+        *_pick(b.shape, attrs.free(1, b.ndim)),
+    )
+    wide = np.float32 if is_narrow(a.dtype) else a.dtype
+    left = _canonical(attrs, 0, a.astype(wide, copy=False), last=True)
+    right = _canonical(attrs, 1, b.astype(wide, copy=False), last=False)
+    return (np.matmul(left, right).reshape(shape).astype(a.dtype, copy=False),)
+
+
+def _dot_axes(attrs: DotAttrs, ins: Sequence[TensorType]) -> LoopForm:
+    a, b = ins
+    index: list[dict[int, Var]] = [{}, {}]
+    axes: list[Var] = []
+    for i, (da, db) in enumerate(zip(*attrs.batch, strict=True)):
+        axes.append(var(f"b{i}", a.shape[da]))
+        index[0][da] = index[1][db] = axes[-1]
+    for side, t, letter in ((0, a, "m"), (1, b, "n")):
+        for i, d in enumerate(attrs.free(side, t.rank)):
+            axes.append(var(f"{letter}{i}", t.shape[d]))
+            index[side][d] = axes[-1]
+    reduce: list[Var] = []
+    for i, (da, db) in enumerate(zip(*attrs.contract, strict=True)):
+        reduce.append(var(f"k{i}", a.shape[da]))
+        index[0][da] = index[1][db] = reduce[-1]
+    reads = (
+        widened(read(side, tuple(index[side][d] for d in range(t.rank)), t.dtype))
+        for side, t in enumerate(ins)
+    )
+    body = raw_call("multiply", tuple(reads), accumulator(a.dtype))
+    return LoopForm(tuple(axes), (body,), tuple(reduce), "add" if reduce else None)
+
+
+def _dot_transpose(
+    attrs: DotAttrs, inputs: Sequence[Value], cotangents: Sequence[Value | None], operand: int
+) -> Value | None:
+    """ct[batch, m, n] with b[batch, k, n] gives a[batch, m, k], then its dims go back in place."""
+    ct = cotangents[0]
+    if ct is None:
+        return None
+    other = 1 - operand
+    mine, theirs = inputs[operand].type, inputs[other].type
+    own_free, other_free = attrs.free(operand, mine.rank), attrs.free(other, theirs.rank)
+    num_batch = len(attrs.batch[0])
+    first_free = num_batch + (0 if other == 0 else len(own_free))
+    ct_dims = tuple(range(first_free, first_free + len(other_free)))
+    batch = tuple(range(num_batch))
+    dot = DotAttrs((batch, attrs.batch[other]), (ct_dims, other_free))
+    result = dot_general(ct, inputs[other], attrs=dot)
+    # dims now: batch, own free, then the contracted dims in the order that `other` has them
+    by_position = sorted(range(len(attrs.contract[other])), key=lambda i: attrs.contract[other][i])
+    contracted = tuple(attrs.contract[operand][i] for i in by_position)
+    now = (*attrs.batch[operand], *own_free, *contracted)
+    return permuted(result, tuple(now.index(d) for d in range(mine.rank)))
+
+
+def _dot_cost(attrs: DotAttrs, ins: Sequence[TensorType], outs: Sequence[TensorType]) -> Cost:
+    depth = prod(_pick(ins[0].shape, attrs.contract[0]))
+    return Cost(2 * outs[0].size * depth, sum(t.nbytes for t in (*ins, *outs)))
+
+
+def _dot_samples(rng: np.random.Generator) -> Sequence[Sample]:
+    cases: list[tuple[Shape, Shape, DotAttrs]] = [
+        ((3, 4), (4, 5), DotAttrs(contract=((1,), (0,)))),
+        ((4,), (4,), DotAttrs(contract=((0,), (0,)))),
+        ((3,), (2,), DotAttrs()),
+        ((2, 3, 4), (2, 5, 4), DotAttrs(((0,), (0,)), ((2,), (2,)))),
+        ((3, 2, 4), (4, 5, 2), DotAttrs(((1,), (2,)), ((2,), (0,)))),
+        ((2, 3, 4, 5), (5, 6, 3), DotAttrs(contract=((3, 1), (0, 2)))),
+        ((2, 2, 3), (2, 2), DotAttrs(((0, 1), (1, 0)), ((), ()))),
+        ((3, 0), (0, 2), DotAttrs(contract=((1,), (0,)))),
+        ((0, 3), (3, 2), DotAttrs(contract=((1,), (0,)))),
+        ((17, 33), (33, 19), DotAttrs(contract=((1,), (0,)))),
+    ]
+    from_cases = [
+        Sample((TensorType(float_, a), TensorType(float_, b)), attrs)
+        for float_ in (dt.float32, dt.float64)
+        for a, b, attrs in cases
+    ]
+    first = cases[0]
+    others = [Sample((TensorType(d, first[0]), TensorType(d, first[1])), first[2]) for d in NUMBERS]
+    return from_cases + others
+
+
+dot_general = structured(
+    "dot_general",
+    "contraction",
+    "Sums of products over the `contract` dims of a and b, for each point of the `batch` dims. The "
+    "result has the dims batch, free of a, free of b; 16-bit floats are summed in f32.",
+    arity=2,
+    attrs=DotAttrs,
+    type=_dot_type,
+    ref=_dot_ref,
+    axes=_dot_axes,
+    cost=_dot_cost,
+    linear=(0, 1),
+    transpose=_dot_transpose,
+    samples=_dot_samples,
+    dtypes=NUMBERS,
+)
+
+
+def matmul(a: Value, b: Value) -> Value:
+    """The matrix product of the last two dims, `[…, m, k] @ […, k, n] -> […, m, n]`; leading dims
+    are broadcast; a 1-d operand is a row (left) or a column (right) that leaves no dim behind.
+
+    Raises ShapeError where the inner dimensions differ, a leading dim does not broadcast or an
+    operand has no dims, DTypeError where the dtypes differ."""
+    _check_matmul(a.type, b.type)
+    if a.type.rank == 1 or b.type.rank <= 2:
+        inner = 0 if b.type.rank == 1 else b.type.rank - 2
+        product = dot_general(a, b, contract=((a.type.rank - 1,), (inner,)))
+        return product
+    if a.type.rank == 2:  # [m, k] @ [batch…, k, n] comes out as [m, batch…, n]
+        product = dot_general(a, b, contract=((1,), (b.type.rank - 2,)))
+        order = (*range(1, b.type.rank - 1), 0, b.type.rank - 1)
+        return permuted(product, order)
+    return _batched_matmul(a, b)
+
+
+def _batched_matmul(a: Value, b: Value) -> Value:
+    """Leading dims of size 1 on one side are left out of the batch there: nothing is copied."""
+    rank = max(a.type.rank, b.type.rank) - 2
+    lead_a = (1,) * (rank + 2 - a.type.rank) + a.shape[:-2]
+    lead_b = (1,) * (rank + 2 - b.type.rank) + b.shape[:-2]
+    shared = [i for i in range(rank) if lead_a[i] == lead_b[i]]
+    only_a = [i for i in range(rank) if lead_a[i] != lead_b[i] and lead_b[i] == 1]
+    only_b = [i for i in range(rank) if lead_a[i] != lead_b[i] and lead_a[i] == 1]
+    a = reshaped(a, (*(lead_a[i] for i in range(rank) if i not in only_b), *a.shape[-2:]))
+    b = reshaped(b, (*(lead_b[i] for i in range(rank) if i not in only_a), *b.shape[-2:]))
+    dims_a = [i for i in range(rank) if i not in only_b]
+    dims_b = [i for i in range(rank) if i not in only_a]
+    batch = (tuple(map(dims_a.index, shared)), tuple(map(dims_b.index, shared)))
+    product = dot_general(a, b, batch=batch, contract=((len(dims_a) + 1,), (len(dims_b),)))
+    # dims now: shared, only a, m, only b, n
+    now = [*shared, *only_a, rank, *only_b, rank + 1]
+    return permuted(product, tuple(now.index(d) for d in range(rank + 2)))
+
+
+def _check_matmul(a: TensorType, b: TensorType) -> None:
+    for label, t in (("a", a), ("b", b)):
+        if t.rank == 0:
+            raise ShapeError(f"matmul: {label} {t} has no dims", fix="use multiply for a scalar")
+    _check_operands("matmul", a, b)
+    inner_a, inner_b = a.shape[-1], b.shape[0 if b.rank == 1 else -2]
+    if inner_a != inner_b:
+        size = f"{inner_a} element{'s' * (inner_a != 1)}" if b.rank == 1 else f"{inner_a} rows"
+        fix = f"b needs {size}"
+        if b.rank >= 2 and b.shape[-1] == inner_a:
+            fix += "; did you mean b.T?" if b.rank == 2 else "; did you mean b.mT?"
+        elif a.rank >= 2 and a.shape[-2] == inner_b:
+            fix += "; did you mean a.T @ b?" if a.rank == 2 else "; did you mean a.mT @ b?"
+        raise ShapeError(f"matmul: inner dimensions differ: a {a} @ b {b}", fix=fix)
+    pairs = zip(reversed(a.shape[:-2]), reversed(b.shape[:-2]), strict=False)
+    if any(m != n and 1 not in (m, n) for m, n in pairs):
+        raise ShapeError(
+            f"matmul: leading dimensions do not broadcast: a {a} @ b {b}",
+            fix="leading dims must be equal or 1",
+        )
+
+
+def tensordot(a: Value, b: Value, dims: int | tuple[Sequence[int], Sequence[int]] = 2) -> Value:
+    """Sum over `dims`: the last `dims` of `a` with the first of `b`, or lists of paired dims
+    (negative ones count from the end). Result dims: the others of `a`, then of `b`.
+
+    Raises ShapeError, AxisError or DTypeError."""
+    if isinstance(dims, int):
+        if not 0 <= dims <= min(a.type.rank, b.type.rank):
+            raise AxisError(f"tensordot: dims={dims} with a {a.type} and b {b.type}")
+        left: Sequence[int] = range(a.type.rank - dims, a.type.rank)
+        right: Sequence[int] = range(dims)
+    else:
+        left, right = dims
+    pairs = (_normal(left, a.type, "a"), _normal(right, b.type, "b"))
+    return dot_general(a, b, contract=pairs)
+
+
+def _normal(dims: Sequence[int], t: TensorType, label: str) -> Dims:
+    for d in dims:
+        if not -t.rank <= d < t.rank:
+            raise AxisError(f"tensordot: dim {d} is out of range for {label} {t}")
+    return tuple(d % t.rank for d in dims)
+
+
+RECORDS = (dot_general,)

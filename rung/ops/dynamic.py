@@ -1,0 +1,243 @@
+"""Slices at positions known only when the program runs (a cache length, a step).
+
+A start that would leave the slice partly outside is moved so that the slice lies inside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from rung.core import dtype as dt
+from rung.core.dtype import INTEGERS
+from rung.core.errors import AxisError, ShapeError
+from rung.ir.expr import Expr, Var, iadd, read
+from rung.ir.node import Value
+from rung.ir.op import Array, Attrs, Cost, LoopForm, Sample
+from rung.ir.types import Shape, TensorType
+from rung.ops.creation import full
+from rung.ops.families import (
+    Types,
+    axis_vars,
+    nbytes,
+    require_dim,
+    require_dtype,
+    require_same_dtype,
+    structured,
+)
+from rung.ops.indexing import clamped
+
+Values = Sequence[Value]
+Cotangents = Sequence["Value | None"]
+
+
+@dataclass(frozen=True)
+class DynamicSliceAttrs(Attrs):
+    """The dims that are cut, and the size of the slice along each. All others are taken whole."""
+
+    dims: tuple[int, ...]
+    sizes: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class UpdateAttrs(Attrs):
+    """The dims along which the update is placed by a start. All others are of full size."""
+
+    dims: tuple[int, ...]
+
+
+def _check_starts(op: str, dims: tuple[int, ...], x: TensorType, starts: Types) -> None:
+    for dim in dims:
+        require_dim(op, dim, x)
+    if len(set(dims)) != len(dims):
+        raise AxisError(f"{op}: dims {list(dims)} name a dim twice", fix="name each dim once")
+    if len(starts) != len(dims):
+        raise ShapeError(f"{op}: {len(starts)} starts for dims {list(dims)}", fix="one start a dim")
+    for dim, start in zip(dims, starts, strict=True):
+        require_dtype(op, f"start of dim {dim}", start, INTEGERS)
+        if start.shape:
+            raise ShapeError(f"{op}: start of dim {dim} is {start}", fix="a start is a scalar")
+
+
+def _shifted(
+    axes: tuple[Var, ...],
+    x: Shape,
+    slice_shape: Shape,
+    dims: tuple[int, ...],
+    starts: Types,
+    k: int,
+) -> tuple[Expr, ...]:
+    """The place in x of the element of the slice at `axes`; starts are operands k, k+1, …"""
+    place: list[Expr] = list(axes)
+    for i, (d, t) in enumerate(zip(dims, starts, strict=True)):
+        start = clamped(read(k + i, (), t.dtype), x[d] - slice_shape[d] + 1)
+        place[d] = iadd(start, axes[d])
+    return tuple(place)
+
+
+def _window(
+    x: Shape, size: Shape, dims: tuple[int, ...], starts: Sequence[Array]
+) -> tuple[slice, ...]:
+    found = [slice(None)] * len(x)
+    for d, start in zip(dims, starts, strict=True):
+        low = min(max(int(start), 0), x[d] - size[d])
+        found[d] = slice(low, low + size[d])
+    return tuple(found)
+
+
+def _sliced(x: Shape, attrs: DynamicSliceAttrs) -> Shape:
+    sizes = dict(zip(attrs.dims, attrs.sizes, strict=True))
+    return tuple(sizes.get(d, n) for d, n in enumerate(x))
+
+
+def _slice_type(attrs: DynamicSliceAttrs, types: Types) -> tuple[TensorType, ...]:
+    x, *starts = types
+    _check_starts("dynamic_slice", attrs.dims, x, starts)
+    if len(attrs.sizes) != len(attrs.dims):
+        raise ShapeError(f"dynamic_slice: sizes {attrs.sizes} for dims {attrs.dims}")
+    for d, n in zip(attrs.dims, attrs.sizes, strict=True):
+        if not 0 <= n <= x.shape[d]:
+            raise ShapeError(
+                f"dynamic_slice: size {n} along dim {d} of x {x}",
+                fix=f"a size from 0 to {x.shape[d]}",
+            )
+    return (x.with_shape(_sliced(x.shape, attrs)),)
+
+
+def _slice_ref(attrs: DynamicSliceAttrs, operands: Sequence[Array]) -> tuple[Array, ...]:
+    x, *starts = operands
+    return (x[_window(x.shape, _sliced(x.shape, attrs), attrs.dims, starts)].copy(),)
+
+
+def _slice_axes(attrs: DynamicSliceAttrs, types: Types) -> LoopForm:
+    x, *starts = types
+    shape = _sliced(x.shape, attrs)
+    axes = axis_vars(shape)
+    return LoopForm(
+        axes, (read(0, _shifted(axes, x.shape, shape, attrs.dims, starts, 1), x.dtype),)
+    )
+
+
+def _slice_transpose(
+    attrs: DynamicSliceAttrs, inputs: Values, cts: Cotangents, operand: int
+) -> Value | None:
+    ct, (x, *starts) = cts[0], inputs
+    if ct is None:
+        return None
+    zeros = full(x.shape, 0, ct.dtype)
+    return dynamic_update_slice(zeros, ct, *starts, dims=attrs.dims)
+
+
+def _start(rng: np.random.Generator, n: int) -> Array:
+    return np.asarray(rng.integers(-2, n + 2), np.int32 if n % 2 else np.int64)
+
+
+_CASES: tuple[tuple[Shape, tuple[int, ...], tuple[int, ...]], ...] = (
+    ((7,), (0,), (3,)), ((5, 4), (0,), (2,)), ((5, 4), (1,), (4,)), ((5, 4), (0, 1), (2, 3)),
+    ((2, 6, 3), (1,), (1,)), ((2, 6, 3), (2, 0), (2, 1)), ((4, 3), (), ()), ((4, 3), (0,), (0,)),
+)  # fmt: skip
+
+
+def _slice_samples(rng: np.random.Generator) -> Sequence[Sample]:
+    found = [
+        Sample(
+            (TensorType(dt.float32, x), *(_start(rng, x[d]) for d in dims)),
+            DynamicSliceAttrs(dims, sizes),
+        )
+        for x, dims, sizes in _CASES
+    ]
+    return found + [
+        Sample((TensorType(d, (5, 4)), _start(rng, 5)), DynamicSliceAttrs((0,), (2,)))
+        for d in dt.ALL
+    ]
+
+
+dynamic_slice = structured(
+    "dynamic_slice",
+    "indexing",
+    "The slice of x with `sizes` along `dims` that begins at the scalar starts, one a dim.",
+    arity=None,
+    attrs=DynamicSliceAttrs,
+    type=_slice_type,
+    ref=_slice_ref,
+    axes=_slice_axes,
+    cost=lambda attrs, ins, outs: Cost(0, 2 * nbytes(*outs)),
+    linear=(0,),
+    transpose=_slice_transpose,
+    samples=_slice_samples,
+)
+
+
+def _update_type(attrs: UpdateAttrs, types: Types) -> tuple[TensorType, ...]:
+    op = "dynamic_update_slice"
+    x, update, *starts = types
+    _check_starts(op, attrs.dims, x, starts)
+    require_same_dtype(op, ("x", "update"), (x, update))
+    wrong = update.rank != x.rank or any(
+        m > n if d in attrs.dims else m != n
+        for d, (m, n) in enumerate(zip(update.shape, x.shape, strict=True))
+    )
+    if wrong:
+        raise ShapeError(
+            f"{op}: update {update} does not fit in x {x} along dims {list(attrs.dims)}",
+            fix="the update has the sizes of x, but may be smaller along dims",
+        )
+    return (x,)
+
+
+def _update_ref(attrs: UpdateAttrs, operands: Sequence[Array]) -> tuple[Array, ...]:
+    x, update, *starts = operands
+    result = x.copy()
+    result[_window(x.shape, update.shape, attrs.dims, starts)] = update
+    return (result,)
+
+
+def _update_axes(attrs: UpdateAttrs, types: Types) -> LoopForm:
+    x, update, *starts = types
+    axes = axis_vars(update.shape)
+    place = _shifted(axes, x.shape, update.shape, attrs.dims, starts, 2)
+    return LoopForm(axes, (read(1, axes, update.dtype),), write=place, init=0)
+
+
+def _update_transpose(
+    attrs: UpdateAttrs, inputs: Values, cts: Cotangents, operand: int
+) -> Value | None:
+    ct, (_, update, *starts) = cts[0], inputs
+    if ct is None:
+        return None
+    if operand == 0:
+        zeros = full(update.shape, 0, ct.dtype)
+        return dynamic_update_slice(ct, zeros, *starts, attrs=attrs)
+    sizes = tuple(update.shape[d] for d in attrs.dims)
+    return dynamic_slice(ct, *starts, dims=attrs.dims, sizes=sizes)
+
+
+def _update_samples(rng: np.random.Generator) -> Sequence[Sample]:
+    def sample(d: dt.DType, x: Shape, dims: tuple[int, ...], sizes: tuple[int, ...]) -> Sample:
+        update = _sliced(x, DynamicSliceAttrs(dims, sizes))
+        starts = (_start(rng, x[i]) for i in dims)
+        return Sample((TensorType(d, x), TensorType(d, update), *starts), UpdateAttrs(dims))
+
+    found = [sample(dt.float32, *case) for case in _CASES]
+    return found + [sample(d, (5, 4), (0,), (2,)) for d in dt.ALL]
+
+
+dynamic_update_slice = structured(
+    "dynamic_update_slice",
+    "indexing",
+    "x with `update` in place of the slice of its size that begins at the scalar starts.",
+    arity=None,
+    attrs=UpdateAttrs,
+    type=_update_type,
+    ref=_update_ref,
+    axes=_update_axes,
+    cost=lambda attrs, ins, outs: Cost(0, 2 * nbytes(ins[1])),
+    linear=(0, 1),
+    joint=True,
+    transpose=_update_transpose,
+    samples=_update_samples,
+)
+
+RECORDS = (dynamic_slice, dynamic_update_slice)
