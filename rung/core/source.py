@@ -5,7 +5,7 @@ from __future__ import annotations
 import linecache
 import os
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import FrameType
 
 PACKAGE_DIR = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
@@ -23,7 +23,7 @@ class Source:
 
     def with_via(self, via: str) -> Source:
         """The same place, made by `via` (kept in order: `softmax/jvp/transpose`)."""
-        return replace(self, via=f"{self.via}/{via}" if self.via else via)
+        return Source(self.file, self.line, self.path, f"{self.via}/{via}" if self.via else via)
 
     @property
     def text(self) -> str:

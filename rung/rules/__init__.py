@@ -1,0 +1,1 @@
+"""Sets of rewrite rules. Only rules live here; the driver is `rung.ir.rule`."""
