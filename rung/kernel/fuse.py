@@ -67,14 +67,24 @@ def _highest(d: DType) -> bool | int | float:
     return 2 ** (d.bits - 1) - 1 if d.kind == "i" else 2**d.bits - 1
 
 
-def fuse(graph: Graph) -> list[KernelCall]:
-    """The naive kernels of a primitive graph, in execution order. Every output that is not a
-    parameter (or a reshape of one) is written by exactly one of them."""
+@dataclass(frozen=True, eq=False)
+class FusedGraph:
+    """Kernels in execution order. `outputs[k]` is the value whose memory holds output k: a parameter
+    or array constant, or a value that exactly one call writes."""
+
+    calls: tuple[KernelCall, ...]
+    outputs: tuple[Value, ...]
+
+
+def fuse(graph: Graph) -> FusedGraph:
+    """The naive kernels of a primitive graph."""
     storage = Storage(graph)
     grouping = Grouping(storage)
-    order = grouping.ordered()
     readers = stored_readers(storage)
-    return [GroupNest(storage, grouping, g, readers).build() for g in order]
+    calls = [GroupNest(storage, grouping, g, readers).build() for g in grouping.ordered()]
+    buffers = [storage.elements.memory(v) for v in graph.outputs]
+    owners = tuple(storage.elements.owner(b) for b in buffers if b is not None)
+    return FusedGraph(tuple(calls), owners)
 
 
 def stored_readers(storage: Storage) -> dict[Value, list[Node]]:
@@ -117,6 +127,7 @@ class GroupNest:
         self.local: dict[Value, tuple[Buffer, Expr]] = {}  # buffer, position of its first element
         self._memo: dict[Expr, Expr] = {}
         self._emitting: int = -1
+        self._stored_here: dict[Value, Expr] = {}
         self._locals = 0
 
     def _memory_owner(self, v: Value) -> Value | None:
@@ -159,7 +170,8 @@ class GroupNest:
             return self._guarded(read(buffer, index, guard=guard), guard)
         node = value.node
         stored_before = value in self.kept and self.level.get(node, 0) < self._emitting
-        if stored_before or not is_map(node, self.storage.elements):
+        stored_here = self._stored_here.get(value) is position
+        if stored_before or stored_here or not is_map(node, self.storage.elements):
             return read(r.source, (position,), guard=guard)
         body = self.storage.bodies[node]
         bound = dict(zip(body.axes, delinearize(position, value.shape), strict=True))
@@ -188,7 +200,8 @@ class GroupNest:
                 owner = self.storage.elements.owner(r.source)  # type: ignore[arg-type]
                 producer = owner.node
                 if producer in self.inside:
-                    step = 0 if is_map(producer, self.storage.elements) else 1
+                    apart = producer in self.storage.read_often
+                    step = 1 if apart or not is_map(producer, self.storage.elements) else 0
                     level = max(level, self.level[producer] + step)
             self.level[node] = level
 
@@ -274,12 +287,14 @@ class GroupNest:
         """Whether a local map is inlined wherever it is read."""
         if not is_map(node, self.storage.elements):
             return False
-        cost, reads = self.storage._inlined_cost(node)
+        cost, reads = self.storage.inlined_cost(node)
         size = node.results[0].type.size
         heavy = [v for v in reads if v.type.size * 2 > size and v.node not in self.inside]
         levels = {self.level[u] for u in self.readers.get(node.results[0], ()) if u in self.inside}
         if levels <= {self.level[node]}:
             return True
+        if node in self.storage.read_often:
+            return False
         return cost <= REMATERIALIZE_COST and len(heavy) <= 2
 
     def _alloc(self, value: Value, rows: int, row: Expr) -> Stmt:
@@ -304,6 +319,7 @@ class GroupNest:
 
     def _level(self, members: list[Node], rows: int, row: Expr) -> list[Stmt]:
         """The loops of one level; members over equally long inner ranges share a loop."""
+        self._stored_here.clear()
         before: list[Stmt] = []
         shared: dict[int, list[Stmt]] = {}
         after: list[Stmt] = []
@@ -350,6 +366,7 @@ class GroupNest:
             if value in self.kept:
                 place = canonical(iadd(imul(row, size), inner))
                 stmts.append(Store(self._buffer(value), (place,), element))
+                self._stored_here[value] = place
                 continue
             if value not in self.local:
                 before.append(self._alloc(value, rows, row))

@@ -80,6 +80,7 @@ class Storage:
         self.outputs = set(graph.outputs)
         self.stored: list[Node] = []
         self.bodies: dict[Node, Body] = {}
+        self.read_often: set[Node] = set()
         self._cost: dict[Value, int] = {}
         self._reads: dict[Value, frozenset[Value]] = {}
         for node in graph.nodes:
@@ -93,7 +94,7 @@ class Storage:
             self._inlined(node.results[0], 0, frozenset(node.inputs))
         elif is_map(node, self.elements) and not self._wants_storage(node):
             for value in node.results:
-                self._inlined(value, *self._inlined_cost(node))
+                self._inlined(value, *self.inlined_cost(node))
         else:
             self._store(node)
 
@@ -119,19 +120,21 @@ class Storage:
         flops = node.op.cost(node.attrs, [v.type for v in node.inputs], out).flops
         return -(-flops // max(out[0].size, 1))
 
-    def _inlined_cost(self, node: Node) -> tuple[int, frozenset[Value]]:
+    def inlined_cost(self, node: Node) -> tuple[int, frozenset[Value]]:
+        """(operations per element, values in memory read) when `node` is inlined."""
         cost = self._own_cost(node) + sum(self._cost[v] for v in dict.fromkeys(node.inputs))
         return cost, frozenset().union(*(self._reads[v] for v in node.inputs))
 
     def _wants_storage(self, node: Node) -> bool:
         value = node.results[0]
-        if any(r in self.outputs for r in node.results):
-            return True
-        cost, reads = self._inlined_cost(node)
+        cost, reads = self.inlined_cost(node)
         readers = self.users[value]
         if any(self._needs_memory(user, value) for user in readers):
             return True
         if cost and self._amplified(value, value.type.size, cost, len(reads)):
+            self.read_often.add(node)
+            return True
+        if any(r in self.outputs for r in node.results):
             return True
         if len(readers) < 2 or not cost:
             return False

@@ -1,0 +1,264 @@
+"""The plan of a program: which kernel works on which memory, in which order.
+
+Donated state: output k may be written into the memory of input i. Then everything that reads the
+input must come before the kernel that writes the output, and that kernel itself may read the input
+only at the place that it is about to write. Where that cannot be had, the output is written to
+temporary memory and copied at the end.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from rung.core.dtype import DType
+from rung.ir.expr import Expr, Read, read, var, walk
+from rung.ir.node import PARAMETER, Graph, Value
+from rung.kernel.fuse import FusedGraph, KernelCall, fuse, rename
+from rung.kernel.loop import Accumulate, Block, Buffer, Kernel, Stmt, Store, loop, walk_stmts
+
+
+@dataclass(frozen=True)
+class InputMemory:
+    """The buffer of graph parameter `index`."""
+
+    index: int
+
+
+@dataclass(frozen=True)
+class OutputMemory:
+    """The buffer of graph output `index`."""
+
+    index: int
+
+
+@dataclass(frozen=True)
+class TempMemory:
+    """Temporary memory number `index` of `nbytes`."""
+
+    index: int
+    nbytes: int
+
+
+@dataclass(frozen=True, eq=False)
+class ConstantMemory:
+    """An array that belongs to the program."""
+
+    array: npt.NDArray[np.generic]
+
+
+Memory: TypeAlias = InputMemory | OutputMemory | TempMemory | ConstantMemory
+
+
+@dataclass(frozen=True, eq=False)
+class PlannedCall:
+    """A naive kernel, the memory of each of its parameters, and the kind of group it came from."""
+
+    kernel: Kernel
+    memory: tuple[Memory, ...]
+    group: str
+
+    def written(self) -> list[Memory]:
+        """Memory of the parameters that the kernel writes."""
+        pairs = zip(self.kernel.params, self.memory, strict=True)
+        return [m for b, m in pairs if b.role != "input"]
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Calls in execution order; `copies` counts the outputs that had to be copied."""
+
+    calls: tuple[PlannedCall, ...]
+    copies: int
+
+
+def make_plan(graph: Graph, aliases: Mapping[int, int]) -> Plan:
+    """Fuse a primitive graph and give memory to everything. `aliases`: output -> input whose buffer
+    the caller passes for both."""
+    return _Planner(graph, fuse(graph), aliases).plan()
+
+
+class _Planner:
+    def __init__(self, graph: Graph, fused: FusedGraph, aliases: Mapping[int, int]) -> None:
+        self.graph = graph
+        self.fused = fused
+        self.aliases = dict(aliases)
+        self.memory: dict[Value, Memory] = {}
+        self.copy_to: list[tuple[Value, int]] = []
+        self._temps = 0
+        for i, p in enumerate(graph.params):
+            self.memory[p] = InputMemory(i)
+
+    def plan(self) -> Plan:
+        calls = self._order(self._claim_outputs())
+        planned = [self._bind(c) for c in calls]
+        copies = [self._copy(v, k) for v, k in self.copy_to]
+        return Plan((*planned, *copies), len(copies))
+
+    def _claim_outputs(self) -> list[KernelCall]:
+        """Give outputs their memory; those that cannot be written directly are copied."""
+        calls = list(self.fused.calls)
+        writer = {v: i for i, c in enumerate(calls) for v in _written(c)}
+        donated = {i for i in self.aliases.values()}
+        for k, value in enumerate(self.fused.outputs):
+            claimed = value in self.memory or value not in writer
+            source = self.aliases.get(k)
+            if not claimed and source is not None:
+                param = self.graph.params[source]
+                merged = merge_in_place(calls[writer[value]], value, param)
+                if merged is None:
+                    claimed = True
+                else:
+                    calls[writer[value]] = merged
+            if value.node.op is PARAMETER and source == value.node.attrs.index:  # type: ignore[attr-defined]
+                continue  # given back as it came
+            if claimed:
+                self.copy_to.append((value, k))
+                self._temporary_if_free(value, donated)
+            else:
+                self.memory[value] = OutputMemory(k)
+        return calls
+
+    def _temporary_if_free(self, value: Value, donated: set[int]) -> None:
+        """A donated input that is copied out late must not have been overwritten by then: such an
+        output is copied first, into its own memory, which the order of copies sees to."""
+        if value not in self.memory and value.node.op is not PARAMETER:
+            self._memory_of(value)
+
+    def _order(self, calls: list[KernelCall]) -> list[KernelCall]:
+        """Topological order in which readers of donated inputs come before their overwriters."""
+        while True:
+            order = self._try_order(calls)
+            if order is not None:
+                return order
+            self._undonate(calls)
+
+    def _try_order(self, calls: list[KernelCall]) -> list[KernelCall] | None:
+        writer = {v: i for i, c in enumerate(calls) for v in _written(c)}
+        overwriter = self._overwriters(writer)
+        after: list[set[int]] = [set() for _ in calls]
+        waits = [0] * len(calls)
+        for i, c in enumerate(calls):
+            for v in c.args:
+                w = writer.get(v)
+                if w is not None and w != i and i not in after[w]:
+                    after[w].add(i)
+                    waits[i] += 1
+                o = overwriter.get(v)
+                if o is not None and o != i and o not in after[i]:
+                    after[i].add(o)
+                    waits[o] += 1
+        ready = [i for i, n in enumerate(waits) if not n]
+        heapq.heapify(ready)
+        order: list[KernelCall] = []
+        while ready:
+            i = heapq.heappop(ready)
+            order.append(calls[i])
+            for j in after[i]:
+                waits[j] -= 1
+                if not waits[j]:
+                    heapq.heappush(ready, j)
+        return order if len(order) == len(calls) else None
+
+    def _overwriters(self, writer: dict[Value, int]) -> dict[Value, int]:
+        """For each donated parameter, the call that overwrites it."""
+        found: dict[Value, int] = {}
+        for value, memory in self.memory.items():
+            if isinstance(memory, OutputMemory) and memory.index in self.aliases:
+                found[self.graph.params[self.aliases[memory.index]]] = writer[value]
+        return found
+
+    def _undonate(self, calls: list[KernelCall]) -> None:
+        """Break a cycle: the last donated output that is still written in place is copied instead."""
+        for value, memory in reversed(list(self.memory.items())):
+            if isinstance(memory, OutputMemory) and memory.index in self.aliases:
+                del self.memory[value]
+                self.copy_to.append((value, memory.index))
+                self._memory_of(value)
+                return
+
+    def _memory_of(self, value: Value) -> Memory:
+        found = self.memory.get(value)
+        if found is None:
+            if value.node.op.name == "array_constant":
+                data = value.node.attrs.data.array  # type: ignore[attr-defined]
+                found = ConstantMemory(np.ascontiguousarray(data))
+            else:
+                found = TempMemory(self._temps, value.type.nbytes)
+                self._temps += 1
+            self.memory[value] = found
+        return found
+
+    def _bind(self, call: KernelCall) -> PlannedCall:
+        return PlannedCall(call.kernel, tuple(map(self._memory_of, call.args)), call.group)
+
+    def _copy(self, value: Value, output: int) -> PlannedCall:
+        kernel = copy_kernel(value.type.dtype, value.type.size)
+        return PlannedCall(kernel, (self._memory_of(value), OutputMemory(output)), "rows")
+
+
+def copy_kernel(dtype: DType, size: int) -> Kernel:
+    """`y[r] = x[r]`."""
+    source = Buffer("x0", dtype, (size,), "input")
+    target = Buffer("y1", dtype, (size,), "output")
+    r = var("r", size)
+    body = loop(r, Store(target, (r,), read(source, (r,))))
+    return Kernel("kernel", (source, target), Block((body,)))
+
+
+def _written(call: KernelCall) -> list[Value]:
+    pairs = zip(call.kernel.params, call.args, strict=True)
+    return [v for b, v in pairs if b.role != "input"]
+
+
+def merge_in_place(call: KernelCall, value: Value, param: Value) -> KernelCall | None:
+    """`call` writing `value` into the memory of `param`: as it is when it does not read `param`;
+    with one `inout` buffer when it reads each element of it only before overwriting that very
+    element; None otherwise."""
+    if param not in call.args:
+        return call
+    target = call.kernel.params[call.args.index(value)]
+    source = call.kernel.params[call.args.index(param)]
+    if not _reads_before_writes(call.kernel, source, target):
+        return None
+    both = replace(target, role="inout")
+    names = {source: both, target: both}
+    params = tuple(both if b is target else b for b in call.kernel.params if b is not source)
+    args = tuple(v for v in call.args if v is not param)
+    body = Block(tuple(rename(p, names) for p in call.kernel.phases))
+    return KernelCall(replace(call.kernel, params=params, body=body), args, call.group)
+
+
+def _reads_before_writes(kernel: Kernel, source: Buffer, target: Buffer) -> bool:
+    if target.dtype is not source.dtype or target.shape != source.shape:
+        return False
+    if len(kernel.phases) != 1:
+        return False
+    places: set[tuple[Expr, ...]] = set()
+    written = False
+    for s in walk_stmts(kernel.phases[0]):
+        if not isinstance(s, Store | Accumulate):
+            continue
+        reads = [e for e in _reads(s) if e.source is source]
+        if written and reads:
+            return False
+        places |= {e.index for e in reads}
+        if s.buffer is target:
+            if isinstance(s, Accumulate) or s.guard is not None:
+                return False
+            places.add(s.index)
+            written = True
+    return len(places) == 1
+
+
+def _reads(s: Store | Accumulate) -> list[Read]:
+    roots: Sequence[Expr] = (*s.index, s.value, *(() if s.guard is None else (s.guard,)))
+    return [e for e in walk(*roots) if isinstance(e, Read)]
+
+
+__all__ = ["Memory", "Plan", "PlannedCall", "Stmt", "make_plan"]
