@@ -4,7 +4,7 @@ import random
 from itertools import combinations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rung.core.errors import LoweringError
@@ -22,6 +22,7 @@ def lifetimes(draw: st.DrawFn) -> list[Interval]:
     return found
 
 
+@settings(deadline=None)
 @given(lifetimes())
 def test_no_two_live_buffers_overlap(intervals):
     plan = plan_arena(intervals)
@@ -38,6 +39,7 @@ def test_no_two_live_buffers_overlap(intervals):
     assert plan.peak_bytes <= plan.total_bytes <= sum(sizes)
 
 
+@settings(deadline=None)
 @given(lifetimes(), st.randoms(use_true_random=False))
 def test_order_of_intervals_does_not_matter(intervals, shuffler: random.Random):
     shuffled = list(intervals)

@@ -41,9 +41,9 @@ def test_every_tile_runs_exactly_once(stages, threads, grid, options):
     counts = np.zeros(grid + 1, np.int64)
     stage = Stage(stages.address("mark"), (Output(0),), grid, **options)
     program = Executable([stage], num_outputs=1)
-    for _ in range(20):
+    for _ in range(5):
         program.run([counts.ctypes.data])
-    assert counts[:grid].tolist() == [20] * grid
+    assert counts[:grid].tolist() == [5] * grid
     assert counts[grid] == 0
 
 
@@ -63,7 +63,7 @@ def test_barriers_order_stages(stages, threads):
     program = _chain(stages, length, grid)
     start = np.arange(grid)
     out = np.zeros(grid, np.int64)
-    for _ in range(100):
+    for _ in range(20):
         out[:] = 0
         program.run([start.ctypes.data, out.ctypes.data])
         assert np.array_equal(out, start + length)  # an even number of mirrors
@@ -73,9 +73,9 @@ def test_barrier_survives_many_runs_and_naps(stages):
     set_threads(2)
     program = _chain(stages, 50, 8)
     start, out = np.arange(8), np.zeros(8, np.int64)
-    for i in range(2000):
+    for i in range(400):
         program.run([start.ctypes.data, out.ctypes.data])
-        if i % 200 == 0:
+        if i % 40 == 0:
             time.sleep(0.001)  # workers fall asleep in between
     assert np.array_equal(out, start + 50)
 
@@ -154,8 +154,7 @@ def test_profile_times_every_stage(stages, threads):
     program.run([counts.ctypes.data])
     runs = [program.profile([counts.ctypes.data]) for _ in range(5)]
     assert all(len(times) == 3 and min(times) >= 0 for times in runs)
-    best = np.min(runs, axis=0)
-    assert best[0] > best[1]
+    assert any(times[0] > times[1] for times in runs)
     program.run([counts.ctypes.data])
     assert (counts[1:] == 7).all()
 
@@ -167,7 +166,7 @@ def test_python_threads_take_turns(stages):
     def work(seed: int) -> None:
         program = _chain(stages, 20, 16)
         start, out = np.arange(16) + seed, np.zeros(16, np.int64)
-        for _ in range(300):
+        for _ in range(60):
             out[:] = 0
             program.run([start.ctypes.data, out.ctypes.data])
             results.append(bool((out == start + 20).all()))
@@ -177,7 +176,7 @@ def test_python_threads_take_turns(stages):
         worker.start()
     for worker in workers:
         worker.join()
-    assert len(results) == 900
+    assert len(results) == 180
     assert all(results)
 
 
