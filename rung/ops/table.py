@@ -1,0 +1,41 @@
+"""All op records, by name."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from rung.ir.op import Op
+from rung.ops import (
+    composite,
+    contraction,
+    creation,
+    cumulative,
+    dynamic,
+    elementwise,
+    gradient,
+    indexing,
+    movement,
+    random,
+    reduction,
+    sorting,
+    transcendental,
+)
+
+RECORDS: Final[tuple[Op, ...]] = (
+    *elementwise.RECORDS,
+    *transcendental.RECORDS,
+    *reduction.RECORDS,
+    *cumulative.RECORDS,
+    *movement.RECORDS,
+    *indexing.RECORDS,
+    *dynamic.RECORDS,
+    *sorting.RECORDS,
+    *contraction.RECORDS,
+    *creation.RECORDS,
+    *random.RECORDS,
+    *gradient.RECORDS,
+    *composite.RECORDS,
+)
+
+OPS: Final[dict[str, Op]] = {op.name: op for op in RECORDS}
+"""Every op by its name; the printed text of graphs and scalar expressions use these names."""
