@@ -187,11 +187,12 @@ class GroupNest:
 
     def _rows(self) -> tuple[Stmt, ...]:
         self._assign_levels()
-        row = var("r", self.group.rows)
+        axis = var("r", self.group.rows)
+        row: Expr = axis if axis.extent > 1 else const(0)
         body: list[Stmt] = []
         for segment in self._segments():
             body.extend(self._segment(segment, row))
-        return (loop(row, *body),)
+        return (loop(axis, *body),)
 
     def _assign_levels(self) -> None:
         for node in self.members:
@@ -221,7 +222,7 @@ class GroupNest:
             segments.append(run)
         return segments
 
-    def _segment(self, members: list[Node], row: Var) -> list[Stmt]:
+    def _segment(self, members: list[Node], row: Expr) -> list[Stmt]:
         """The statements of a run of levels; rows are taken as fine as the run allows."""
         rows = self.group.rows
         finest = self._finest_rows(members)
@@ -308,7 +309,7 @@ class GroupNest:
         return Alloc(buffer)
 
     def _levels(
-        self, members: list[Node], rows: int, row: Expr, outer: Var, run: list[Node]
+        self, members: list[Node], rows: int, row: Expr, outer: Expr, run: list[Node]
     ) -> list[Stmt]:
         stmts: list[Stmt] = []
         for level in sorted({self.level[m] for m in members}):

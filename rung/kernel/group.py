@@ -299,7 +299,8 @@ class Grouping:
     def _common_rows(self, group: Group, body: Body) -> int | None:
         """The finest row count at which `body` reads the group row by row."""
         limit = group.rows
-        if is_contraction(body.node, self.storage.elements):
+        contraction = is_contraction(body.node, self.storage.elements)
+        if contraction:
             limit = min(limit, batch_rows(body))
         if body.form.scan is not None:
             limit = min(limit, _scan_rows(body))
@@ -308,8 +309,9 @@ class Grouping:
         for rows in row_counts(tuple(v.extent for v in body.axes), limit):
             if group.rows % rows:
                 continue
-            if rows < min(MIN_ROWS, group.rows) and max(work, nbytes // 4) > SMALL_WORK:
-                if not (rows >= MIN_ROWS // 2 and group.rows == rows):
+            if rows < min(MIN_ROWS, group.rows):
+                small = max(work, nbytes // 4) <= SMALL_WORK and not contraction
+                if not small and not (rows >= MIN_ROWS // 2 and group.rows == rows):
                     return None
             if nbytes // rows > 4 * ROW_BYTES:
                 return None
