@@ -11,7 +11,7 @@ The functions of analysis (exp, sin, …) stand in `rung.ops.transcendental`. Co
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from typing import Any
 
@@ -308,18 +308,22 @@ copysign: Op = binary(
 # ---- logic and bits
 
 _LATTICE = Facts(commutative=True, associative=True, idempotent=True)
-logical_and: Op = logical("logical_and", np.logical_and, "x and y.", facts=_LATTICE)
-logical_or: Op = logical("logical_or", np.logical_or, "x or y.", facts=_LATTICE)
+_AND = replace(_LATTICE, identity=1.0, absorbing=0.0)
+_OR = replace(_LATTICE, identity=0.0, absorbing=1.0)
+_XOR = Facts(commutative=True, associative=True, identity=0.0)
+logical_and: Op = logical("logical_and", np.logical_and, "x and y.", facts=_AND)
+logical_or: Op = logical("logical_or", np.logical_or, "x or y.", facts=_OR)
 logical_xor: Op = logical("logical_xor", np.logical_xor, "Whether one of x and y is true.",
-                      facts=Facts(commutative=True, associative=True))  # fmt: skip
+                      facts=_XOR)  # fmt: skip
 logical_not: Op = logical("logical_not", np.logical_not, "not x.", arity=1)
 
 _BITS: dict[str, Any] = {"dtypes": dt.INTEGERS, "blank": {"jvp": "operands are integers"}}
 _SHIFT: dict[str, Any] = _BITS | {"facts": Facts(domain=(0.0, 9.0))}
-bitwise_and: Op = binary("bitwise_and", np.bitwise_and, "x & y.", facts=_LATTICE, **_BITS)
-bitwise_or: Op = binary("bitwise_or", np.bitwise_or, "x | y.", facts=_LATTICE, **_BITS)
-bitwise_xor: Op = binary("bitwise_xor", np.bitwise_xor, "x ^ y.",
-                     facts=Facts(commutative=True, associative=True), **_BITS)  # fmt: skip
+bitwise_and: Op = binary("bitwise_and", np.bitwise_and, "x & y.",
+                     facts=replace(_LATTICE, absorbing=0.0), **_BITS)  # fmt: skip
+bitwise_or: Op = binary("bitwise_or", np.bitwise_or, "x | y.",
+                    facts=replace(_LATTICE, identity=0.0), **_BITS)  # fmt: skip
+bitwise_xor: Op = binary("bitwise_xor", np.bitwise_xor, "x ^ y.", facts=_XOR, **_BITS)
 bitwise_invert: Op = unary("bitwise_invert", np.invert, "~x.", **_BITS)
 left_shift: Op = binary(
     "left_shift",
