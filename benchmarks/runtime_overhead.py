@@ -16,7 +16,7 @@ import numpy as np
 from rung.core.settings import configure
 from rung.kernel.machine import host_machine
 from rung.runtime.assemble import assemble
-from rung.runtime.compile import Unit, compile_objects
+from rung.runtime.compile import Module, ObjectCode, Unit, compile_objects
 from rung.runtime.executable import Executable, Output, Stage, StageFlags
 from rung.runtime.loader import link
 from rung.runtime.memory import aligned_empty, allocate
@@ -119,15 +119,15 @@ def kernel_text(number: int) -> str:
 def compiles() -> None:
     """40 kernels from nothing, serial and parallel, and loading their objects."""
     units = [
-        Unit(f"k{i}", lambda i=i: kernel_text(i), (f"k{i}",), f"k{i}") for i in range(NUM_KERNELS)
+        Unit(f"k{i}", lambda i=i: Module(kernel_text(i), (f"k{i}",))) for i in range(NUM_KERNELS)
     ]
-    show("size of one kernel's IR", len(units[0].text()) / 1024, "KiB")
-    images: list[bytes] = []
+    show("size of one kernel's IR", len(kernel_text(0)) / 1024, "KiB")
+    objects: list[ObjectCode] = []
     for jobs in (1, 2):
         with tempfile.TemporaryDirectory() as folder:
             configure(cache_dir=folder)
             start = time.perf_counter()
-            images = compile_objects(units, host_machine(), jobs)
+            objects = compile_objects(units, host_machine(), jobs)
             show(
                 f"{NUM_KERNELS} kernels from nothing, {jobs} process(es)",
                 (time.perf_counter() - start) * 1e3,
@@ -137,7 +137,7 @@ def compiles() -> None:
             compile_objects(units, host_machine(), jobs)
             show(f"{NUM_KERNELS} kernels from the cache", (time.perf_counter() - start) * 1e3, "ms")
     start = time.perf_counter()
-    kept = [link([image], [f"k{i}"]) for i, image in enumerate(images)]
+    kept = [link([code.image], code.symbols) for code in objects]
     show("load of one object", (time.perf_counter() - start) / len(kept) * 1e3, "ms")
 
 

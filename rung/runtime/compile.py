@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import json
 import os
 import pickle
 import resource
@@ -38,23 +39,51 @@ _TOKEN = struct.Struct("<I")
 _RECORD = struct.Struct("<IcQ")  # unit, kind, number of bytes that follow
 _STARTED, _OBJECT, _ERROR = b"s", b"o", b"e"
 
-_loaded: weakref.WeakValueDictionary[tuple[str, tuple[str, ...]], Library] = (
-    weakref.WeakValueDictionary()
-)
+_loaded: weakref.WeakValueDictionary[str, Library] = weakref.WeakValueDictionary()
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """LLVM IR text, the functions it exports, and a note that is kept with the object code."""
+
+    text: str
+    symbols: tuple[str, ...]
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """One module to compile: `text()` gives its LLVM IR and is called only when it is not cached.
+    """Something to compile: `make()` is called only when `key` is not cached.
 
-    Units with equal `key` are equal. `text` must depend on nothing but what the key stands for;
-    it may run in a forked process. `name` is for error messages.
+    Units with equal `key` are equal. `make` must depend on nothing but what the key stands for,
+    and it may run in a forked process. `name` is for error messages.
     """
 
     key: str
-    text: Callable[[], str]
-    symbols: tuple[str, ...]
+    make: Callable[[], Module]
     name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectCode:
+    """An object file with what has to be known to use it."""
+
+    image: bytes
+    symbols: tuple[str, ...]
+    note: str
+
+    def pack(self) -> bytes:
+        """As one string of bytes; `unpack` reads it."""
+        head = json.dumps({"symbols": self.symbols, "note": self.note}).encode()
+        return _TOKEN.pack(len(head)) + head + self.image
+
+    @staticmethod
+    def unpack(data: bytes) -> ObjectCode:
+        """What `pack` wrote."""
+        (size,) = _TOKEN.unpack_from(data)
+        start = _TOKEN.size + size
+        head = json.loads(data[_TOKEN.size : start])
+        return ObjectCode(data[start:], tuple(head["symbols"]), head["note"])
 
 
 def compile_units(
@@ -63,31 +92,35 @@ def compile_units(
     """Loaded code of each unit, for this machine, in order; equal units share one Library.
 
     `jobs`: processes that compile (None: the setting `compile_jobs`). A single miss and `jobs=1`
-    are compiled in this process unless `isolate`. Raises LoweringError for IR that LLVM refuses.
+    are compiled in this process unless `isolate`. Raises LoweringError for IR that LLVM refuses,
+    and what `make` raises.
     """
-    libraries: dict[str, Library | None]
-    libraries = {unit.key: _loaded.get((unit.key, unit.symbols)) for unit in units}
+    libraries: dict[str, Library | None] = {unit.key: _loaded.get(unit.key) for unit in units}
     missing = {unit.key: unit for unit in units if libraries[unit.key] is None}
-    images = compile_objects(list(missing.values()), host_machine(), jobs, isolate)
-    for unit, image in zip(missing.values(), images, strict=True):
-        library = link([image], unit.symbols)
-        libraries[unit.key] = _loaded[unit.key, unit.symbols] = library
+    objects = compile_objects(list(missing.values()), host_machine(), jobs, isolate)
+    for key, code in zip(missing, objects, strict=True):
+        libraries[key] = _loaded[key] = link([code.image], code.symbols, code.note)
     return [found for unit in units if (found := libraries[unit.key]) is not None]
 
 
 def compile_objects(
     units: Sequence[Unit], machine: Machine, jobs: int | None = None, isolate: bool = False
-) -> list[bytes]:
+) -> list[ObjectCode]:
     """Object code of each unit for any machine, from the cache or compiled; raises as above."""
     cache = object_cache(machine)
-    images: dict[str, bytes | None] = {unit.key: cache.get(unit.key) for unit in units}
-    todo = list({unit.key: unit for unit in units if images[unit.key] is None}.values())
+    packed: dict[str, bytes | None] = {unit.key: cache.get(unit.key) for unit in units}
+    todo = list({unit.key: unit for unit in units if packed[unit.key] is None}.values())
     for first in range(0, len(todo), _MAX_BATCH):
         batch = todo[first : first + _MAX_BATCH]
-        for unit, image in zip(batch, _compile(batch, machine, jobs, isolate), strict=True):
-            cache.put(unit.key, image)
-            images[unit.key] = image
-    return [found for unit in units if (found := images[unit.key]) is not None]
+        for unit, data in zip(batch, _compile(batch, machine, jobs, isolate), strict=True):
+            cache.put(unit.key, data)
+            packed[unit.key] = data
+    return [ObjectCode.unpack(found) for unit in units if (found := packed[unit.key]) is not None]
+
+
+def _compile_one(unit: Unit, machine: Machine) -> bytes:
+    module = unit.make()
+    return ObjectCode(assemble(module.text, machine), module.symbols, module.note).pack()
 
 
 def _compile(
@@ -96,13 +129,12 @@ def _compile(
     workers = min(jobs or settings().compile_jobs or usable_cores(), len(units))
     if sys.platform != "linux" or (workers == 1 and not isolate):
         for unit in units:
-            yield assemble(unit.text(), machine)
+            yield _compile_one(unit, machine)
         return
     records = _run_workers(units, machine, workers)
-    # What has been compiled is kept even if another unit fails, so failures come last.
     failed = [i for i in range(len(units)) if records.get(i, (_STARTED, b""))[0] != _OBJECT]
     if failed:
-        cache = object_cache(machine)
+        cache = object_cache(machine)  # what has been compiled is kept all the same
         for i, (kind, body) in records.items():
             if kind == _OBJECT:
                 cache.put(units[i].key, body)
@@ -130,7 +162,7 @@ def _saved_text(unit: Unit) -> str | None:
     """Keep the IR that broke LLVM where it can be looked at."""
     path = Path(tempfile.gettempdir()) / f"rung-{unit.key[:16]}.ll"
     try:
-        path.write_text(unit.text())
+        path.write_text(unit.make().text)
     except OSError:
         return None
     return f"its LLVM IR is in {path}"
@@ -179,7 +211,7 @@ def _work(units: Sequence[Unit], machine: Machine, source: int, file: int) -> No
             (i,) = _TOKEN.unpack(token)
             _write_record(file, i, _STARTED, b"")
             try:
-                _write_record(file, i, _OBJECT, assemble(units[i].text(), machine))
+                _write_record(file, i, _OBJECT, _compile_one(units[i], machine))
             except Exception as error:
                 _write_record(file, i, _ERROR, _packed(error))
     finally:

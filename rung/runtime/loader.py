@@ -14,11 +14,15 @@ from rung.core.errors import LoweringError
 
 
 class Library:
-    """Linked object code. It stays loaded as long as this object (or `keep_forever`) holds it."""
+    """Linked object code. It stays loaded as long as this object (or `keep_forever`) holds it.
 
-    __slots__ = ("__weakref__", "_addresses", "_tracker")
+    `note` is text that the compiler of the code kept with it.
+    """
 
-    def __init__(self, tracker: object, addresses: dict[str, int]):
+    __slots__ = ("__weakref__", "_addresses", "_tracker", "note")
+
+    def __init__(self, tracker: object, addresses: dict[str, int], note: str):
+        self.note = note
         self._tracker = tracker
         self._addresses = addresses
 
@@ -56,7 +60,7 @@ class _Linker:
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._jit))
         self._numbers = itertools.count()
 
-    def link(self, objects: Sequence[bytes], symbols: Iterable[str]) -> Library:
+    def link(self, objects: Sequence[bytes], symbols: Iterable[str], note: str) -> Library:
         """One library of these objects; names of symbols must be unique within it."""
         names = tuple(symbols)
         builder = llvm.JITLibraryBuilder().add_current_process()
@@ -68,7 +72,7 @@ class _Linker:
             tracker = builder.link(self._jit, f"rung{next(self._numbers)}")
         except RuntimeError as error:
             raise LoweringError(f"object code does not link: {error}") from None
-        return Library(tracker, {name: tracker[name] for name in names})
+        return Library(tracker, {name: tracker[name] for name in names}, note)
 
 
 @cache
@@ -76,12 +80,12 @@ def _linker() -> _Linker:
     return _Linker()
 
 
-def link(objects: Sequence[bytes], symbols: Iterable[str]) -> Library:
+def link(objects: Sequence[bytes], symbols: Iterable[str], note: str = "") -> Library:
     """Load object code and export `symbols`; calls into libc and libm are resolved.
 
     Raises LoweringError when an image is broken or a symbol is missing or defined twice.
     """
-    return _linker().link(objects, symbols)
+    return _linker().link(objects, symbols, note)
 
 
 def _load_math_library() -> None:

@@ -17,15 +17,28 @@ from rung.ir.types import TensorType
 from rung.kernel.loop import Accumulate, For, Kernel, Stmt, Store, children
 from rung.kernel.machine import Machine, host_machine
 from rung.kernel.plan import (
-    ConstantMemory, InputMemory, Memory, OutputMemory, Plan, PlannedCall, TempMemory, make_plan,
+    ConstantMemory,
+    InputMemory,
+    Memory,
+    OutputMemory,
+    Plan,
+    PlannedCall,
+    TempMemory,
+    make_plan,
 )  # fmt: skip
 from rung.kernel.strategy import schedule_kernel
 from rung.kernel.text import kernel_text
 from rung.runtime.arena import Interval, plan_arena
-from rung.runtime.cache import object_cache
-from rung.runtime.compile import Unit, compile_units
+from rung.runtime.compile import Module, Unit, compile_units
 from rung.runtime.executable import (
-    Arena, Constant, Executable, Input, Output, Slot, Stage, StageFlags,
+    Arena,
+    Constant,
+    Executable,
+    Input,
+    Output,
+    Slot,
+    Stage,
+    StageFlags,
 )  # fmt: skip
 from rung.runtime.loader import Library
 
@@ -80,22 +93,20 @@ class CompiledKernel:
             self._lowered = lower_kernel(self.scheduled, self._target)
         return self._lowered
 
-    def shape(self) -> Shape:
-        """Grids and scratch, from the cache when they are there."""
-        cache = object_cache(self._machine)
-        kept = cache.get(f"{self.key}-shape")
-        if kept is not None:
-            data = json.loads(kept)
-            return Shape(tuple((s, g) for s, g in data["phases"]), data["scratch"])
-        low = self.lowered
-        data = {"phases": low.phases, "scratch": low.scratch_bytes}
-        cache.put(f"{self.key}-shape", json.dumps(data).encode())
-        return Shape(low.phases, low.scratch_bytes)
-
-    def unit(self, shape: Shape) -> Unit:
+    def unit(self) -> Unit:
         """What the compiler takes."""
-        symbols = tuple(symbol for symbol, _ in shape.phases)
-        return Unit(self.key, lambda: self.lowered.ir_text, symbols, self.name)
+        return Unit(self.key, self._module, self.name)
+
+    def _module(self) -> Module:
+        low = self.lowered
+        note = json.dumps({"phases": low.phases, "scratch": low.scratch_bytes})
+        return Module(low.ir_text, tuple(symbol for symbol, _ in low.phases), note)
+
+
+def shape_of(library: Library) -> Shape:
+    """Grids and scratch, from the note that is kept with the kernel's object code."""
+    data = json.loads(library.note)
+    return Shape(tuple((symbol, grid) for symbol, grid in data["phases"]), data["scratch"])
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,9 +174,9 @@ def compile_graph(
             found[key] = CompiledKernel(bare, call.group, machine, target)
         kernels.append(found[key])
     distinct = list(found.values())
-    shapes = {k: k.shape() for k in distinct}
-    libraries = compile_units([k.unit(shapes[k]) for k in distinct])
+    libraries = compile_units([k.unit() for k in distinct])
     loaded = dict(zip(distinct, libraries, strict=True))
+    shapes = {k: shape_of(library) for k, library in loaded.items()}
     table = _StageBuilder(graph, plan, kernels, shapes, loaded, aliases or {}).build()
     return CompiledGraph(graph, plan, kernels, table)
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from rung.core.settings import settings
 from rung.kernel.machine import Machine, host_machine
-from rung.runtime.compile import Unit, compile_units
+from rung.runtime.compile import Module, Unit, compile_units
 from rung.runtime.executable import Executable, Input, Stage, StageFlags
 from rung.runtime.loader import Library
 from rung.runtime.memory import Block
@@ -99,7 +99,7 @@ def _library() -> Library:
     machine = host_machine()
     text = roof_ir(machine)
     key = hashlib.sha256(text.encode()).hexdigest()
-    return compile_units([Unit(key, lambda: text, _SYMBOLS, "roof")])[0]
+    return compile_units([Unit(key, lambda: Module(text, _SYMBOLS), "roof")])[0]
 
 
 def _accumulators(machine: Machine) -> int:

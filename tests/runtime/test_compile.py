@@ -13,7 +13,7 @@ from rung.core.settings import configure, settings
 from rung.kernel.machine import host_machine, neon_machine
 from rung.runtime.assemble import assemble
 from rung.runtime.cache import object_cache
-from rung.runtime.compile import Unit, compile_objects, compile_units
+from rung.runtime.compile import Module, Unit, compile_objects, compile_units
 from rung.runtime.loader import link
 
 
@@ -30,12 +30,12 @@ def _answer(value: int) -> str:
 
 
 def _unit(value: int, calls: list[int] | None = None) -> Unit:
-    def text() -> str:
+    def make() -> Module:
         if calls is not None:
             calls.append(value)
-        return _answer(value)
+        return Module(_answer(value), ("answer",), note=f"says {value}")
 
-    return Unit(f"answer{value}", text, ("answer",), name=f"answer{value}")
+    return Unit(f"answer{value}", make, name=f"answer{value}")
 
 
 def _ask(library) -> int:
@@ -71,6 +71,15 @@ def test_parallel_objects_equal_serial_ones():
     assert compile_objects([_unit(i) for i in range(6)], neon_machine(), jobs=3) == serial
 
 
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_symbols_and_note_are_kept_with_the_object(jobs):
+    for _ in range(2):  # compiled, then from the cache
+        objects = compile_objects([_unit(i) for i in range(4)], neon_machine(), jobs)
+        assert [code.note for code in objects] == [f"says {i}" for i in range(4)]
+        assert all(code.symbols == ("answer",) for code in objects)
+    assert compile_units([_unit(5)])[0].note == "says 5"
+
+
 def test_damaged_cache_file_is_rebuilt_silently():
     calls: list[int] = []
     compile_units([_unit(3, calls)])
@@ -83,7 +92,7 @@ def test_damaged_cache_file_is_rebuilt_silently():
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_invalid_text_is_a_lowering_error(jobs):
-    bad = Unit("bad", lambda: "define i64 @answer() { ret i32 1 }", ("answer",))
+    bad = Unit("bad", lambda: Module("define i64 @answer() { ret i32 1 }", ("answer",)))
     with pytest.raises(LoweringError, match="invalid LLVM IR"):
         compile_units([_unit(1), bad], jobs)
     assert object_cache(host_machine()).get("answer1") is not None
@@ -91,21 +100,21 @@ def test_invalid_text_is_a_lowering_error(jobs):
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_our_own_errors_keep_their_type_and_fix(jobs):
-    def text() -> str:
+    def make() -> Module:
         raise ShapeError("rows differ", fix="transpose it")
 
     with pytest.raises(ShapeError) as caught:
-        compile_units([_unit(1), Unit("k", text, ("answer",))], jobs)
+        compile_units([_unit(1), Unit("k", make)], jobs)
     assert caught.value.message == "rows differ"
     assert caught.value.fix == "transpose it"
 
 
 def test_a_bug_in_code_generation_shows_its_traceback():
-    def text() -> str:
+    def make() -> Module:
         raise KeyError("no such axis")
 
-    with pytest.raises(LoweringError, match=r"(?s)in text.*no such axis"):
-        compile_units([_unit(1), Unit("k", text, ("answer",))], jobs=2)
+    with pytest.raises(LoweringError, match=r"(?s)in make.*no such axis"):
+        compile_units([_unit(1), Unit("k", make)], jobs=2)
 
 
 def test_death_of_a_compiling_process_names_the_kernel(
@@ -114,12 +123,12 @@ def test_death_of_a_compiling_process_names_the_kernel(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     parent = os.getpid()
 
-    def text() -> str:
+    def make() -> Module:
         if os.getpid() != parent:
             os.kill(os.getpid(), 9)  # as an abort inside LLVM would
-        return "; the text"
+        return Module("; the text", ("answer",))
 
-    unit = Unit("deadly", text, ("answer",), name="matmul_3")
+    unit = Unit("deadly", make, name="matmul_3")
     with pytest.raises(LoweringError, match="matmul_3") as caught:
         compile_units([unit, *(_unit(i) for i in range(5))], jobs=2)
     assert caught.value.fix is not None
@@ -131,11 +140,11 @@ def test_death_of_a_compiling_process_names_the_kernel(
 def test_a_single_unit_can_be_isolated():
     parent = os.getpid()
 
-    def text() -> str:
-        return _answer(int(os.getpid() != parent))
+    def make() -> Module:
+        return Module(_answer(int(os.getpid() != parent)), ("answer",))
 
-    assert _ask(compile_units([Unit("here", text, ("answer",))])[0]) == 0
-    assert _ask(compile_units([Unit("apart", text, ("answer",))], isolate=True)[0]) == 1
+    assert _ask(compile_units([Unit("here", make)])[0]) == 0
+    assert _ask(compile_units([Unit("apart", make)], isolate=True)[0]) == 1
 
 
 def test_compiling_leaves_no_process_and_no_descriptor():
