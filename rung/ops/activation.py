@@ -14,10 +14,9 @@ from rung.ops.composite import composite
 from rung.ops.elementwise import (
     divide,
     greater,
+    greater_equal,
     less,
     less_equal,
-    maximum,
-    minimum,
     multiply,
     negative,
     plus,
@@ -139,4 +138,5 @@ def hard_swish(x: Value) -> Value:
 
 def _hard_sigmoid(w: Value) -> Value:
     line = plus(times(w, 1 / 6), 0.5)
-    return minimum(maximum(line, number(0, w)), number(1, w))
+    below, above = less_equal(w, number(-3, w)), greater_equal(w, number(3, w))
+    return where(below, number(0, w), where(above, number(1, w), line))

@@ -125,7 +125,7 @@ def _dot_axes(attrs: DotAttrs, ins: Sequence[TensorType]) -> LoopForm:
 def _dot_transpose(
     attrs: DotAttrs, inputs: Sequence[Value], cotangents: Sequence[Value | None], operand: int
 ) -> Value | None:
-    """ct[batch, m, n] with b[batch, k, n] gives a[batch, m, k], then its dims go back in place."""
+    """ct[batch, m, n] with b[batch, k, n] gives a[batch, m, k]; then its dims go back in place."""
     ct = cotangents[0]
     if ct is None:
         return None
@@ -136,13 +136,17 @@ def _dot_transpose(
     first_free = num_batch + (0 if other == 0 else len(own_free))
     ct_dims = tuple(range(first_free, first_free + len(other_free)))
     batch = tuple(range(num_batch))
-    dot = DotAttrs((batch, attrs.batch[other]), (ct_dims, other_free))
-    result = dot_general(ct, inputs[other], attrs=dot)
-    # dims now: batch, own free, then the contracted dims in the order that `other` has them
+    # the order of the contracted dims in the result is that of `other`
     by_position = sorted(range(len(attrs.contract[other])), key=lambda i: attrs.contract[other][i])
     contracted = tuple(attrs.contract[operand][i] for i in by_position)
-    now = (*attrs.batch[operand], *own_free, *contracted)
-    return permuted(result, tuple(now.index(d) for d in range(mine.rank)))
+    ct_first = (*attrs.batch[operand], *own_free, *contracted)
+    other_first = (*attrs.batch[operand], *contracted, *own_free)
+    if other_first == tuple(range(mine.rank)):  # comes out in place: [k, m] @ [m, n]
+        dot = DotAttrs((attrs.batch[other], batch), (other_free, ct_dims))
+        return dot_general(inputs[other], ct, attrs=dot)
+    dot = DotAttrs((batch, attrs.batch[other]), (ct_dims, other_free))
+    result = dot_general(ct, inputs[other], attrs=dot)
+    return permuted(result, tuple(ct_first.index(d) for d in range(mine.rank)))
 
 
 def _dot_cost(attrs: DotAttrs, ins: Sequence[TensorType], outs: Sequence[TensorType]) -> Cost:

@@ -12,9 +12,21 @@ from rung.ir.node import Value
 from rung.ir.op import Array, Attrs, Cost, LoopForm, Op, Sample
 from rung.ir.types import Shape, TensorType
 from rung.ops.elementwise import multiply
-from rung.ops.families import (NUMBERS, Types, add, axis_vars, is_narrow, nbytes, reads, require_dim, require_dtype, structured, widened)
-from rung.ops.samples import edge_values
+from rung.ops.families import (
+    NUMBERS,
+    Types,
+    add,
+    axis_vars,
+    is_narrow,
+    nbytes,
+    reads,
+    require_dim,
+    require_dtype,
+    structured,
+    widened,
+)
 from rung.ops.movement import flip, pad
+from rung.ops.samples import edge_values
 
 Values = Sequence[Value]
 

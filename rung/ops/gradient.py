@@ -10,7 +10,7 @@ from rung.core import dtype as dt
 from rung.ir.node import Value
 from rung.ir.op import Array, Attrs, Cost, LoopForm, Sample
 from rung.ir.types import TensorType
-from rung.ops.families import (Types, axis_vars, reads, structured)
+from rung.ops.families import Types, axis_vars, reads, structured
 from rung.ops.samples import SHAPES
 
 

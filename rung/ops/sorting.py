@@ -13,9 +13,9 @@ from rung.core.errors import ShapeError
 from rung.ir.node import Value
 from rung.ir.op import Array, Attrs, Cost, LoopForm, Sample, SampleRule
 from rung.ir.types import Shape, TensorType
-from rung.ops.families import (Types, axis_vars, is_narrow, nbytes, require_dim, structured)
-from rung.ops.samples import edge_values
+from rung.ops.families import Types, axis_vars, is_narrow, nbytes, require_dim, structured
 from rung.ops.indexing import take_along
+from rung.ops.samples import edge_values
 
 Values = Sequence[Value]
 
