@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from rung.ir.expr import Call, Const, Expr, Var, bounds, linear_terms
-from rung.kernel.loop import Buffer
 
 Terms = tuple[tuple[Expr, int], ...]
 
@@ -68,11 +67,6 @@ class Address:
         return low >= 0 and self.high - max(self.lanes) + lane_offset < size
 
 
-def buffer_elements(buffer: Buffer) -> int:
-    """Elements from the first to the last of a buffer, holes included."""
-    return buffer.nbytes // buffer.dtype.itemsize
-
-
 def find_address(
     index: Sequence[Expr],
     strides: Sequence[int],
@@ -97,7 +91,7 @@ def find_address(
         offset *= lanes.width
     moving = [t for t in terms if lanes is not None and varies(t)]
     fixed = tuple((t, c) for t, c in terms.items() if t not in moving and c)
-    if lanes is None:
+    if lanes is None or not (moving or private):
         return _bounded(fixed, offset, (0,), ())
     known = [0] * lanes.width
     varying: list[tuple[Expr, int]] = []
@@ -110,7 +104,8 @@ def find_address(
     if private:
         known = [k + lane for lane, k in enumerate(known)]
     offset += known[0]
-    return _bounded(fixed, offset, tuple(k - known[0] for k in known), tuple(varying))
+    relative = tuple(k - known[0] for k in known) if any(known) or varying else (0,)
+    return _bounded(fixed, offset, relative, tuple(varying))
 
 
 def _bounded(fixed: Terms, offset: int, lanes: tuple[int, ...], varying: Terms) -> Address:

@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 
 from rung.codegen.llvm.builder import Function, Param
-from rung.codegen.llvm.lower_expr import Storage
+from rung.codegen.llvm.lower_expr import Storage, num_elements
 from rung.codegen.llvm.lower_stmt import StmtLowering, written
 from rung.codegen.llvm.module import Module
 from rung.codegen.llvm.opaque import scratch_buffer
@@ -158,7 +158,7 @@ def _lower_phase(
     *pointers, begin, end = f.params
     lowering = StmtLowering(f, target)
     for buffer, pointer in zip([*params, *scratch], pointers, strict=True):
-        lowering.storage[buffer] = Storage(pointer)
+        lowering.storage[buffer] = Storage(pointer, num_elements(buffer))
     if isinstance(phase, For) and phase.kind == "parallel":
         lowering.serial_loop(phase.axis, begin, end, phase.body)
     else:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from rung.codegen.llvm import scalar_ops
-from rung.codegen.llvm.address import Address, Lanes, Terms, buffer_elements, find_address
+from rung.codegen.llvm.address import Address, Lanes, Terms, find_address
 from rung.codegen.llvm.builder import Function
 from rung.codegen.llvm.target import Target
 from rung.codegen.llvm.types import (
@@ -38,7 +38,7 @@ from rung.ir.expr import (
     bounds,
     isub,
     read,
-    substitute,
+    rebuild,
     transform,
 )
 from rung.kernel.loop import Buffer
@@ -56,9 +56,11 @@ _MAX_WINDOW_LOADS = 4
 
 
 class Storage(NamedTuple):
-    """Where a buffer lives. `private`: every lane of the vector loop has its own copy."""
+    """Where a buffer lives, and the elements of its memory with all copies. `private`: every lane
+    of the vector loop has its own copy."""
 
     pointer: Val
+    elements: int
     private: bool = False
 
 
@@ -88,6 +90,8 @@ class ExprLowering:
         self._order: list[Hashable] = []
         self._readers: dict[Buffer, list[Hashable]] = {}
         self._reach: dict[Expr, Reach] = {}
+        self._unrolled: dict[tuple[Expr, ...], Expr] = {}
+        self._addresses: dict[Hashable, Address] = {}
 
     # -- what is known in a scope
 
@@ -147,9 +151,25 @@ class ExprLowering:
 
     def resolve(self, e: Expr) -> Expr:
         """`e` with the variables of unrolled loops replaced by their values."""
-        if not self.constants or self.reach(e).variables.isdisjoint(self.constants):
+        if not self.constants or isinstance(e, Const):
             return e
-        return substitute(e, self.constants)
+        variables = self.reach(e).variables
+        if variables.isdisjoint(self.constants):
+            return e
+        key = (e, *[c for v, c in self.constants.items() if v in variables])
+        found = self._unrolled.get(key)
+        if found is None:
+            found = self._unrolled[key] = self._resolve(e)
+        return found
+
+    def _resolve(self, e: Expr) -> Expr:
+        if isinstance(e, Var):
+            return self.constants[e]
+        if isinstance(e, Call):
+            return rebuild(e, tuple(self.resolve(a) for a in e.args))
+        assert isinstance(e, Read)
+        index = tuple(self.resolve(i) for i in e.index)
+        return read(e.source, index, e.dtype, None if e.guard is None else self.resolve(e.guard))
 
     # -- values
 
@@ -231,7 +251,9 @@ class ExprLowering:
         if a.dtype is not dt.int64 or self.lanes is None:
             return None
         address = find_address((isub(a, b),), (1,), self.lanes, self.varies)
-        if address.varying or address.low is None or address.high is None:
+        if address.varying or address.is_invariant:
+            return None
+        if address.low is None or address.high is None:
             return None
         if max(map(abs, (address.low, address.high, *address.lanes))) > _INT32[1]:
             return None
@@ -245,7 +267,12 @@ class ExprLowering:
     def address(self, buffer: Buffer, index: Sequence[Expr]) -> Address:
         """Where `buffer[index]` (resolved) is, lane by lane."""
         private = self.storage[buffer].private
-        return find_address(index, buffer.strides, self.lanes, self.varies, private)
+        key = (buffer, tuple(index), self.lanes, private)
+        found = self._addresses.get(key)
+        if found is None:
+            found = find_address(index, buffer.strides, self.lanes, self.varies, private)
+            self._addresses[key] = found
+        return found
 
     def pointer(self, buffer: Buffer, address: Address, lane_offset: int = 0) -> Val:
         """Pointer to the lane-invariant part of the address plus `lane_offset` elements."""
@@ -253,18 +280,13 @@ class ExprLowering:
         offset = address.offset + lane_offset
         if offset == 0:
             return base
-        sure = address.within_at(lane_offset, self.elements(buffer))
+        sure = address.within_at(lane_offset, self.storage[buffer].elements)
         key = (buffer, address.terms, offset, sure)
         found = self._memo.get(key)
         if found is None:
             found = self._gep(base, constant("i64", offset), buffer, sure)
             self._remember(key, found, self._term_buffers(address.terms))
         return found
-
-    def elements(self, buffer: Buffer) -> int:
-        """Elements of the buffer's memory, with all private copies."""
-        copies = self.lanes.width if self.lanes and self.storage[buffer].private else 1
-        return buffer_elements(buffer) * copies
 
     def _row_pointer(self, buffer: Buffer, terms: Terms) -> Val:
         """The sum of the terms on top of the base: outer loops first, so that LLVM can hoist."""
@@ -279,7 +301,8 @@ class ExprLowering:
         inner = tuple(p for p in terms if self._depth(p[0]) == depth)
         base = self._row_pointer(buffer, outer)
         reached = find_address(tuple(t for t, _ in terms), tuple(c for _, c in terms))
-        made = self._gep(base, self._sum(inner), buffer, reached.within(self.elements(buffer) + 1))
+        inbounds = reached.within(self.storage[buffer].elements + 1)
+        made = self._gep(base, self._sum(inner), buffer, inbounds)
         return self._remember(key, made, self._term_buffers(terms))
 
     def _depth(self, e: Expr) -> int:
@@ -349,7 +372,7 @@ class ExprLowering:
         uniform, by_lane = self.split_guard(e.guard)
         condition = None if uniform is None else self.emit(uniform)
         guard_mask = None if by_lane is None else self.emit_lanes(by_lane)
-        safe = address.within(self.elements(buffer))
+        safe = address.within(self.storage[buffer].elements)
         mask = guard_mask if safe else self.masked(self.mask, guard_mask)
         if self.lanes is None:
             return self._load_one(buffer, address, condition)
@@ -469,6 +492,11 @@ def conjuncts(guard: Expr | None) -> list[Expr]:
     if isinstance(guard, Call) and guard.op == "logical_and":
         return [part for a in guard.args for part in conjuncts(a)]
     return [guard]
+
+
+def num_elements(buffer: Buffer) -> int:
+    """Elements from the first to the last of a buffer, holes included."""
+    return buffer.nbytes // buffer.dtype.itemsize
 
 
 def _guarded_index(e: Read) -> tuple[Expr, ...]:

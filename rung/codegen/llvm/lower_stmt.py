@@ -11,7 +11,7 @@ import numpy as np
 
 from rung.codegen.llvm import opaque, scalar_ops
 from rung.codegen.llvm.address import Address, Lanes
-from rung.codegen.llvm.lower_expr import ExprLowering, Storage
+from rung.codegen.llvm.lower_expr import ExprLowering, Storage, num_elements
 from rung.codegen.llvm.types import Val, constant, constant_int, memory_type
 from rung.core.dtype import DType, bfloat16, float16
 from rung.core.errors import LoweringError
@@ -143,18 +143,15 @@ class StmtLowering(ExprLowering):
         """Registers are stack memory at constant offsets, which LLVM turns into SSA values.
 
         A buffer allocated inside a vector loop has a copy for each lane."""
-        if buffer.role == "scratch":
-            self.storage[buffer] = Storage(self.storage[buffer].pointer, self.lanes is not None)
-            self.forget(buffer)
-            return
-        private = self.lanes is not None
-        known = self.storage.get(buffer)
-        if known is None or known.private != private:
-            copies = self.lanes.width if self.lanes else 1
-            count = max(buffer.nbytes // buffer.dtype.itemsize, 1) * copies
-            pointer = self.f.alloca(f"[{count} x {memory_type(buffer.dtype.name)}]")
-            self.storage[buffer] = Storage(pointer, private)
         self.forget(buffer)
+        private = self.lanes is not None
+        count = num_elements(buffer) * (self.lanes.width if self.lanes else 1)
+        known = self.storage.get(buffer)
+        if buffer.role == "scratch" and known is not None:
+            self.storage[buffer] = Storage(known.pointer, count, private)
+        elif known is None or known.elements != count:
+            type = f"[{max(count, 1)} x {memory_type(buffer.dtype.name)}]"
+            self.storage[buffer] = Storage(self.f.alloca(type), count, private)
 
     def _store(self, buffer: Buffer, index: tuple[Expr, ...], value: Expr) -> None:
         if value.dtype is not buffer.dtype:
