@@ -78,10 +78,10 @@ def _erf_exponent(a: Real) -> Real:
     return -mp.log(mp.erfc(a)) / a
 
 
-def _erfc_exponent(t: Real) -> Real:
-    # erfc(a) = t exp(-a*a + q(t)), t = 2/(2+a)
+def _erfc_factor(t: Real) -> Real:
+    # erfc(a) = exp(-a*a) t q(t), t = 2/(2+a)
     a = 2 / t - 2
-    return mp.log(mp.erfc(a)) + a**2 - mp.log(t)
+    return mp.erfc(a) * mp.exp(a**2) / t
 
 
 LN2 = mp.log(2)
@@ -131,7 +131,7 @@ FITS = [
         0,
         7,
     ),
-    Fit("ERFC", _erfc_exponent, lambda t: mpf(1), mpf("0.16"), mpf(1), 12, 0),
+    Fit("ERFC", _erfc_factor, lambda t: 1 / _erfc_factor(t), mpf("0.159"), mpf("0.81"), 10, 0),
 ]
 
 

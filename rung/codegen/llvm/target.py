@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 
@@ -145,36 +147,48 @@ def emit_object(ir_text: str, target: Target, optimize: bool = True) -> bytes:
 
     Raises `LoweringError` with the place in the text when it does not parse or verify.
     """
-    return bytes(target_machine(target).emit_object(_module(ir_text, target, optimize)))
+    with _parsed(ir_text, target, optimize) as module:
+        return bytes(target_machine(target).emit_object(module))
 
 
 def emit_assembly(ir_text: str, target: Target, optimize: bool = True) -> str:
     """Compile IR text to assembly text; raises as `emit_object`."""
-    return str(target_machine(target).emit_assembly(_module(ir_text, target, optimize)))
+    with _parsed(ir_text, target, optimize) as module:
+        return str(target_machine(target).emit_assembly(module))
 
 
 def optimized_ir(ir_text: str, target: Target) -> str:
     """The IR text as it enters instruction selection; raises as `emit_object`."""
-    return str(_module(ir_text, target, True))
+    with _parsed(ir_text, target, True) as module:
+        return str(module)
 
 
 def verify(ir_text: str, target: Target) -> None:
     """Raise `LoweringError` unless the text parses and verifies."""
-    _module(ir_text, target, False)
+    with _parsed(ir_text, target, False):
+        pass
 
 
-def _module(ir_text: str, target: Target, optimize: bool) -> llvm.ModuleRef:
+@contextmanager
+def _parsed(ir_text: str, target: Target, optimize: bool) -> Iterator[llvm.ModuleRef]:
+    """The verified module, in a context of its own, both freed in the right order at the end."""
     machine = target_machine(target)
+    context = llvm.create_context()
+    module = None
     try:
-        module = llvm.parse_assembly(ir_text, llvm.create_context())
+        module = llvm.parse_assembly(ir_text, context)
         module.triple = target.triple
         module.data_layout = str(machine.target_data)
         module.verify()
+        if optimize:
+            _optimize(module, machine)
+        yield module
     except RuntimeError as error:
         raise LoweringError(f"invalid LLVM IR: {error}\n{_excerpt(ir_text, str(error))}") from error
-    if optimize:
-        _optimize(module, machine)
-    return module
+    finally:
+        if module is not None:
+            module.close()
+        context.close()
 
 
 def _optimize(module: llvm.ModuleRef, machine: llvm.TargetMachine) -> None:

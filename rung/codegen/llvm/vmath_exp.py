@@ -102,23 +102,22 @@ def erf(r: Reals, x: Val) -> Val:
 def erfc(r: Reals, x: Val) -> Val:
     """The complementary error function; the C library's in f64.
 
-    f32: `t exp(-a*a + q(t))` with `a = |x|`, `t = 2 / (2 + a)`; the rounding error of `a*a` is
-    carried along. Negative numbers by `erfc(x) = 2 - erfc(-x)`, small ones by `1 - erf(x)`.
+    f32: `exp(-a*a) t q(t)` with `a = |x|`, `t = 2 / (2 + a)`; the rounding errors of `a*a` and
+    of `t`, to which the factor is nearly proportional, go into the exponent. Negative numbers by
+    `erfc(x) = 2 - erfc(-x)`, small ones by `1 - erf(x)`.
     """
     if r.dtype == "f64":
         return r.libm("erfc", x)
     a = r.at_most(r.abs(x), _ERFC_LIMIT)
-    t = r.div(r.c(2.0), r.add(a, r.c(2.0)))
+    sum = r.add(a, r.c(2.0))
+    t = r.div(r.c(2.0), sum)
+    lost = r.sub(a, r.sub(sum, r.c(2.0)))
+    too_small = r.mul(r.fma(t, r.neg(lost), r.fma(t, r.neg(sum), r.c(2.0))), r.c(0.5))
     square = r.mul(a, a)
-    error = r.fma(a, a, r.neg(square))
-    q = r.sub(r.poly(t, ERFC[r.dtype]), error)
+    error = r.sub(r.fma(a, a, r.neg(square)), too_small)
+    factor = r.mul(t, r.poly(t, ERFC[r.dtype]))
     n, rest = _reduce(r, r.neg(square))
-    m, rest = _reduce_again(r, n, r.add(rest, q))
-    y = r.scale(r.mul(t, r.add(_expm1_rest(r, rest), r.c(1.0))), m)
+    rest = r.sub(rest, error)
+    y = r.scale(r.fma(factor, _expm1_rest(r, rest), factor), n)
     y = r.select(r.compare("olt", x, 0.0), r.sub(r.c(2.0), y), y)
     return r.select(r.compare("olt", a, 0.5), r.sub(r.c(1.0), erf(r, x)), y)
-
-
-def _reduce_again(r: Reals, n: Val, rest: Val) -> tuple[Val, Val]:
-    more, rest = _reduce(r, rest)
-    return r.add(n, more), rest
