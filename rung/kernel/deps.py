@@ -1,0 +1,269 @@
+"""Which iterations of loops touch the same elements: affine reasoning on index expressions.
+
+Two accesses of a buffer conflict when they may touch one element and one of them writes. An axis is
+*pinned* by a pair when touching one element implies the same value of that axis; an axis that is
+pinned by every conflicting pair has independent iterations.
+
+The equation "both touch the same element" is, per dim, sum(coefficient * delta) + offset = 0 over the
+differences of loop variables. It falls apart into groups that must each be zero: where the larger
+coefficients have a greatest common divisor g and the rest stays within (-g, g), both are zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import gcd, inf
+
+from rung.ir.expr import Call, Const, Expr, Read, Var, bounds, linear_terms, variables, walk
+from rung.kernel.loop import (
+    Accumulate, Alloc, Block, Buffer, For, If, Opaque, Stmt, Store, walk_stmts,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """A place of the program that touches `buffer[index]`, inside `loops` (outermost first).
+
+    `combine` names the combiner of an Accumulate. An access of an Opaque has the row as its index
+    (`opaque`)."""
+
+    buffer: Buffer
+    index: tuple[Expr, ...]
+    write: bool
+    combine: str | None
+    loops: tuple[For, ...]
+    opaque: bool = False
+
+
+def accesses(s: Stmt, loops: tuple[For, ...] = ()) -> list[Access]:
+    """Every access below a statement, in program order (reads before the write)."""
+    found: dict[Access, None] = {}
+    for access in _accesses(s, loops):
+        found[access] = None
+    return list(found)
+
+
+def _accesses(s: Stmt, loops: tuple[For, ...]) -> Iterator[Access]:
+    if isinstance(s, Block):
+        for c in s.stmts:
+            yield from _accesses(c, loops)
+    elif isinstance(s, For):
+        yield from _reads(loops, s.extent)
+        yield from _accesses(s.body, (*loops, s))
+    elif isinstance(s, If):
+        yield from _reads(loops, s.condition)
+        yield from _accesses(s.body, loops)
+    elif isinstance(s, Store | Accumulate):
+        guard = () if s.guard is None else (s.guard,)
+        yield from _reads(loops, s.value, *s.index, *guard)
+        combine = s.combine if isinstance(s, Accumulate) else None
+        yield Access(s.buffer, s.index, True, combine, loops)
+    elif isinstance(s, Opaque):
+        yield from _reads(loops, s.row)
+        for b in s.inputs:
+            yield Access(b, (s.row,), False, None, loops, True)
+        for b in s.outputs:
+            yield Access(b, (s.row,), True, None, loops, True)
+
+
+def _reads(loops: tuple[For, ...], *roots: Expr) -> Iterator[Access]:
+    for e in walk(*roots):
+        if isinstance(e, Read):
+            assert isinstance(e.source, Buffer)
+            yield Access(e.source, e.index, False, None, loops)
+
+
+def local_buffers(s: Stmt) -> set[Buffer]:
+    """The buffers allocated below a statement."""
+    return {a.buffer for a in walk_stmts(s) if isinstance(a, Alloc)}
+
+
+def written_buffers(s: Stmt) -> set[Buffer]:
+    """The buffers written below a statement."""
+    return {a.buffer for a in accesses(s) if a.write}
+
+
+def conflicts(first: list[Access], second: list[Access]) -> Iterator[tuple[Access, Access]]:
+    """The pairs, one of each list, that may touch one element with one of them writing, where two
+    accumulations by the same combiner do not count."""
+    by_buffer: dict[Buffer, list[Access]] = {}
+    for a in second:
+        by_buffer.setdefault(a.buffer, []).append(a)
+    for a in first:
+        for b in by_buffer.get(a.buffer, ()):
+            if (a.write or b.write) and not (a.combine is not None and a.combine == b.combine):
+                yield a, b
+
+
+# ---- the equation of two accesses
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """A part of the equation: `scale` times a difference within [low, high]. `term` is what
+    differs; `parts` are what it is made of, scaled as in the equation."""
+
+    scale: int
+    low: float
+    high: float
+    term: Expr | None = None
+    parts: tuple[Delta, ...] = ()
+
+    @property
+    def reach(self) -> float:
+        return abs(self.scale) * max(abs(self.low), abs(self.high))
+
+
+def pinned(
+    a: Access, b: Access, band: tuple[For, ...], written: frozenset[Buffer] = frozenset()
+) -> frozenset[Var] | None:
+    """The axes of the loops `band` that have one value whenever a and b touch one element; None when they
+    never do. `band` is around both; loops inside differ freely. `written` are buffers
+    that change meanwhile."""
+    if a.opaque != b.opaque:
+        return frozenset()
+    loops_a, loops_b = (*band, *a.loops), (*band, *b.loops)
+    sides = _Sides(loops_a, loops_b, written)
+    zero: set[Expr] = set()
+    for e, f in zip(a.index, b.index, strict=True):
+        found = _zero_terms(*sides.equation(e, f))
+        if found is None:
+            return None
+        zero |= found
+    while not zero.issuperset(more := _recombined(zero, sides)):
+        zero |= more
+    return frozenset(f.axis for f in band if f.axis in zero)
+
+
+def _recombined(zero: set[Expr], sides: _Sides) -> set[Expr]:
+    """Terms that do not differ because their quotient and remainder do not."""
+    more: set[Expr] = set()
+    for t in zero:
+        if isinstance(t, Call) and t.op == "floor_divide":
+            x = t.args[0]
+            if any(isinstance(r, Call) and r.op == "remainder" and r.args == t.args for r in zero):
+                more |= {x} | (_zero_terms(*sides.equation(x, x)) or set())
+    return more
+
+
+class _Sides:
+    """What is around two accesses, to set up the equations of their indices."""
+
+    def __init__(
+        self, loops_a: tuple[For, ...], loops_b: tuple[For, ...], written: frozenset[Buffer]
+    ) -> None:
+        self.loops_a = loops_a
+        self.extents_b = {f.axis: f.extent for f in loops_b}
+        self.varying = {f.axis for f in (*loops_a, *loops_b)}
+        self.written = written
+
+    def equation(self, e: Expr, f: Expr) -> tuple[list[Delta], int]:
+        """The terms, by falling coefficient, and the offset of `e - f`, with the variables of each
+        side taken apart."""
+        terms_a, constant_a = linear_terms(e)
+        terms_b, constant_b = (terms_a, constant_a) if f is e else linear_terms(f)
+        deltas: list[Delta] = []
+        for t in {**terms_a, **terms_b}:
+            p, q = terms_a.get(t, 0), terms_b.get(t, 0)
+            low, high = _range(t)
+            if self._is_fixed(t):
+                if p != q:
+                    deltas.append(Delta(p - q, low, high))
+            elif p == q:
+                deltas.append(Delta(p, low - high, high - low, t))
+            else:
+                deltas += [Delta(p, low, high), Delta(-q, low, high)]
+        deltas = self._with_composites([d for d in deltas if d.scale])
+        return sorted(deltas, key=lambda d: -abs(d.scale)), constant_a - constant_b
+
+    def _is_fixed(self, t: Expr) -> bool:
+        """Whether a term has one value throughout."""
+        return variables(t).isdisjoint(self.varying) and self.written.isdisjoint(_sources(t))
+
+    def _with_composites(self, deltas: list[Delta]) -> list[Delta]:
+        """Join f*outer + inner, where the extent of inner keeps it below n, into one term with
+        reach n - 1."""
+        for loop in self.loops_a:
+            end = None if isinstance(loop.extent, Const) else ragged_end(loop.extent)
+            if end is None or self.extents_b.get(loop.axis) is not loop.extent:
+                continue
+            by_term = {d.term: d for d in deltas if d.term is not None}
+            inner = by_term.get(loop.axis)
+            if inner is None:
+                continue
+            _, outer, n = end
+            parts = [by_term[t] for t in outer if t in by_term]
+            if parts and all(d.scale == inner.scale * outer[t] for t, d in _named(parts)):
+                parts.append(inner)
+                joined = Delta(inner.scale, 1 - n, n - 1, parts=tuple(parts))
+                deltas = [d for d in deltas if d not in parts] + [joined]
+        return deltas
+
+
+def _named(deltas: list[Delta]) -> list[tuple[Expr, Delta]]:
+    return [(d.term, d) for d in deltas if d.term is not None]
+
+
+def _range(t: Expr) -> tuple[float, float]:
+    found = bounds(t)
+    return (-inf, inf) if found is None else found
+
+
+def _sources(t: Expr) -> set[object]:
+    return set() if isinstance(t, Var) else {r.source for r in walk(t) if isinstance(r, Read)}
+
+
+def ragged_end(extent: Expr) -> tuple[int, dict[Expr, int], int] | None:
+    """(f, X, n) where `extent` is min(f, n - X) with X a linear form; else None."""
+    if not (isinstance(extent, Call) and extent.op == "minimum"):
+        return None
+    for limit, rest in (extent.args, extent.args[::-1]):
+        if isinstance(limit, Const) and not isinstance(rest, Const):
+            terms, n = linear_terms(rest)
+            if n > 0 and all(c < 0 for c in terms.values()):
+                return int(limit.value), {t: -c for t, c in terms.items()}, n
+    return None
+
+
+def _zero_terms(deltas: list[Delta], offset: int) -> set[Expr] | None:
+    """The terms that must not differ; None when there is no solution. `deltas` by falling
+    coefficient."""
+    if not deltas:
+        return None if offset else set()
+    g = gcd(*(d.scale for d in deltas))
+    if offset % g or abs(offset) > sum(d.reach for d in deltas):
+        return None
+    for cut in range(1, len(deltas)):
+        g = gcd(*(d.scale for d in deltas[:cut]))
+        if sum(d.reach for d in deltas[cut:]) + abs(offset) < g:
+            first, second = _zero_terms(deltas[:cut], 0), _zero_terms(deltas[cut:], offset)
+            return None if first is None or second is None else first | second
+    if len(deltas) > 1 or offset:
+        return set()
+    (only,) = deltas
+    if only.parts:
+        return _zero_terms(sorted(only.parts, key=lambda d: -abs(d.scale)), 0)
+    return set() if only.term is None else {only.term}
+
+
+# ---- loops
+
+
+def carried(loop: For, reductions: bool = False) -> tuple[Access, Access] | None:
+    """A pair of accesses by which iterations of `loop` depend on each other, or None.
+
+    Accumulations by one combiner into places that iterations share count unless `reductions`."""
+    private = local_buffers(loop.body)
+    found = [a for a in accesses(loop.body) if a.buffer not in private]
+    written = frozenset(a.buffer for a in found if a.write)
+    for i, a in enumerate(found):
+        for b in found[i:]:
+            if a.buffer is not b.buffer or not (a.write or b.write):
+                continue
+            if reductions and a.combine is not None and a.combine == b.combine:
+                continue
+            axes = pinned(a, b, (loop,), written)
+            if axes is not None and loop.axis not in axes:
+                return a, b
+    return None

@@ -1,0 +1,298 @@
+"""Schedule steps on loops: split, fuse, reorder, peel, branch, unroll, vectorize, parallel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from rung.ir.expr import (
+    Expr, Var, compare, const, from_terms, iadd, ifloordiv, imod, iminimum, imul, isub,
+    transform, var, variables,
+)  # fmt: skip
+from rung.kernel.deps import carried, ragged_end
+from rung.kernel.loop import (
+    Accumulate, Alloc, Block, For, If, Kernel, Prefetch, Stmt, Store, walk_stmts,
+)  # fmt: skip
+from rung.kernel.rewrite import (
+    block, constant_extent, loops_named, substitute_stmt, when,
+)  # fmt: skip
+from rung.kernel.step import Step, describe_conflict
+
+
+@dataclass(frozen=True)
+class Split(Step):
+    """A loop becomes two: blocks of `factor` iterations, and the iterations of a block.
+
+        for i in range(100):             for i0 in range(8):
+            y[i] = x[i]             ->       for i1 in range(minimum(14, 100 - 14*i0), at_most=14):
+                                                 y[14*i0 + i1] = x[14*i0 + i1]
+
+    Where the factor divides the extent, the inner extent is the factor."""
+
+    name = "split"
+    axis: str
+    factor: int
+    outer: str
+    inner: str
+
+    def rewrite(self, kernel: Kernel) -> Kernel:
+        if self.factor < 1:
+            self.fail(f"the factor {self.factor} is less than 1")
+        self.require(kernel, self.axis)
+        self.require_fresh(kernel, self.outer, self.inner, instead_of=(self.axis,))
+        return self.on_loops(kernel, self.axis, self._split)
+
+    def _split(self, loop: For) -> Stmt:
+        if loop.kind == "vector":
+            self.fail(f"loop {self.axis!r} is vectorized already")
+        f, most = self.factor, loop.axis.extent
+        outer, inner = var(self.outer, -(-most // f)), var(self.inner, min(f, most))
+        num_outer = ifloordiv(iadd(loop.extent, f - 1), f)
+        rest = isub(loop.extent, imul(outer, f))
+        num_inner = const(min(f, most)) if self._exact(loop) else iminimum(const(f), rest)
+        body = substitute_stmt(loop.body, {loop.axis: iadd(imul(outer, f), inner)})
+        kind = "serial" if loop.kind == "parallel" else loop.kind
+        inside = For(inner, num_inner, block(body), kind)
+        return For(outer, num_outer, Block((inside,)), loop.kind)
+
+    def _exact(self, loop: For) -> bool:
+        extent = constant_extent(loop)
+        return extent is not None and (extent % self.factor == 0 or extent < self.factor)
+
+
+@dataclass(frozen=True)
+class Fuse(Step):
+    """Two loops, one directly in the other, become one over the product.
+
+        for i in range(8):                for t in range(80):
+            for j in range(10):      ->       y[t//10, t%10] = 0.0
+                y[i, j] = 0.0
+
+    The inner extent must be a constant."""
+
+    name = "fuse"
+    outer: str
+    inner: str
+    into: str
+
+    def rewrite(self, kernel: Kernel) -> Kernel:
+        self.require(kernel, self.outer, self.inner)
+        self.require_fresh(kernel, self.into, instead_of=(self.outer, self.inner))
+        return self.on_loops(kernel, self.outer, self._fuse)
+
+    def _fuse(self, loop: For) -> Stmt:
+        inside = loop.body.stmts[0] if len(loop.body.stmts) == 1 else None
+        if not isinstance(inside, For) or inside.axis.name != self.inner:
+            self.fail(f"loop {self.inner!r} is not all there is in loop {self.outer!r}")
+        n, m = constant_extent(inside), constant_extent(loop)
+        if n is None or m is None:
+            self.fail(
+                f"the extent of {self.outer!r} or {self.inner!r} is not a constant",
+                fix="fuse before the split that makes it ragged, or peel first",
+            )
+        if loop.kind == "vector" or inside.kind not in ("serial", loop.kind):
+            self.fail(f"a {inside.kind} loop in a {loop.kind} loop cannot become one")
+        axis = var(self.into, n * m)
+        if not n:
+            return Block(())
+        mapping: dict[Var, Expr] = {loop.axis: ifloordiv(axis, n), inside.axis: imod(axis, n)}
+        return For(axis, const(n * m), block(substitute_stmt(inside.body, mapping)), loop.kind)
+
+
+@dataclass(frozen=True)
+class Peel(Step):
+    """The last iteration of a loop is taken out, so that ragged extents inside become constants.
+
+        for i0 in range(8):                           for i0 in range(7):
+            for i1 in range(min(14, 100 - 14*i0)):        for i1 in range(14): ...
+                ...                             ->    for i1 in range(2): ...     # 98 + i1
+
+    A loop in which no extent depends on it stays. Not for a parallel loop: use `branch`."""
+
+    name = "peel"
+    axis: str
+
+    def rewrite(self, kernel: Kernel) -> Kernel:
+        return self.on_loops(kernel, self.axis, self._peel)
+
+    def _peel(self, loop: For) -> Stmt:
+        if not any(loop.axis in variables(e) for e in _extents(loop.body)):
+            return loop
+        n = constant_extent(loop)
+        if n is None:
+            self.fail(f"the extent of {self.axis!r} is not a constant")
+        if loop.kind == "parallel":
+            self.fail("the loop is parallel", fix="use branch on the ragged loop inside")
+        last = substitute_stmt(loop.body, {loop.axis: const(n - 1)})
+        if n == 1:
+            return last
+        shorter = var(self.axis, n - 1)
+        body = substitute_stmt(loop.body, {loop.axis: shorter})
+        return block(replace(loop, axis=shorter, extent=const(n - 1), body=block(body)), last)
+
+
+def _extents(s: Stmt) -> list[Expr]:
+    return [x.extent for x in walk_stmts(s) if isinstance(x, For)]
+
+
+@dataclass(frozen=True)
+class Branch(Step):
+    """A ragged loop becomes two with constant extents, told apart by a condition as far out as the
+    extent allows.
+
+        for t in parallel(24):                          for t in parallel(24):
+            for k in range(64):                             if t//3 < 7:
+                for i1 in range(                                for k in range(64):
+                    min(14, 100 - 14*(t//3))):    ->                for i1 in range(14): ...
+                    ...                                     if t//3 >= 7:
+                                                                for k in range(64):
+                                                                    for i1 in range(2): ...
+
+    A loop of constant extent stays."""
+
+    name = "branch"
+    axis: str
+
+    def rewrite(self, kernel: Kernel) -> Kernel:
+        self.require(kernel, self.axis)
+        return replace(kernel, body=block(self._within(kernel.body)))
+
+    def _within(self, s: Stmt) -> Stmt:
+        if isinstance(s, Block):
+            return block(*[self._within(c) for c in s.stmts])
+        if isinstance(s, If):
+            return replace(s, body=block(self._within(s.body)))
+        if not isinstance(s, For):
+            return s
+        body: Stmt = block(self._within(s.body))
+        for extent in self._ragged(body):
+            end = ragged_end(extent)
+            if end is None:
+                self.fail(f"the extent of {self.axis!r} is not minimum(factor, n - outer)")
+            if s.axis in variables(extent):
+                body = self._two_ways(s, body, extent, *end)
+        return replace(s, body=block(body))
+
+    def _ragged(self, s: Stmt) -> list[Expr]:
+        found = [x.extent for x in loops_named(s, self.axis) if constant_extent(x) is None]
+        return list(dict.fromkeys(found))
+
+    def _two_ways(
+        self, loop: For, body: Stmt, extent: Expr, f: int, outer: dict[Expr, int], n: int
+    ) -> Stmt:
+        if any(c % f for c in outer.values()):
+            self.fail(f"the extent of {self.axis!r} is not made of whole blocks of {f}")
+        tile = from_terms({t: c // f for t, c in outer.items()}, 0)
+        full = _with_extent(body, extent, f)
+        if n % f == 0:
+            return full
+        rest = _with_extent(body, extent, n % f)
+        if tile is loop.axis:
+            rest = substitute_stmt(rest, {loop.axis: const(n // f)})
+        is_full = compare("less", tile, n // f)
+        return block(when(is_full, full), when(compare("greater_equal", tile, n // f), rest))
+
+
+def _with_extent(s: Stmt, old: Expr, new: int) -> Stmt:
+    """`s` with the extent `old` being the number `new`: loops over it get an axis of that extent."""
+    if isinstance(s, Block):
+        return block(*[_with_extent(c, old, new) for c in s.stmts])
+    if isinstance(s, If):
+        return replace(s, body=block(_with_extent(s.body, old, new)))
+    if not isinstance(s, For):
+        return s
+    body = _with_extent(s.body, old, new)
+    if s.extent is not old:
+        extent = transform(s.extent, lambda e: const(new) if e is old else None)
+        return replace(s, extent=extent, body=block(body))
+    axis = var(s.axis.name, new)
+    return replace(
+        s, axis=axis, extent=const(new), body=block(substitute_stmt(body, {s.axis: axis}))
+    )
+
+
+@dataclass(frozen=True)
+class Unroll(Step):
+    """The iterations of a loop are written out one after the other in the code.
+
+        for i1 in range(4): ...   ->   for i1 in unroll(4): ...
+
+    The extent must be a constant."""
+
+    name = "unroll"
+    axis: str
+
+    def rewrite(self, kernel: Kernel) -> Kernel:
+        return self.on_loops(kernel, self.axis, self._unroll)
+
+    def _unroll(self, loop: For) -> Stmt:
+        if constant_extent(loop) is None:
+            self.fail(f"the extent of {self.axis!r} is not a constant", fix="peel or branch first")
+        if loop.kind in ("parallel", "vector"):
+            self.fail(f"loop {self.axis!r} is {loop.kind} already")
+        return replace(loop, kind="unroll")
+
+
+@dataclass(frozen=True)
+class Vectorize(Step):
+    """The iterations of an innermost loop become the lanes of one vector operation.
+
+        for j1 in range(7): ...   ->   for j1 in vector(7, lanes=8): ...
+
+    The extent must be a constant of at most `lanes`; lanes beyond it are masked. Iterations must be
+    independent, or accumulate into a place that does not depend on the axis (a reduction over the
+    lanes by a fixed tree)."""
+
+    name = "vectorize"
+    axis: str
+    lanes: int
+
+    def rewrite(self, kernel: Kernel) -> Kernel:
+        if self.lanes < 1 or self.lanes & (self.lanes - 1):
+            self.fail(f"{self.lanes} lanes: not a power of two")
+        return self.on_loops(kernel, self.axis, self._vectorize)
+
+    def _vectorize(self, loop: For) -> Stmt:
+        n = constant_extent(loop)
+        if n is None:
+            self.fail(f"the extent of {self.axis!r} is not a constant", fix="peel or branch first")
+        if n > self.lanes:
+            self.fail(f"loop {self.axis!r} has {n} iterations for {self.lanes} lanes", fix="split it")
+        if loop.kind == "parallel":
+            self.fail(f"loop {self.axis!r} is parallel")
+        for s in walk_stmts(loop.body):
+            if not isinstance(s, Store | Accumulate | Alloc | If | Block | Prefetch):
+                what = f"loop {s.axis.name!r}" if isinstance(s, For) else type(s).__name__.lower()
+                self.fail(f"{what} is inside of loop {self.axis!r}", fix="reorder it outwards")
+        pair = carried(loop, reductions=True)
+        if pair is not None:
+            self.fail(f"iterations of {self.axis!r} depend: one {describe_conflict(pair)}")
+        return replace(loop, kind="vector", lanes=self.lanes)
+
+
+@dataclass(frozen=True)
+class Parallel(Step):
+    """The iterations of the outermost loop of a phase are shared out to the threads.
+
+        for t in range(24): ...   ->   for t in parallel(24): ...
+
+    Iterations must be independent: what one writes, no other reads or writes."""
+
+    name = "parallel"
+    axis: str
+
+    def rewrite(self, kernel: Kernel) -> Kernel:
+        self.require(kernel, self.axis)
+        phases = [self._parallel(s) for s in kernel.phases]
+        return replace(kernel, body=Block(tuple(phases)))
+
+    def _parallel(self, s: Stmt) -> Stmt:
+        if not (isinstance(s, For) and s.axis.name == self.axis):
+            if any(loops_named(s, self.axis)):
+                self.fail(f"loop {self.axis!r} is not outermost", fix="reorder it outwards")
+            return s
+        if constant_extent(s) is None:
+            self.fail(f"the extent of {self.axis!r} is not a constant")
+        pair = carried(s)
+        if pair is not None:
+            self.fail(f"iterations of {self.axis!r} depend: one {describe_conflict(pair)}")
+        return replace(s, kind="parallel")
