@@ -488,6 +488,7 @@ cast: Op = structured(
 
 def _bitcast_type(attrs: DTypeAttrs, types: Types) -> tuple[TensorType, ...]:
     (x,) = types
+    require_dtype("bitcast", "x", x, NUMBERS)
     if x.dtype.bits != attrs.dtype.bits:
         raise DTypeError(
             f"bitcast: x {x} has {x.dtype.bits} bits an element, {attrs.dtype} has"
@@ -524,6 +525,7 @@ bitcast: Op = structured(
     ref=lambda attrs, operands: (operands[0].view(attrs.dtype.numpy),),
     axes=_bitcast_axes,
     jvp=no_derivative,
+    dtypes=NUMBERS,
     emit="bitcast",
     elementwise=True,
     samples=_bitcast_samples,

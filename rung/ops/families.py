@@ -376,7 +376,7 @@ def structured(
     """An op with attributes of class `attrs`; the rules are written for that class. For everything
     that is not element-wise."""
     reasons = dict(columns.pop("blank", {}))
-    if jvp is None and not columns.get("linear"):
+    if not columns.get("linear"):
         reasons.setdefault("transpose", "not linear")
     if columns.get("emit") is None and decompose is None:
         reasons.setdefault("emit", "made from its loop form")

@@ -99,7 +99,7 @@ permute: Op = movement(
     "Dims in another order: dim d of the result is dim `dims[d]` of x.",
     attrs=PermuteAttrs,
     type=_permute_type,
-    ref=lambda attrs, operands: (np.ascontiguousarray(np.transpose(operands[0], attrs.dims)),),
+    ref=lambda attrs, operands: (np.array(np.transpose(operands[0], attrs.dims), order="C"),),
     axes=_permute_axes,
     transpose=_permute_transpose,
     samples=over_dtypes([one_operand(s, PermuteAttrs(p)) for s, p in _PERMUTES]),

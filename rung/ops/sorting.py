@@ -169,6 +169,7 @@ def _top_samples(rng: np.random.Generator) -> list[Sample]:
     found = []
     for d in dt.ALL:
         found.append(Sample((edge_values(d),), TopAttrs(2, 0)))
+        found.append(Sample((TensorType(d, (4, 11)),), TopAttrs(3, 1)))
         if not d.is_float:
             found.append(Sample((_tied(d, (4, 11), rng),), TopAttrs(5, 1)))
     for (shape, dim), largest in zip(_CASES, (True, False) * 4, strict=True):

@@ -381,7 +381,8 @@ def _asinh(x: Expr) -> Expr:
 def _acosh(x: Expr) -> Expr:
     t = _sub(x, number(1, x))
     near = scalar("log1p", _add(t, scalar("sqrt", _mul(t, _add(x, number(1, x))))))
-    return select(predicate("greater", x, number(_VAST, x)), _log_double(x), near)
+    inside = select(predicate("less", x, number(1, x)), number(math.nan, x), near)
+    return select(predicate("greater", x, number(_VAST, x)), _log_double(x), inside)
 
 
 def _atanh(x: Expr) -> Expr:
@@ -475,7 +476,8 @@ erf: Op = unary(
 def _nextafter(x: Array, y: Array) -> Array:
     ints = np.dtype(f"i{x.dtype.itemsize}")
     bits = x.view(ints)
-    outward = (x < y) == (x > 0)
+    with np.errstate(invalid="ignore"):
+        outward = (x < y) == (x > 0)
     moved = (bits + np.where(outward, 1, -1).astype(ints)).view(x.dtype)
     tiny = np.copysign(np.ones(x.shape, ints).view(x.dtype), y)
     found = np.where(x == 0, tiny, moved)
