@@ -12,7 +12,7 @@ from rung.ir.expr import Expr, Read, Var, const, iadd, imul, read, transform, va
 from rung.ir.op import Attrs, Op
 from rung.ir.types import TensorType
 from rung.kernel.loop import Block, Buffer, For, Stmt, Store
-from rung.ops import elementwise, transcendental
+from rung.ops import elementwise, random, transcendental
 
 _LANES = 16
 _APPROXIMATE = {op.name for op in transcendental.RECORDS}
@@ -72,7 +72,9 @@ def _vector_phases(axis: Var, n: int, store: object) -> list[Stmt]:
 
 
 @pytest.mark.parametrize(
-    "op", elementwise.RECORDS + transcendental.RECORDS, ids=lambda op: op.name
+    "op",
+    (*elementwise.RECORDS, *transcendental.RECORDS, *random.RECORDS[:2]),
+    ids=lambda op: op.name,
 )
 def test_equals_reference(op: Op) -> None:
     params: list[Buffer] = []

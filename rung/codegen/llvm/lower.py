@@ -119,7 +119,7 @@ def _used(phase: Stmt) -> set[Buffer]:
             found.add(s.buffer)
             exprs = list(s.index)
         elif isinstance(s, Opaque):
-            found.update(s.inputs, (scratch_buffer(s),))
+            found.update(s.inputs)
             exprs = [s.row]
         for e in walk(*exprs):
             if isinstance(e, Read) and isinstance(e.source, Buffer):

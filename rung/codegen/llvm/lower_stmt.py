@@ -275,7 +275,7 @@ def written(s: Stmt) -> set[Buffer]:
         if isinstance(c, Store | Accumulate | Alloc):
             found.add(c.buffer)
         elif isinstance(c, Opaque):
-            found.update(c.outputs)
+            found.update(c.outputs, (opaque.scratch_buffer(c),))
     return found
 
 

@@ -23,6 +23,7 @@ from rung.codegen.llvm.types import (
     type_bits,
 )
 from rung.core.errors import LoweringError
+from rung.ops.random import threefry_block
 
 Emit = Callable[[Function, str, Sequence[Val]], Val]
 """(function, dtype of the operands, operands) -> result"""
@@ -302,6 +303,26 @@ def _right_shift(f: Function, dtype: str, args: Sequence[Val]) -> Val:
     return f.select(inside, shift(x, f.select(inside, y, zero)), zero)
 
 
+# ---- random bits
+
+
+def _threefry(word: int) -> Emit:
+    """A word of a Threefry block. Both words of one block are the same instructions, which LLVM
+    merges."""
+
+    def emit(f: Function, dtype: str, args: Sequence[Val]) -> Val:
+        def rotate(x: Val, distance: int) -> Val:
+            return f.or_(f.shl(x, distance), f.lshr(x, 32 - distance))
+
+        k0, k1, c0, c1 = args
+        block = threefry_block(
+            (k0, k1), (c0, c1), f.add, f.xor, rotate, lambda n: constant(k0.type, n)
+        )
+        return block[word]
+
+    return emit
+
+
 _SHARED: dict[str, Emit] = {
     "add": _add,
     "subtract": _subtract,
@@ -335,6 +356,8 @@ _DISCRETE: dict[str, Emit] = {
     "bitwise_invert": _not,
     "left_shift": _left_shift,
     "right_shift": _right_shift,
+    "threefry_first": _threefry(0),
+    "threefry_second": _threefry(1),
 }
 """Ops on integers and bool."""
 
