@@ -245,13 +245,13 @@ def read_type(node: ast.expr) -> TensorType:
 def error(node: ast.AST, message: str, expected: str | None = None) -> ParseError:
     """A ParseError at the place of a syntax node."""
     line, column = getattr(node, "lineno", 0), getattr(node, "col_offset", -1) + 1
-    if message.startswith("is "):
-        message = f"this {message}"
     return parse_error(line, column, message, f"expected {expected}" if expected else None)
 
 
 def parse_error(line: int, column: int, message: str, fix: str | None = None) -> ParseError:
     """A ParseError at `line` and `column`, both counted from 1."""
+    if message.startswith("is "):
+        message = f"this {message}"
     text = f"line {line}, column {column}: {message}"
     found = ParseError(text, fix=fix, source=NOWHERE)
     found.lineno, found.offset = line, column

@@ -24,7 +24,7 @@ from rung.ir.text import NO_FILE
 from rung.ir.types import TensorType
 
 _FILE: Final = re.compile(r"# source (\S+) = (\".*\")\s*")
-_PLACE: Final = re.compile(r"# (\S+):(\d{1,9})(?= |$)(?: \[)?")
+_PLACE: Final = re.compile(r"\s*# (\S+):(\d{1,9})(?= |$)(?: \[)?")
 _TYPES: Final = re.compile(r"# ((?:[a-z]+\d*\[[\d,]*\](?:, )?)+)(?:  +(\S.*))?")
 _MAX_CHARS: Final = 64 * 1024 * 1024
 
@@ -142,7 +142,7 @@ class _Reader:
 
     def _place(self, number: int) -> Source | None:
         """The source that a whole-line comment states, or None if it states none."""
-        line = self.lines[number - 1].strip()
+        line = self.lines[number - 1].rstrip()
         match = _PLACE.match(line)
         if match is None:
             return None
