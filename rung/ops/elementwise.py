@@ -20,7 +20,7 @@ import numpy as np
 from rung.core import dtype as dt
 from rung.core.dtype import DType, Scalar, as_dtype
 from rung.core.errors import DTypeError
-from rung.ir.expr import Expr, const, raw_call, read
+from rung.ir.expr import raw_call, read
 from rung.ir.node import Value
 from rung.ir.op import Array, Attrs, Facts, LoopForm, Op, Sample
 from rung.ir.types import TensorType
@@ -34,8 +34,6 @@ from rung.ops.families import (
     compare,
     is_narrow,
     logical,
-    number,
-    predicate,
     reads,
     require_dtype,
     require_same_dtype,
@@ -261,37 +259,15 @@ greater_equal: Op = compare("greater_equal", np.greater_equal, "x >= y; false fo
 # ---- classification
 
 
-def _classify(name: str, function: Any, doc: str, body: Any) -> Op:
-    blank = {"jvp": "the result is bool"}
-    return unary(name, function, doc, result=dt.bool_, body=body, blank=blank)
+def _classify(name: str, function: Any, doc: str) -> Op:
+    return unary(name, function, doc, result=dt.bool_, blank={"jvp": "the result is bool"})
 
 
-def _signbit(x: Expr) -> Expr:
-    bits = dt.int64 if x.dtype is dt.float64 else dt.int32
-    return predicate("less", scalar("bitcast", x, dtype=bits), const(0, bits))
+isnan: Op = _classify("isnan", np.isnan, "Whether x is NaN.")
+isinf: Op = _classify("isinf", np.isinf, "Whether x is infinite.")
+isfinite: Op = _classify("isfinite", np.isfinite, "Whether x is neither infinite nor NaN.")
+signbit: Op = _classify("signbit", np.signbit, "Whether the sign bit of x is set (also of -0).")
 
-
-isnan: Op = _classify(
-    "isnan", np.isnan, "Whether x is NaN.", lambda x: predicate("not_equal", x, x)
-)
-isinf: Op = _classify(
-    "isinf",
-    np.isinf,
-    "Whether x is infinite.",
-    lambda x: predicate("equal", scalar("abs", x), number(inf, x)),
-)
-isfinite: Op = _classify(
-    "isfinite",
-    np.isfinite,
-    "Whether x is neither infinite nor NaN.",
-    lambda x: predicate("less", scalar("abs", x), number(inf, x)),
-)
-signbit: Op = _classify(
-    "signbit", np.signbit, "Whether the sign bit of x is set (also of -0).", _signbit
-)
-
-
-# ---- signs and neighbours
 
 copysign: Op = binary(
     "copysign",

@@ -217,8 +217,11 @@ def _elementwise_type(
 def _elementwise_axes(name: str, body: Body | None, result: DType | None) -> AxesRule:
     def rule(attrs: Attrs, types: Types) -> LoopForm:
         axes = axis_vars(types[0].shape)
-        args = [widened(x) for x in reads(types, axes)]
-        made = scalar(name, *args, dtype=result) if body is None else body(*args)
+        elements = reads(types, axes)
+        if body is None:
+            made = scalar(name, *map(widened, elements), dtype=result)
+        else:
+            made = body(*elements)
         return LoopForm(axes, (scalar_cast(made, result or types[0].dtype),))
 
     return rule
@@ -245,7 +248,8 @@ def elementwise(
     """An op on operands of equal shape and dtype whose element depends on their elements there.
 
     `function` is its NumPy meaning on arrays; `result` the dtype of the result where it is not that
-    of the operands. The code generators know it by `name`, unless `body` composes it of scalar ops.
+    of the operands. The code generators know it by `name`, unless `body` composes the element of
+    other scalar ops (16-bit floats as they are: use `widened` before arithmetic).
     """
     reasons = dict(blank or {})
     if not linear:
