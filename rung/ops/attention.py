@@ -30,12 +30,12 @@ def attention(
 ) -> Value:
     """softmax(q kᵀ * scale + mask) v (Vaswani et al., 2017).
 
-    q is [batch…, heads, T, D], k [batch…, kv_heads, S, D], v [batch…, kv_heads, S, E]; the result is
-    [batch…, heads, T, E]. With fewer kv_heads, each serves heads/kv_heads consecutive heads of q
-    (grouped queries); nothing is copied for it. `scale` is 1/sqrt(D) unless given. `mask` broadcasts
-    to [batch…, heads, T, S]: bool (true = may look) or float (added). With `causal`, query i sees
-    the keys up to i + S - T. A query that may look at nothing gives 0. `dropout` drops that part of
-    the weights by the random `key`. Scores and weights of 16-bit floats are f32 in between.
+    q is [batch…, heads, T, D], k [batch…, kv_heads, S, D], v [batch…, kv_heads, S, E]; the result
+    is [batch…, heads, T, E]. With fewer kv_heads, each serves heads/kv_heads consecutive heads of q
+    (grouped queries); nothing is copied for it. `scale` is 1/sqrt(D) unless given. `mask`
+    broadcasts to [batch…, heads, T, S]: bool (true = may look) or float (added). With `causal`,
+    query i sees the keys up to i + S - T. A query that may look at nothing gives 0. `dropout` drops
+    that part of the weights by the random `key`. Of 16-bit floats the softmax is in f32.
     """
     groups = _check(q, k, v, mask)
     *batch, heads, num_q, depth = q.shape
@@ -93,7 +93,8 @@ def _masked(scores: Value, mask: Value | None, full: tuple[int, ...], causal: bo
             scores = add(scores, as_type(laid, scores.dtype))
     if causal:
         rank, num_q, num_k = scores.type.rank, *full[-2:]
-        row = plus(counting(scores.shape, rank - 2), num_k - num_q)
+        row = counting(scores.shape, rank - 2)
+        row = plus(row, num_k - num_q) if num_k != num_q else row
         seen = greater_equal(row, counting(scores.shape, rank - 1))
         scores = where(seen, scores, number(float("-inf"), scores))
     return scores

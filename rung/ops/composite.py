@@ -1,8 +1,8 @@
 """Composites: functions of ops that keep their name in the graph.
 
 `softmax(x, dim=-1)` makes one node of the op `composite`, which holds its decomposition as a graph.
-A backend may claim the whole by its name; all else sees the body after `decompose`. The derivative of
-a composite is that of its body.
+A backend may claim the whole by its name; all else sees the body after `decompose`. The derivative
+of a composite is that of its body.
 """
 
 from __future__ import annotations
@@ -126,14 +126,14 @@ def composite(function: Callable[P, R]) -> Callable[P, R]:
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
         given = dict(zip(bound.arguments, bound.args, strict=False))
-        types = tuple((n, None if v is None else v.type) for n, v in given.items())  # type: ignore[attr-defined]
+        types = tuple((n, v.type if isinstance(v, Value) else None) for n, v in given.items())
         key = (types, tuple((n, type(v), v) for n, v in bound.kwargs.items()))
         found = bodies.get(key)
         if found is None:
             found = bodies[key] = _trace(name, function, types, bound.kwargs)
         body, attributes, single = found
-        inputs = tuple(v for v in given.values() if v is not None)
-        results = COMPOSITE.build(inputs, CompositeAttrs(name, body, attributes))  # type: ignore[arg-type]
+        inputs = tuple(v for v in given.values() if isinstance(v, Value))
+        results = COMPOSITE.build(inputs, CompositeAttrs(name, body, attributes))
         return results[0] if single else results  # type: ignore[return-value]
 
     return build

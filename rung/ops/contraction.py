@@ -204,8 +204,7 @@ def matmul(a: Value, b: Value) -> Value:
     _check_matmul(a.type, b.type)
     if a.type.rank == 1 or b.type.rank <= 2:
         inner = 0 if b.type.rank == 1 else b.type.rank - 2
-        product = dot_general(a, b, contract=((a.type.rank - 1,), (inner,)))
-        return product
+        return dot_general(a, b, contract=((a.type.rank - 1,), (inner,)))
     if a.type.rank == 2:  # [m, k] @ [batch…, k, n] comes out as [m, batch…, n]
         product = dot_general(a, b, contract=((1,), (b.type.rank - 2,)))
         order = (*range(1, b.type.rank - 1), 0, b.type.rank - 1)

@@ -106,7 +106,7 @@ def _conv_ref(attrs: ConvAttrs, operands: Sequence[Array]) -> tuple[Array, ...]:
     kernel = weight.astype(wide).reshape(groups, outputs // groups, *weight.shape[1:])
     total: Array | None = None
     for offset, seen in window_elements(grouped, attrs.windows(weight.shape[2:]), 0):
-        part = np.einsum("ngc...,goc->ngo...", seen, kernel[(..., *offset)])
+        part = np.einsum("ngc...,goc->ngo...", seen, kernel[(slice(None),) * 3 + offset])
         total = part if total is None else total + part
     assert total is not None
     return (total.reshape(n, outputs, *total.shape[3:]).astype(x.dtype),)
@@ -134,9 +134,9 @@ def _conv_transpose(
     (ct,) = cts
     if ct is None:
         return None
-    return _input_gradient(attrs, *inputs, ct) if operand == 0 else _weight_gradient(
-        attrs, *inputs, ct
-    )  # fmt: skip
+    x, weight = inputs
+    gradient = _input_gradient if operand == 0 else _weight_gradient
+    return gradient(attrs, x, weight, ct)
 
 
 def _input_gradient(attrs: ConvAttrs, x: Value, weight: Value, ct: Value) -> Value:
@@ -211,8 +211,8 @@ def _conv_samples(rng: np.random.Generator) -> list[Sample]:
 conv = structured(
     "conv",
     "convolution",
-    "Convolution of x[N, C, …] with weight[O, C / groups, …]: N, O and one result for each place of "
-    "the window; 16-bit floats are summed in f32.",
+    "Convolution of x[N, C, …] with weight[O, C / groups, …]: N, O and one result for each place "
+    "of the window; 16-bit floats are summed in f32.",
     arity=2,
     attrs=ConvAttrs,
     type=_conv_type,
@@ -285,8 +285,9 @@ def convolve_transposed(
     dilation: int | Sequence[int] = 1,
     groups: int = 1,
 ) -> Value:
-    """The transpose of `convolve` with respect to its input: x[N, C, …] with weight[C, O / groups, …]
-    gives [N, O, …], (n - 1) * stride - 2 * padding + dilation * (k - 1) + output_padding + 1 long."""
+    """The transpose of `convolve` with respect to its input: x[N, C, …] with
+    weight[C, O / groups, …] gives [N, O, …], the dims being
+    (n - 1) * stride - 2 * padding + dilation * (k - 1) + output_padding + 1 long."""
     spatial = max(weight.type.rank - 2, 0)
     moves, cut = each(stride, spatial), each(padding, spatial)
     spread, more = each(dilation, spatial), each(output_padding, spatial)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -54,7 +55,7 @@ def _samples(rng: np.random.Generator) -> list[Sample]:
 
 
 def _cumulative(
-    name: str, combine: str, function: Callable[..., Array], doc: str, **columns: object
+    name: str, combine: str, function: Callable[..., Array], doc: str, **columns: Any
 ) -> Op:
     def type_rule(attrs: ScanAttrs, types: Types) -> tuple[TensorType, ...]:
         require_dtype(name, "x", types[0], NUMBERS)

@@ -17,7 +17,7 @@ from rung.core.dtype import INTEGERS
 from rung.core.errors import AxisError, ShapeError
 from rung.ir.expr import Expr, const, raw_call, read
 from rung.ir.node import Value
-from rung.ir.op import Array, Attrs, Cost, LoopForm, Sample
+from rung.ir.op import Array, Attrs, Cost, LoopForm, Sample, SampleRule
 from rung.ir.types import Shape, TensorType
 from rung.ops.broadcast import broadcast_to, reshape
 from rung.ops.creation import full, iota
@@ -119,21 +119,17 @@ def _positions(rng: np.random.Generator, shape: Shape, size: int, dtype: dt.DTyp
     return rng.integers(low, size + 1, size=shape).astype(dtype.numpy)
 
 
-def _value_dtypes() -> Sequence[dt.DType]:
-    return dt.ALL
-
-
 def _take_samples(rng: np.random.Generator) -> Sequence[Sample]:
     cases: list[tuple[Shape, int, Shape]] = [
         ((5,), 0, (3,)), ((5,), 0, ()), ((7, 4), 0, (2, 3)), ((4, 7), 1, (5,)),
         ((2, 5, 3), 1, (4, 2)), ((4, 3), 0, (0,)), ((1, 3), 0, (4,)), ((4, 0), 0, (3,)),
     ]  # fmt: skip
     found = []
-    for i, (shape, dim, index) in enumerate(cases):
-        positions = _positions(rng, index, shape[dim], _INDEX_DTYPES[i % 4])
+    for i, (shape, dim, places) in enumerate(cases):
+        positions = _positions(rng, places, shape[dim], _INDEX_DTYPES[i % 4])
         found.append(Sample((TensorType(dt.float32, shape), positions), DimAttrs(dim)))
     index = _positions(rng, (4,), 5, dt.int32)
-    found += [Sample((TensorType(d, (5, 3)), index), DimAttrs(0)) for d in _value_dtypes()]
+    found += [Sample((TensorType(d, (5, 3)), index), DimAttrs(0)) for d in dt.ALL]
     return found
 
 
@@ -206,11 +202,11 @@ def _along_samples(rng: np.random.Generator) -> Sequence[Sample]:
     found = []
     for i, (shape, dim, n) in enumerate(cases):
         index = _positions(
-            rng, shape[:dim] + (n,) + shape[dim + 1 :], shape[dim], _INDEX_DTYPES[i % 4]
+            rng, (*shape[:dim], n, *shape[dim + 1 :]), shape[dim], _INDEX_DTYPES[i % 4]
         )
         found.append(Sample((TensorType(dt.float32, shape), index), DimAttrs(dim)))
     index = _positions(rng, (4, 3), 5, dt.int64)
-    found += [Sample((TensorType(d, (5, 3)), index), DimAttrs(0)) for d in _value_dtypes()]
+    found += [Sample((TensorType(d, (5, 3)), index), DimAttrs(0)) for d in dt.ALL]
     return found
 
 
@@ -243,7 +239,8 @@ class BatchAttrs(Attrs):
 
 @dataclass(frozen=True)
 class _Places:
-    """Dims of x[batch…, indexed…, rest…], index[batch…, many…, k], updates[batch…, many…, rest…]."""
+    """Dims of x[batch…, indexed…, rest…], index[batch…, many…, k] and the updates
+    [batch…, many…, rest…]."""
 
     batch: Shape
     many: Shape
@@ -351,7 +348,7 @@ def _gather_samples(rng: np.random.Generator) -> Sequence[Sample]:
         index = _place_index(rng, x, shape, batch, i)
         found.append(Sample((TensorType(dt.float32, x), index), BatchAttrs(batch)))
     index = _place_index(rng, (5, 4), (3, 2), 0, 0)
-    found += [Sample((TensorType(d, (5, 4)), index), BatchAttrs()) for d in _value_dtypes()]
+    found += [Sample((TensorType(d, (5, 4)), index), BatchAttrs()) for d in dt.ALL]
     return found
 
 
@@ -391,7 +388,7 @@ def _scatter_axes(combine: str | None, attrs: BatchAttrs, types: Types) -> LoopF
     return LoopForm(form.axes, (body,), combine=combine, write=place, init=0)
 
 
-def _scatter_samples(dtypes: Sequence[dt.DType]) -> object:
+def _scatter_samples(dtypes: Sequence[dt.DType]) -> SampleRule:
     def rule(rng: np.random.Generator) -> Sequence[Sample]:
         found = []
         for i, (x, shape, batch) in enumerate(_PLACE_CASES):

@@ -41,8 +41,8 @@ def cross_entropy(
     targets that count; NaN if there are none), `sum` or `none`. A target that is no class picks no
     logit: its loss is the logsumexp.
 
-    The target's logit is picked by comparison, not by a gather, so that forward and backward are one
-    pass over each row and nothing is scattered."""
+    The target's logit is picked by comparison, not by a gather, so that forward and backward are
+    one pass over each row and nothing is scattered."""
     dim = _check_cross_entropy(logits, targets, class_weights, label_smoothing, reduction)
     w = wide(logits)
     total = log_sum_exp(w, dim)

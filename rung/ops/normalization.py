@@ -61,7 +61,7 @@ def layer_norm(
 def rms_norm(
     x: Value, weight: Value | None = None, *, num_dims: int = 1, eps: float = 1e-6
 ) -> Value:
-    """x / sqrt(mean(x²) + eps) * weight over the last `num_dims` dims (Zhang and Sennrich, 2019)."""
+    """x / sqrt(mean(x²) + eps) * weight over the last `num_dims` dims (Zhang, Sennrich, 2019)."""
     dims = _last_dims("rms_norm", x, num_dims, weight)
     w = wide(x)
     scale = rsqrt(plus(averaged(multiply(w, w), dims), eps))

@@ -1,8 +1,8 @@
 """Reductions over sliding windows, and the pooling of PyTorch above them.
 
-The derivative of a windowed maximum goes to its first largest element. For that `window_argmax` says
-where it is, `window_take` reads there, and `window_put`, its transpose, adds up for each element
-the windows whose maximum it is: a sum over few windows for each element, not a scatter.
+The derivative of a windowed maximum goes to its first largest element. For that `window_argmax`
+says where it is, `window_take` reads there, and `window_put`, its transpose, adds up for each
+element the windows whose maximum it is: a sum over few windows for each element, not a scatter.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from rung.core.dtype import DType
 from rung.core.errors import ShapeError
 from rung.ir.expr import Expr, Var, const, read
 from rung.ir.node import Value
-from rung.ir.op import Array, Attrs, Cost, LoopForm, Sample
+from rung.ir.op import Array, Attrs, Cost, LoopForm, Sample, SampleRule
 from rung.ir.types import Shape, TensorType
 from rung.ops.broadcast import broadcasted, flat_index, unflat_index
 from rung.ops.composite import composite
@@ -75,14 +75,14 @@ def _lengths(attrs: WindowAttrs, shape: Shape) -> Shape:
     return shape[len(shape) - len(attrs.sizes) :]
 
 
-def _attrs(windows: Sequence[Window]) -> dict[str, tuple[object, ...]]:
-    return {
-        "sizes": tuple(w.size for w in windows),
-        "strides": tuple(w.stride for w in windows),
-        "padding": tuple(w.padding for w in windows),
-        "dilation": tuple(w.dilation for w in windows),
-        "base_dilation": tuple(w.base_dilation for w in windows),
-    }
+def _attrs(windows: Sequence[Window]) -> WindowAttrs:
+    return WindowAttrs(
+        tuple(w.size for w in windows),
+        tuple(w.stride for w in windows),
+        tuple(w.padding for w in windows),
+        tuple(w.dilation for w in windows),
+        tuple(w.base_dilation for w in windows),
+    )
 
 
 def _result(op: str, attrs: WindowAttrs, x: TensorType) -> TensorType:
@@ -130,7 +130,7 @@ _CASES: tuple[tuple[Shape, WindowAttrs], ...] = (
 _DILATED = ((2, 4), WindowAttrs((3,), (1,), ((2, -1),), (1,), (2,)))
 
 
-def _window_samples(dtypes: Sequence[DType], dilated: bool) -> object:
+def _window_samples(dtypes: Sequence[DType], dilated: bool) -> SampleRule:
     cases = (*_CASES, _DILATED) if dilated else _CASES
 
     def rule(rng: np.random.Generator) -> list[Sample]:
@@ -173,7 +173,7 @@ def _sum_transpose(
     if ct is None:
         return None
     back = [w.adjoint(n) for w, n in zip(attrs.windows(), lengths, strict=True)]
-    return window_sum(ct, **_attrs(back))
+    return window_sum(ct, attrs=_attrs(back))
 
 
 window_sum = structured(
@@ -213,8 +213,8 @@ def _check_plain(op: str, attrs: WindowAttrs, x: TensorType) -> None:
         places = first[:, None] + np.arange(w.size) * w.dilation
         if not ((places >= 0) & (places < length)).any(axis=1).all():
             raise ShapeError(
-                f"{op}: with padding {w.padding} a window of {w.size} (dilation {w.dilation}) holds no "
-                f"element of x {x}",
+                f"{op}: with padding {w.padding} a window of {w.size} (dilation {w.dilation}) "
+                f"holds no element of x {x}",
                 fix="less padding: at most half of the window",
             )
 
@@ -327,8 +327,8 @@ def _argmax_samples(rng: np.random.Generator) -> list[Sample]:
 window_argmax = structured(
     "window_argmax",
     "pooling",
-    "Where the maximum `top` of each window of x is first: the row-major position (i32) in the dims "
-    "that the windows slide over.",
+    "Where the maximum `top` of each window of x is first: the row-major position (i32) in the "
+    "dims that the windows slide over.",
     arity=2,
     attrs=WindowAttrs,
     type=_argmax_type,

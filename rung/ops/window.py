@@ -19,9 +19,9 @@ Pairs = tuple[tuple[int, int], ...]
 class Window:
     """A window of `size` elements over one dim.
 
-    The dim gets `base_dilation` - 1 zeros between its elements, then `padding` zeros (before, after;
-    negative: that many elements are cut off). The elements of the window are `dilation` apart, and it
-    moves on by `stride`."""
+    The dim gets `base_dilation` - 1 zeros between its elements, then `padding` zeros (before,
+    after; negative: that many elements are cut off). The elements of the window are `dilation`
+    apart, and it moves on by `stride`."""
 
     size: int
     stride: int = 1
@@ -84,8 +84,8 @@ def check_windows(op: str, operand: str, x: TensorType, windows: Sequence[Window
         count = w.num_places(length) if length else 0
         if count < 1:
             raise ShapeError(
-                f"{op}: a window of {w.size} (dilation {w.dilation}) does not fit in dim {first + i} "
-                f"of {operand} {x} with padding {w.padding}",
+                f"{op}: a window of {w.size} (dilation {w.dilation}) does not fit in dim "
+                f"{first + i} of {operand} {x} with padding {w.padding}",
                 fix="a smaller window or more padding",
             )
         places.append(count)
@@ -103,8 +103,8 @@ def windows_of(
     """One window a dim. Raises ShapeError where the lists differ in length."""
     if len({len(sizes), len(strides), len(padding), len(dilation), len(base_dilation)}) != 1:
         raise ShapeError(
-            f"{op}: strides {tuple(strides)}, padding {padding}, dilation {tuple(dilation)} and base "
-            f"dilation {tuple(base_dilation)} for windows of {tuple(sizes)}",
+            f"{op}: strides {tuple(strides)}, padding {padding}, dilation {tuple(dilation)} and "
+            f"base dilation {tuple(base_dilation)} for windows of {tuple(sizes)}",
             fix="one entry for each window dim; padding is a pair (before, after)",
         )
     return tuple(map(Window, sizes, strides, padding, dilation, base_dilation))
@@ -146,16 +146,17 @@ def spread_out(x: Array, windows: Sequence[Window], fill: float) -> Array:
     around = [(max(a, 0), max(b, 0)) for a, b in (w.padding for w in windows)]
     shape = [a + n + b for n, (a, b) in zip(spans, around, strict=True)]
     whole = np.full((*lead, *shape), fill, x.dtype)
-    inner = [
+    every = (slice(None),) * len(lead)
+    inner = tuple(
         slice(a, a + n, w.base_dilation)
         for n, (a, _), w in zip(spans, around, windows, strict=True)
-    ]
-    whole[(..., *inner)] = x
-    cut = [
+    )
+    whole[every + inner] = x
+    cut = tuple(
         slice(max(-w.padding[0], 0), n - max(-w.padding[1], 0))
         for n, w in zip(shape, windows, strict=True)
-    ]
-    return np.asarray(whole[(..., *cut)])
+    )
+    return np.asarray(whole[every + cut])
 
 
 def window_elements(
@@ -165,9 +166,10 @@ def window_elements(
     lengths = x.shape[x.ndim - len(windows) :]
     places = [w.num_places(n) for w, n in zip(windows, lengths, strict=True)]
     whole = spread_out(x, windows, fill)
+    every = (slice(None),) * (x.ndim - len(windows))
     for offset in np.ndindex(*(w.size for w in windows)):
-        cut = [
+        cut = tuple(
             slice(k * w.dilation, k * w.dilation + (p - 1) * w.stride + 1, w.stride)
             for k, w, p in zip(offset, windows, places, strict=True)
-        ]
-        yield offset, np.asarray(whole[(..., *cut)])
+        )
+        yield offset, np.asarray(whole[every + cut])
