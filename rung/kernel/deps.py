@@ -229,6 +229,10 @@ def ragged_end(extent: Expr) -> tuple[int, dict[Expr, int], int] | None:
 def _zero_terms(deltas: list[Delta], offset: int) -> set[Expr] | None:
     """The terms that must not differ; None when there is no solution. `deltas` by falling
     coefficient."""
+    still: set[Expr] = {d.term for d in deltas if not d.reach and d.term is not None}
+    if still:  # an axis of one iteration
+        found = _zero_terms([d for d in deltas if d.reach], offset)
+        return None if found is None else found | still
     if not deltas:
         return None if offset else set()
     g = gcd(*(d.scale for d in deltas))

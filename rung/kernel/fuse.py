@@ -128,6 +128,7 @@ class GroupNest:
         self._memo: dict[Expr, Expr] = {}
         self._emitting: int = -1
         self._stored_here: dict[Value, Expr] = {}
+        self._inner_axes: dict[int, Expr] = {}
         self._locals = 0
 
     def _memory_owner(self, v: Value) -> Value | None:
@@ -321,6 +322,7 @@ class GroupNest:
     def _level(self, members: list[Node], rows: int, row: Expr) -> list[Stmt]:
         """The loops of one level; members over equally long inner ranges share a loop."""
         self._stored_here.clear()
+        self._inner_axes.clear()
         before: list[Stmt] = []
         shared: dict[int, list[Stmt]] = {}
         after: list[Stmt] = []
@@ -341,7 +343,7 @@ class GroupNest:
             else:
                 alone.extend(self._inner_reduction(node, body, size, row, rows))
         loops = [
-            loop(var(f"c{length}", length), *stmts) if length != 1 else Block(tuple(stmts))
+            loop(axis, *stmts) if isinstance(axis := self._inner(length), Var) else Block(tuple(stmts))
             for length, stmts in shared.items()
         ]
         return [*before, *loops, *after, *alone]
@@ -352,7 +354,11 @@ class GroupNest:
         return dict(zip(body.axes, delinearize(place, shape), strict=True))
 
     def _inner(self, size: int) -> Expr:
-        return var(f"c{size}", size) if size != 1 else const(0)
+        """The variable of this level's loop over `size` positions within the row."""
+        if size not in self._inner_axes:
+            self._locals += 1
+            self._inner_axes[size] = var(f"c{self._locals}", size) if size != 1 else const(0)
+        return self._inner_axes[size]
 
     def _map_stores(
         self, node: Node, body: Body, size: int, row: Expr, rows: int, before: list[Stmt]

@@ -1,17 +1,173 @@
-"""Strategies: which schedule a naive kernel gets, from its shape and the machine."""
+"""Strategies: which schedule a naive kernel gets, from its shape and the machine.
+
+Each loop nest of a kernel is recognised by its structure, not by where it came from:
+
+- a *map* nest ends in stores alone;
+- a *sum* nest is `for o…: t = identity; for k…: t += …; y = f(t)`: contractions (matmul,
+  convolution) get a register tile, other reductions lanes along `k` or along `o`;
+- a *row* loop holds several nests one after the other.
+"""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from math import prod
 
-from rung.kernel.loop import Block, For, Kernel
+from rung.kernel.contract import ContractionTiling, find_contraction
+from rung.kernel.loop import For, Kernel
+from rung.kernel.loop_steps import Branch, Fuse, Parallel, Split, Unroll, Vectorize
 from rung.kernel.machine import Machine
+from rung.kernel.order_steps import Reorder
+from rung.kernel.recognise import (
+    SumNest, accumulates_outside, element_bytes, independent, nest, only_stores, reads, stride,
+    sum_nest,
+)  # fmt: skip
+from rung.kernel.rewrite import loops_named
+from rung.kernel.step import Step
+
+TILE = 4096
+"""Elements of a parallel tile of an element-wise kernel (a quarter of the first-level cache)."""
+COLUMN_VECTORS = 8
+"""Vectors of columns that a column reduction keeps in registers."""
 
 
 def schedule_kernel(kernel: Kernel, group: str, machine: Machine) -> Kernel:
     """The scheduled kernel for a naive kernel of a `group` kind."""
-    phases = tuple(
-        replace(p, kind="parallel") if isinstance(p, For) and group != "scatter" else p
-        for p in kernel.phases
-    )
-    return replace(kernel, body=Block(phases))
+    scheduler = Scheduler(kernel, machine)
+    for number in range(len(kernel.phases)):
+        scheduler.phase(number)
+    return scheduler.kernel
+
+
+class Scheduler:
+    """Applies steps to a kernel, phase by phase."""
+
+    def __init__(self, kernel: Kernel, machine: Machine) -> None:
+        self.kernel = kernel
+        self.machine = machine
+
+    def do(self, *steps: Step) -> None:
+        """Apply steps in order."""
+        for step in steps:
+            self.kernel = step.apply(self.kernel)
+
+    def phase(self, number: int) -> None:
+        """Choose and apply the schedule of one phase."""
+        s = self.kernel.phases[number]
+        if not isinstance(s, For):
+            return
+        loops, body = nest(s)
+        found = sum_nest(loops, body)
+        if not independent(s):
+            self._inner(s)
+        elif only_stores(body):
+            self._map_phase(loops)
+        elif found is not None and len(found.accumulates) == 1 and find_contraction(found):
+            ContractionTiling(self, found).phase()
+        elif found is not None and self._by_columns(found):
+            self._column_phase(found)
+        else:
+            rows = [x.axis.name for x in loops]
+            self.parallel(rows)
+            self._inner_all(body.stmts)
+
+    # ---- maps
+
+    def _map_phase(self, loops: list[For]) -> None:
+        lanes = self.lanes(loops[0])
+        inner = loops[-1].axis
+        name = inner.name
+        outer = [x.axis.name for x in loops[:-1]]
+        size = prod(x.axis.extent for x in loops)
+        tile = max(min(TILE, size // 16 // lanes * lanes), lanes)
+        if inner.extent > 2 * tile:
+            self.do(Split(name, tile, f"{name}_t", f"{name}_i"))
+            outer.append(f"{name}_t")
+            name = f"{name}_i"
+        self.parallel(outer)
+        self.do(Branch(name))
+        self.vectorize(name, lanes)
+
+    def vectorize(self, name: str, lanes: int) -> None:
+        """Vectors along every loop over `name` (of constant extent)."""
+        extent = max(x.axis.extent for x in loops_named(self.kernel.body, name))
+        if extent > 1:
+            width = min(lanes, 1 << (extent - 1).bit_length())
+            self.do(Split(name, width, f"{name}_v", f"{name}_l"))
+            self.do(Branch(f"{name}_l"), Vectorize(f"{name}_l", width))
+
+    def parallel(self, outer: list[str]) -> None:
+        """Make one parallel loop of the outermost loops."""
+        if not outer:
+            return
+        whole = outer[0]
+        for i, name in enumerate(outer[1:]):
+            self.do(Fuse(whole, name, f"p{i}"))
+            whole = f"p{i}"
+        self.do(Parallel(whole))
+
+    def lanes(self, s: For) -> int:
+        """SIMD width for the element types that occur in `s`."""
+        return max(self.machine.vector_bytes // element_bytes(s), 1)
+
+    # ---- reductions
+
+    def _by_columns(self, found: SumNest) -> bool:
+        """Whether neighbouring results are made from neighbouring elements."""
+        column, last = found.loops[-1].axis, found.reduce[-1].axis
+        if column.extent < 4:
+            return False
+        steps = [(stride(r, column), stride(r, last)) for r in reads(found.loops[0])]
+        along_column = sum(c == 1 for c, _ in steps)
+        along_row = sum(k == 1 for _, k in steps)
+        return along_column > along_row or (along_column == along_row and last.extent < 16)
+
+    def _column_phase(self, found: SumNest) -> None:
+        lanes = self.lanes(found.loops[0])
+        column = found.loops[-1].axis
+        name = column.name
+        outer = [x.axis.name for x in found.loops[:-1]]
+        width = min(lanes * COLUMN_VECTORS, max(column.extent // 4 // lanes, 1) * lanes)
+        if column.extent <= lanes:
+            width = column.extent
+        self.do(Split(name, width, f"{name}_t", f"{name}_i"))
+        self.parallel([*outer, f"{name}_t"])
+        self.do(Branch(f"{name}_i"))
+        self._columns(f"{name}_i", found, lanes)
+
+    def _columns(self, name: str, found: SumNest, lanes: int) -> None:
+        """Lanes along the results; the reduction is serial, outside of them."""
+        extent = max(x.axis.extent for x in loops_named(self.kernel.body, name))
+        width = min(lanes, 1 << (extent - 1).bit_length())
+        self.do(Reorder((*[k.axis.name for k in found.reduce], name)))
+        self.do(Split(name, width, f"{name}_v", f"{name}_l"))
+        self.do(Branch(f"{name}_l"), Unroll(f"{name}_v"), Vectorize(f"{name}_l", width))
+
+    # ---- nests within a row
+
+    def _inner_all(self, stmts: tuple[object, ...]) -> None:
+        for s in stmts:
+            if isinstance(s, For):
+                self._inner(s)
+
+    def _inner(self, s: For) -> None:
+        loops, body = nest(s)
+        found = sum_nest(loops, body)
+        last = loops[-1].axis
+        if only_stores(body):
+            if all(stride(x, last) for x in _stores_of(body)):
+                self.vectorize(last.name, self.lanes(s))
+        elif found is not None and len(found.accumulates) == 1 and find_contraction(found):
+            ContractionTiling(self, found).inside()
+        elif found is not None and self._by_columns(found):
+            self._columns(found.loops[-1].axis.name, found, self.lanes(s))
+        elif accumulates_outside(body):
+            pass
+        else:
+            self._inner_all(body.stmts)
+
+
+def _stores_of(body: object) -> list[object]:
+    return [x for x in body.stmts]  # type: ignore[attr-defined]
+
+
+__all__ = ["Scheduler", "schedule_kernel"]

@@ -1,0 +1,144 @@
+"""The schedule of sums of products: a register tile of outer products.
+
+    for n0 in parallel:              # panels of NR columns
+        for m0:                      # tiles of MR rows
+            t[MR, NR] = 0
+            for k:
+                t[m, n] += a[m, k] * b[k, n]      # MR broadcasts, NR/lanes vectors
+            y = f(t)
+
+The tile is the largest that the registers hold, with the least padding for the shape at hand. Edges
+get kernels of their exact size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rung.ir.expr import Call, Expr, Var, variables
+from rung.kernel.loop_steps import Branch, Fuse, Parallel, Peel, Split, Unroll, Vectorize
+from rung.kernel.order_steps import Reorder
+from rung.kernel.recognise import SumNest, element_bytes, stride
+
+if TYPE_CHECKING:
+    from rung.kernel.strategy import Scheduler
+
+
+@dataclass(frozen=True)
+class Contraction:
+    """The roles of the axes of a sum of products: `batch` occurs in both factors, `rows` only in the
+    one that is broadcast, `columns` only in the one that is loaded as vectors."""
+
+    batch: tuple[Var, ...]
+    rows: tuple[Var, ...]
+    columns: tuple[Var, ...]
+    left: Expr
+    right: Expr
+
+
+def find_contraction(found: SumNest) -> Contraction | None:
+    """The contraction that a sum nest is, or None (no product, or no axis of one side alone)."""
+    a = found.accumulates[0]
+    value = a.value
+    while isinstance(value, Call) and value.op == "cast":
+        value = value.args[0]
+    if a.combine != "add" or not (isinstance(value, Call) and value.op == "multiply"):
+        return None
+    left, right = value.args
+    axes = [x.axis for x in found.loops]
+    in_left, in_right = variables(left), variables(right)
+    only_left = tuple(v for v in axes if v in in_left and v not in in_right)
+    only_right = tuple(v for v in axes if v in in_right and v not in in_left)
+    batch = tuple(v for v in axes if v not in only_left and v not in only_right)
+    if not only_left or not only_right:
+        return None
+    fast = [v for v in reversed(axes) if any(stride(s, v) == 1 for s in found.stores)]
+    if fast and fast[0] in only_left:
+        left, right, only_left, only_right = right, left, only_right, only_left
+    return Contraction(batch, only_left, only_right, left, right)
+
+
+def tile_shape(rows: int, columns: int, registers: int, lanes: int) -> tuple[int, int]:
+    """(MR, NV): rows and vectors of columns of the register tile with the least predicted time.
+
+    A step of k costs MR * NV multiply-adds and MR + NV loads, two of each a cycle."""
+    best: tuple[float, int, int] | None = None
+    for vectors in range(1, 7):
+        panels = -(-columns // (vectors * lanes))
+        for height in range(1, (registers - 1 - vectors) // vectors + 1):
+            steps = -(-rows // height) * panels
+            cost = steps * max(height * vectors, height + vectors, 8)
+            if best is None or (cost, -height * vectors) < (best[0], -best[1] * best[2]):
+                best = (cost, height, vectors)
+    assert best is not None
+    return best[1], best[2]
+
+
+class ContractionTiling:
+    """Schedules one contraction of a kernel."""
+
+    def __init__(self, scheduler: Scheduler, found: SumNest) -> None:
+        contraction = find_contraction(found)
+        assert contraction is not None
+        self.s = scheduler
+        self.found = found
+        self.c = contraction
+        self.reduce = [x.axis.name for x in found.reduce]
+        machine = scheduler.machine
+        self.lanes = max(machine.vector_bytes // element_bytes(found.loops[0]), 1)
+        self.registers = machine.num_vector_registers
+
+    def phase(self) -> None:
+        """As a phase of its own: panels shared out to the threads."""
+        batch, m0, n0 = self._tile()
+        outer = [*batch, n0]
+        whole = outer[0]
+        for i, name in enumerate(outer[1:]):
+            self.s.do(Fuse(whole, name, f"p{i}"))
+            whole = f"p{i}"
+        self.s.do(Parallel(whole))
+        self._finish(m0)
+
+    def inside(self) -> None:
+        """Within a row of a larger kernel."""
+        _, m0, _ = self._tile()
+        self._finish(m0)
+
+    def _tile(self) -> tuple[list[str], str, str]:
+        """Split into tiles; the names of the loops over batches, row tiles and panels."""
+        batch = [v.name for v in self.c.batch]
+        rows, extra_rows = self._merged(self.c.rows, "m")
+        columns, extra_columns = self._merged(self.c.columns, "n")
+        batch += [*extra_rows, *extra_columns]
+        height, vectors = tile_shape(rows.extent, columns.extent, self.registers, self.lanes)
+        self.m, self.n = f"{rows.name}_r", f"{columns.name}_c"
+        m0, n0 = f"{rows.name}_t", f"{columns.name}_t"
+        width = min(vectors * self.lanes, columns.extent)
+        self.s.do(Split(rows.name, height, m0, self.m), Split(columns.name, width, n0, self.n))
+        self.s.do(Reorder((*batch, n0, m0, *self.reduce, self.m, self.n)))
+        return batch, m0, n0
+
+    def _merged(self, axes: tuple[Var, ...], name: str) -> tuple[Var, list[str]]:
+        """(the axis to tile, names of the outer loops that are left)."""
+        return axes[-1], [v.name for v in axes[:-1]]
+
+    def _finish(self, m0: str) -> None:
+        do = self.s.do
+        do(Branch(self.n), Peel(m0), Branch(self.m))
+        nv, nl = f"{self.n}v", f"{self.n}l"
+        do(Split(self.n, self.lanes, nv, nl), Peel(nv))
+        do(Unroll(self.m))
+        if self._has(nv):
+            do(Unroll(nv))
+        do(Vectorize(nl, self.lanes))
+
+    def _has(self, name: str) -> bool:
+        from rung.kernel.rewrite import loops_named
+
+        return any(True for _ in loops_named(self.s.kernel.body, name))
+
+
+def names(axes: Iterable[Var]) -> list[str]:
+    """Axis names."""
+    return [v.name for v in axes]
