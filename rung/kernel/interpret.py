@@ -204,14 +204,18 @@ class Run:
         return tuple(frame.batched.get(d, 1) for d in range(self.rank))
 
     def store(self, s: Store, frame: Frame) -> None:
+        frame = self.guarded(s.guard, frame)
         value = self.value(s.value, frame)
-        place = self.place(s.buffer, s.index, self.active(s.guard, frame), frame, np.shape(value))
+        place = self.place(s.buffer, s.index, frame.mask, frame, np.shape(value))
         if place is not None:
             array, index, active = place
             array[index] = np.broadcast_to(value, active.shape)[active] if np.ndim(active) else value
 
-    def active(self, guard: Expr | None, frame: Frame) -> Any:
-        return frame.mask if guard is None else frame.masked(self.value(guard, frame))
+    def guarded(self, guard: Expr | None, frame: Frame) -> Frame:
+        """The frame of the iterations in which a guard holds: nothing else is read or written."""
+        if guard is None:
+            return frame
+        return replace(frame, mask=frame.masked(self.value(guard, frame)))
 
     def place(
         self,
@@ -257,10 +261,10 @@ class Run:
                 raise IndexingError(f"index {bad} is outside of dim {dim} of {buffer!r}")
 
     def accumulate(self, s: Accumulate, frame: Frame) -> None:
+        frame = self.guarded(s.guard, frame)
         shape = self.frame_shape(frame) if frame.batched else ()
         value = np.broadcast_to(self.value(s.value, frame), shape)
-        active = self.active(s.guard, frame)
-        place = self.place(s.buffer, s.index, active, frame, shape)
+        place = self.place(s.buffer, s.index, frame.mask, frame, shape)
         if place is None:
             return
         array, index, chosen = place
@@ -337,7 +341,9 @@ class Run:
     def read(self, e: Read, frame: Frame, memo: dict[Expr, Any]) -> Any:
         assert isinstance(e.source, Buffer)
         array, parts = self.position(e.source, e.index, frame)
-        active = self.active(e.guard, frame)
+        active = frame.mask
+        if e.guard is not None:
+            active = frame.masked(self.evaluate(e.guard, frame, memo))
         if active is None:
             self.check(e.source, array, parts)
             return array[tuple(parts)]

@@ -122,12 +122,28 @@ class Peel(Step):
             self.fail(f"the extent of {self.axis!r} is not a constant")
         if loop.kind == "parallel":
             self.fail("the loop is parallel", fix="use branch on the ragged loop inside")
-        last = substitute_stmt(loop.body, {loop.axis: const(n - 1)})
+        last = tightened(substitute_stmt(loop.body, {loop.axis: const(n - 1)}))
         if n == 1:
             return last
         shorter = var(self.axis, n - 1)
-        body = substitute_stmt(loop.body, {loop.axis: shorter})
+        body = tightened(substitute_stmt(loop.body, {loop.axis: shorter}))
         return block(replace(loop, axis=shorter, extent=const(n - 1), body=block(body)), last)
+
+
+def tightened(s: Stmt) -> Stmt:
+    """`s` with every loop of constant extent over an axis of that extent."""
+    if isinstance(s, Block):
+        return block(*[tightened(c) for c in s.stmts])
+    if isinstance(s, If):
+        return replace(s, body=block(tightened(s.body)))
+    if not isinstance(s, For):
+        return s
+    body, axis = tightened(s.body), s.axis
+    n = constant_extent(s)
+    if n is not None and n < axis.extent:
+        axis = var(axis.name, n)
+        body = substitute_stmt(body, {s.axis: axis})
+    return replace(s, axis=axis, body=block(body))
 
 
 def _extents(s: Stmt) -> list[Expr]:
@@ -182,10 +198,10 @@ class Branch(Step):
         if any(c % f for c in outer.values()):
             self.fail(f"the extent of {self.axis!r} is not made of whole blocks of {f}")
         tile = from_terms({t: c // f for t, c in outer.items()}, 0)
-        full = _with_extent(body, extent, f)
+        full = tightened(_with_extent(body, extent, f))
         if n % f == 0:
             return full
-        rest = _with_extent(body, extent, n % f)
+        rest = tightened(_with_extent(body, extent, n % f))
         if tile is loop.axis:
             rest = substitute_stmt(rest, {loop.axis: const(n // f)})
         is_full = compare("less", tile, n // f)
@@ -193,21 +209,15 @@ class Branch(Step):
 
 
 def _with_extent(s: Stmt, old: Expr, new: int) -> Stmt:
-    """`s` with the extent `old` being the number `new`: loops over it get an axis of that extent."""
+    """`s` with the extent `old` being the number `new`."""
     if isinstance(s, Block):
         return block(*[_with_extent(c, old, new) for c in s.stmts])
     if isinstance(s, If):
         return replace(s, body=block(_with_extent(s.body, old, new)))
     if not isinstance(s, For):
         return s
-    body = _with_extent(s.body, old, new)
-    if s.extent is not old:
-        extent = transform(s.extent, lambda e: const(new) if e is old else None)
-        return replace(s, extent=extent, body=block(body))
-    axis = var(s.axis.name, new)
-    return replace(
-        s, axis=axis, extent=const(new), body=block(substitute_stmt(body, {s.axis: axis}))
-    )
+    extent = transform(s.extent, lambda e: const(new) if e is old else None)
+    return replace(s, extent=extent, body=block(_with_extent(s.body, old, new)))
 
 
 @dataclass(frozen=True)

@@ -118,9 +118,10 @@ def _buffer(name: str, node: ast.expr | None, roles: tuple[str, ...], at: ast.AS
     role, args, options = _called(node)
     if role not in roles or len(args) != 1 or options.keys() - {"strides"}:
         fail(node, f"expected {' or '.join(roles)}(dtype[shape]), not {ast.unparse(node)}")
-    kind, shape = args[0], ()
+    kind, shape = args[0], tuple[int, ...]()
     if isinstance(kind, ast.Subscript):
-        kind, shape = kind.value, tuple(_integer(n) for n in _items(kind.slice))
+        shape = tuple(_integer(n) for n in _items(kind.slice))
+        kind = kind.value
     dtype = _dtype(kind)
     strides = tuple(_integer(n, -LARGEST) for n in _items(options["strides"])) if options else ()
     if options and len(strides) != len(shape):

@@ -15,8 +15,10 @@ from rung.core.errors import ParseError
 from rung.core.source import NOWHERE
 from rung.kernel.loop import Kernel
 from rung.kernel.loop_steps import Branch, Fuse, Parallel, Peel, Split, Unroll, Vectorize
+from rung.kernel.memory_steps import ComputeAt, Inline, Pack, PrefetchIn
 from rung.kernel.order_steps import Fission, FuseLoops, Reorder
 from rung.kernel.parse import fail, parse_module
+from rung.kernel.reduce_steps import AccumulateIn, Lanes
 from rung.kernel.step import Step
 
 Schedule = tuple[Step, ...]
@@ -32,6 +34,12 @@ STEP_TYPES: tuple[type[Step], ...] = (
     Unroll,
     Vectorize,
     Parallel,
+    Lanes,
+    AccumulateIn,
+    Pack,
+    ComputeAt,
+    Inline,
+    PrefetchIn,
 )
 _BY_NAME = {t.name: t for t in STEP_TYPES}
 
@@ -79,7 +87,7 @@ def _step(node: ast.stmt) -> Step:
                 fail(node, f"{kind.name}: {f.name} is missing")
         elif not _has_type(values[f.name], str(f.type)):
             fail(node, f"{kind.name}: {f.name} is {values[f.name]!r}, expected {f.type}")
-    return kind(**values)  # type: ignore[arg-type]
+    return kind(**values)
 
 
 def _literal(node: ast.expr) -> object:
