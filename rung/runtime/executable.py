@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntFlag
 from functools import cache
+from itertools import pairwise
 from typing import TypeAlias
 
 import numpy as np
@@ -14,9 +15,15 @@ import numpy.typing as npt
 
 from rung.core.errors import LoweringError
 from rung.runtime.memory import Block
-from rung.runtime.native import COUNTER_STRIDE, PatchOffset, ProgramOffset, StageOffset
+from rung.runtime.native import (
+    COUNTER_STRIDE,
+    GroupOffset,
+    PatchOffset,
+    ProgramOffset,
+    StageOffset,
+)
 from rung.runtime.native_library import native_library
-from rung.runtime.pool import pool
+from rung.runtime.pool import Pool, pool
 
 _WORD = 8
 
@@ -59,7 +66,7 @@ class StageFlags(IntFlag):
 
     NONE = 0
     BARRIER = 1  # starts when all earlier stages are complete, on all threads
-    SERIAL = 2  # thread 0 does all of it
+    SERIAL = 2  # one thread does all of it
     DYNAMIC = 4  # tiles are taken from a counter instead of split evenly
 
 
@@ -67,10 +74,11 @@ class StageFlags(IntFlag):
 class Stage:
     """One call of `void f(ptr args, i64 begin, i64 end, ptr scratch)` over tiles [0, grid).
 
-    Without BARRIER a stage may start on one thread while another still is in earlier stages:
-    right only if each thread reads what the same thread wrote (same grid, same split), or
-    nothing of them. `chunk` is the number of tiles a DYNAMIC stage takes at a time; `width`
-    limits how many threads take part (0: all).
+    Stages up to the next BARRIER form a group that is cut into one share for each thread: share v
+    holds the v-th part of the tiles of each of its stages. Shares run at the same time, so a
+    stage without BARRIER may read of its group only what the same share has written (same grid,
+    same split). `chunk` is the number of tiles a DYNAMIC stage takes at a time; `width` limits
+    over how many shares the tiles are split (0: all).
     """
 
     function: int
@@ -113,8 +121,9 @@ class Executable:
         self._pointers = (ctypes.c_size_t * (num_inputs + num_outputs))()
         self._pointers_at = ctypes.addressof(self._pointers)
         self._check()
-        self._tables = _Tables(self)
-        self._program_at = self._tables.block.address
+        self._tables = _Tables(self, self._pool)
+        self._launch: _Launch | None = None
+        self._program_at = 0
 
     def run(self, pointers: list[int]) -> None:
         """Run once. `pointers`: addresses of the inputs, then of the outputs.
@@ -142,20 +151,20 @@ class Executable:
             if self._binding is not self._pool.binding:
                 self._bind()
             self._pointers[:] = pointers  # type: ignore[assignment]
-            self._tables.set_header(ProgramOffset.PROFILE, stamps.ctypes.data)
-            self._call(self._program_at, self._pointers_at)
-            self._tables.set_header(ProgramOffset.PROFILE, 0)
+            launch = _Launch(self, self._tables.singles, self._pool, stamps.ctypes.data)
+            self._call(launch.address, self._pointers_at)
         times: list[float] = (np.diff(stamps) / 1e3).tolist()
         return times
 
     def _bind(self) -> None:
-        """Start workers if there is need for them, and store the pool's addresses in the tables."""
+        """Start workers if there is need for them, and store the pool's addresses."""
         shared = self._pool
         if not self.alone and not shared.started:
             shared.start()
         shared.reserve(self.arena_bytes, self.scratch_bytes)
         self._tables.bind_arena(shared.arena_address)
-        self._tables.set_header(ProgramOffset.STATE, shared.state_address)
+        self._launch = _Launch(self, self._tables.groups, shared)
+        self._program_at = self._launch.address
         self._binding = shared.binding
 
     def _check(self) -> None:
@@ -179,53 +188,69 @@ class Executable:
             raise LoweringError(f"stage {stage.name!r}: argument {slot} is out of range")
 
 
-class _Tables:
-    """Header, stage table, argument words, patches and counters in one block of memory."""
+@dataclass(frozen=True, slots=True)
+class _Groups:
+    """A group table in memory: its address and number of entries."""
 
-    def __init__(self, program: Executable):
+    address: int
+    count: int
+
+
+class _Tables:
+    """Stage table, argument words, patches, counters and group tables in one block of memory.
+
+    `groups` is cut at the barriers, `singles` has a group for every stage. Only the arguments
+    change once a program has run: threads that come late still read the rest.
+    """
+
+    def __init__(self, program: Executable, shared: Pool):
         stages = program.stages
+        self._pool = shared
         self._constants = [
             slot.array for stage in stages for slot in stage.args if isinstance(slot, Constant)
         ]
-        num_args = sum(len(stage.args) for stage in stages)
         patches = _patches(program)
         dynamic = [i for i, stage in enumerate(stages) if StageFlags.DYNAMIC in stage.flags]
+        starts = _group_starts(stages)
         sizes = (
-            int(ProgramOffset.BYTES),
             len(stages) * StageOffset.BYTES,
             len(dynamic) * COUNTER_STRIDE,
-            num_args * _WORD,
+            sum(len(stage.args) for stage in stages) * _WORD,
             len(patches) * PatchOffset.BYTES,
+            len(starts) * GroupOffset.BYTES,
+            len(stages) * GroupOffset.BYTES,
         )
-        starts = np.cumsum((0, *sizes)).tolist()
-        self.block = Block(starts[-1])
+        places = np.cumsum((0, *sizes)).tolist()
+        self.block = Block(places[-1])
         self._words = self.block.data.view(np.int64)
-        _, stages_at, counters_at, self._args_at, patches_at = starts[:-1]
         base = self.block.address
-        self._counters = {stage: base + counters_at + k * 64 for k, stage in enumerate(dynamic)}
+        self.stages_at, self.counters_at, self._args_at, self.patches_at = (
+            base + place for place in places[:4]
+        )
+        self.num_stages, self.num_patches = len(stages), len(patches)
+        self.num_counters = len(dynamic)
+        counters = {stage: self.counters_at + k * 64 for k, stage in enumerate(dynamic)}
         self._fill_args(stages)
-        self._fill_stages(stages, stages_at)
+        self._fill_stages(stages, counters)
         for k, (word, index, offset) in enumerate(patches):
-            at = (patches_at + k * PatchOffset.BYTES) // _WORD
-            self._words[at : at + 3] = (base + self._args_at + word * _WORD, index, offset)
-        self.set_header(ProgramOffset.STAGES, base + stages_at)
-        self.set_header(ProgramOffset.NUM_STAGES, len(stages))
-        self.set_header(ProgramOffset.PATCHES, base + patches_at)
-        self.set_header(ProgramOffset.NUM_PATCHES, len(patches))
-        self.set_header(ProgramOffset.COUNTERS, base + counters_at)
-        self.set_header(ProgramOffset.NUM_COUNTERS, len(dynamic))
-        self.set_header(ProgramOffset.ALONE, int(program.alone))
+            at = self.patches_at + k * PatchOffset.BYTES
+            self._store(at, (self._args_at + word * _WORD, index, offset))
+        self.groups = self._fill_groups(base + places[4], starts, stages)
+        self.singles = self._fill_groups(base + places[5], list(range(len(stages))), stages)
 
-    def set_header(self, offset: ProgramOffset, value: int) -> None:
-        """Store one word of the program's header."""
-        self._words[offset // _WORD] = value
+    def __del__(self) -> None:
+        self._pool.bury(self.block)
 
     def bind_arena(self, address: int) -> None:
         """Store the addresses of all arena buffers."""
         self._words[self._arena_words] = address + self._arena_offsets
 
+    def _store(self, address: int, values: Sequence[int]) -> None:
+        at = (address - self.block.address) // _WORD
+        self._words[at : at + len(values)] = values
+
     def _fill_args(self, stages: Sequence[Stage]) -> None:
-        first = self._args_at // _WORD
+        first = (self._args_at - self.block.address) // _WORD
         words: list[int] = []
         offsets: list[int] = []
         for word, slot in enumerate(slot for stage in stages for slot in stage.args):
@@ -237,20 +262,75 @@ class _Tables:
         self._arena_words = np.array(words, np.int64)
         self._arena_offsets = np.array(offsets, np.int64)
 
-    def _fill_stages(self, stages: Sequence[Stage], start: int) -> None:
-        args = self.block.address + self._args_at
+    def _fill_stages(self, stages: Sequence[Stage], counters: dict[int, int]) -> None:
+        args = self._args_at
         for i, stage in enumerate(stages):
-            at = (start + i * StageOffset.BYTES) // _WORD
-            row = self._words[at : at + StageOffset.BYTES // _WORD]
-            row[StageOffset.FUNCTION // _WORD] = stage.function
-            row[StageOffset.ARGS // _WORD] = args
-            row[StageOffset.GRID // _WORD] = stage.grid
-            row[StageOffset.BARRIER // _WORD] = int(StageFlags.BARRIER in stage.flags and i > 0)
-            serial = StageFlags.SERIAL in stage.flags
-            row[StageOffset.WIDTH // _WORD] = 1 if serial else stage.width
-            row[StageOffset.COUNTER // _WORD] = self._counters.get(i, 0)
-            row[StageOffset.CHUNK // _WORD] = stage.chunk
+            row = {
+                StageOffset.FUNCTION: stage.function,
+                StageOffset.ARGS: args,
+                StageOffset.GRID: stage.grid,
+                StageOffset.WIDTH: _width(stage),
+                StageOffset.COUNTER: counters.get(i, 0),
+                StageOffset.CHUNK: stage.chunk,
+            }
+            self._store(self.stages_at + i * StageOffset.BYTES, [row[key] for key in sorted(row)])
             args += len(stage.args) * _WORD
+
+    def _fill_groups(self, address: int, starts: Sequence[int], stages: Sequence[Stage]) -> _Groups:
+        for g, (first, end) in enumerate(pairwise([*starts, len(stages)])):
+            widths = [_width(stage) for stage in stages[first:end]]
+            row = {
+                GroupOffset.FIRST: self.stages_at + first * StageOffset.BYTES,
+                GroupOffset.END: self.stages_at + end * StageOffset.BYTES,
+                GroupOffset.WIDTH: 0 if 0 in widths else max(widths),
+            }
+            self._store(address + g * GroupOffset.BYTES, [row[key] for key in sorted(row)])
+        return _Groups(address, len(starts))
+
+
+class _Launch:
+    """A program's header for one binding, with what its runs count: shares taken and done."""
+
+    def __init__(
+        self, program: Executable, groups: _Groups, shared: Pool, profile: int = 0
+    ) -> None:
+        tables = program._tables
+        row_bytes = -(-groups.count * 4 // 128) * 128
+        done_at = int(ProgramOffset.BYTES)
+        claims_at = done_at + row_bytes
+        self._pool = shared
+        self._block = Block(claims_at + row_bytes * shared.threads)
+        self.address = base = self._block.address
+        words = self._block.data[: ProgramOffset.BYTES].view(np.int64)
+        for key, value in {
+            ProgramOffset.STAGES: tables.stages_at,
+            ProgramOffset.NUM_STAGES: tables.num_stages,
+            ProgramOffset.PATCHES: tables.patches_at,
+            ProgramOffset.NUM_PATCHES: tables.num_patches,
+            ProgramOffset.COUNTERS: tables.counters_at,
+            ProgramOffset.NUM_COUNTERS: tables.num_counters,
+            ProgramOffset.PROFILE: profile,
+            ProgramOffset.ALONE: int(program.alone),
+            ProgramOffset.STATE: shared.state_address,
+            ProgramOffset.GROUPS: groups.address,
+            ProgramOffset.NUM_GROUPS: groups.count,
+            ProgramOffset.DONE: base + done_at,
+            ProgramOffset.CLAIMS: base + claims_at,
+            ProgramOffset.CLAIM_STRIDE: row_bytes,
+        }.items():
+            words[key // _WORD] = value
+
+    def __del__(self) -> None:
+        self._pool.bury(self._block)
+
+
+def _width(stage: Stage) -> int:
+    return 1 if StageFlags.SERIAL in stage.flags else stage.width
+
+
+def _group_starts(stages: Sequence[Stage]) -> list[int]:
+    """Numbers of the stages that begin a group."""
+    return [i for i, stage in enumerate(stages) if i == 0 or StageFlags.BARRIER in stage.flags]
 
 
 def _patches(program: Executable) -> list[tuple[int, int, int]]:

@@ -1,11 +1,21 @@
-"""The native stage runtime as LLVM IR text: workers, barrier, stage walk, patches, time stamps.
+"""The native stage runtime as LLVM IR text: workers, groups of stages, patches, time stamps.
 
-Worker threads enter `rung_worker` once and stay. `rung_run` patches the argument tables, wakes
-the workers and walks the stage table together with them (every thread walks the whole table and
-does its share of each stage); threads meet at barriers only where a stage asks for it.
+Worker threads enter `rung_worker` once and stay. `rung_run` patches the argument tables, opens
+the gate, wakes the workers and walks the program together with them.
+
+Stages without a barrier between them form a group. A group is cut into as many shares as there
+are threads; share v is thread v's static part of every stage in the group. Each thread takes its
+own share, and after a short wait also those whose owners have not come (asleep, or preempted by
+another process): nobody ever waits for a thread that is not working. The next group starts when
+all shares are done.
+
+A claim is a compare-and-swap from the number of the last run to that of the present one, and
+`done` counts up over all runs. So a thread that is late by whole runs finds every share taken and
+every group done, whatever has happened meanwhile; it only reads the program's memory, which is
+not given back while anybody is behind the gate.
 
 All shared state lives in one block whose words sit on cache lines of their own (`StateOffset`),
-and a program is plain memory too (`ProgramOffset`, `StageOffset`, `PatchOffset`).
+and a program is plain memory too (`ProgramOffset`, `GroupOffset`, `StageOffset`, `PatchOffset`).
 """
 
 from __future__ import annotations
@@ -19,19 +29,19 @@ class StateOffset(IntEnum):
     EPOCH = 0  # i32: raised by one for every run
     EPOCH_SLEEPERS = 128  # i32: workers asleep on EPOCH
     PROGRAM = 256  # ptr: program of the present run; null tells the workers to leave
-    ARRIVED = 384  # i32: threads that wait at the barrier
-    GENERATION = 512  # i32: barriers passed so far
-    GENERATION_SLEEPERS = 640  # i32: threads asleep on GENERATION
+    GATE = 384  # i32: bit 0 = a run is going on; the rest counts workers inside a program
+    DONE_SLEEPERS = 512  # i32: threads asleep until a group is done
     NUM_THREADS = 768  # i64
     IDLE_SPINS = 776  # i64: pauses before an idle worker sleeps
-    BARRIER_SPINS = 784  # i64: pauses before a thread at a barrier yields
+    DONE_SPINS = 784  # i64: pauses before a thread that waits for a group yields
     SCRATCH = 792  # ptr: block of NUM_THREADS * SCRATCH_STRIDE bytes
     SCRATCH_STRIDE = 800  # i64
+    STEAL_SPINS = 808  # i64: pauses before a thread takes the shares of others
     BYTES = 1024
 
 
 class ProgramOffset(IntEnum):
-    """Byte offsets in a program's header."""
+    """Byte offsets in a program's header. A new binding gets a new header, never a changed one."""
 
     STAGES = 0  # ptr
     NUM_STAGES = 8  # i64
@@ -39,10 +49,25 @@ class ProgramOffset(IntEnum):
     NUM_PATCHES = 24  # i64
     COUNTERS = 32  # ptr: tile counters of dynamic stages, 64 B apart
     NUM_COUNTERS = 40  # i64
-    PROFILE = 48  # ptr to NUM_STAGES + 1 time stamps (i64, ns), or null
+    PROFILE = 48  # ptr to NUM_GROUPS + 1 time stamps (i64, ns), or null
     ALONE = 56  # i64: 1 = the caller runs everything itself
     STATE = 64  # ptr: the pool's state block
+    GROUPS = 72  # ptr
+    NUM_GROUPS = 80  # i64
+    DONE = 88  # ptr: i32 for each group, shares done in all runs
+    CLAIMS = 96  # ptr: a row of i32 for each share, one for each group: last run that took it
+    CLAIM_STRIDE = 104  # i64: bytes from row to row
+    RUNS = 112  # i32: number of the present run
     BYTES = 128
+
+
+class GroupOffset(IntEnum):
+    """Byte offsets in one entry of the group table."""
+
+    FIRST = 0  # ptr: its first stage
+    END = 8  # ptr: past its last stage
+    WIDTH = 16  # i64: at most so many shares; 0 = one for each thread
+    BYTES = 32
 
 
 class StageOffset(IntEnum):
@@ -51,10 +76,9 @@ class StageOffset(IntEnum):
     FUNCTION = 0  # ptr: void (ptr args, i64 begin, i64 end, ptr scratch)
     ARGS = 8  # ptr
     GRID = 16  # i64: number of tiles
-    BARRIER = 24  # i64: 1 = all earlier stages must be complete before this one starts
-    WIDTH = 32  # i64: at most so many threads take part; 0 = all
-    COUNTER = 40  # ptr: tile counter when tiles are dealt out dynamically, or null
-    CHUNK = 48  # i64: tiles taken from the counter at a time
+    WIDTH = 24  # i64: tiles are split over at most so many shares; 0 = all
+    COUNTER = 32  # ptr: tile counter when tiles are dealt out dynamically, or null
+    CHUNK = 40  # i64: tiles taken from the counter at a time
     BYTES = 64
 
 
@@ -68,7 +92,7 @@ class PatchOffset(IntEnum):
 
 
 SYMBOLS = ("rung_run", "rung_worker", "rung_leave", "rung_spin", "rung_now")
-NUM_YIELDS = 8  # sched_yield calls between spinning at a barrier and sleeping
+NUM_YIELDS = 8  # sched_yield calls between spinning for a group and sleeping
 COUNTER_STRIDE = 64
 
 
@@ -77,11 +101,12 @@ def native_ir(triple: str) -> str:
     text = _SLEEP_LINUX if "linux" in triple else _SLEEP_PORTABLE
     text = _PAUSE_X86 + text if triple.startswith(("x86_64", "amd64")) else _PAUSE_ARM + text
     futex = 202 if triple.startswith(("x86_64", "amd64")) else 98
-    text = f'target triple = "{triple}"\n' + text + _WAIT + _BARRIER + _STAGE + _RUN + _WORKER
+    text = f'target triple = "{triple}"\n' + text + _WAIT + _CLOCK + _STAGE + _WALK + _RUN + _WORKER
     values = {"FUTEX": futex, "YIELDS": NUM_YIELDS}
     for kind, offsets in (
         ("S", StateOffset),
         ("P", ProgramOffset),
+        ("U", GroupOffset),
         ("G", StageOffset),
         ("A", PatchOffset),
     ):
@@ -145,44 +170,59 @@ define internal void @wake_all(ptr %word) noinline nounwind {
 
 # A waiter counts itself as a sleeper before the kernel compares the word, and the other side
 # changes the word before it reads the count (both sequentially consistent): no lost wake-up.
+# It waits until *word - target >= 0, also when the numbers wrap around.
 _WAIT = """
-define internal void @wait_change(ptr %word, i32 %old, ptr %sleepers, i64 %spins, i64 %yields)
-    noinline nounwind {
+define internal i1 @reached(ptr %word, i32 %target) alwaysinline nounwind {
+  %seen = load atomic i32, ptr %word seq_cst, align 4
+  %ahead = sub i32 %seen, %target
+  %yes = icmp sge i32 %ahead, 0
+  ret i1 %yes
+}
+
+; true as soon as it is reached, false after so many pauses
+define internal i1 @spin_until(ptr %word, i32 %target, i64 %spins) nounwind {
 entry:
   br label %spin
 spin:
   %i = phi i64 [0, %entry], [%i1, %again]
-  %seen = load atomic i32, ptr %word acquire, align 4
-  %changed = icmp ne i32 %seen, %old
-  br i1 %changed, label %done, label %more
+  %yes = call i1 @reached(ptr %word, i32 %target)
+  br i1 %yes, label %done, label %more
 more:
   %spinning = icmp ult i64 %i, %spins
-  br i1 %spinning, label %again, label %yielding
+  br i1 %spinning, label %again, label %done
 again:
   call void @pause()
   %i1 = add i64 %i, 1
   br label %spin
+done:
+  %result = phi i1 [true, %spin], [false, %more]
+  ret i1 %result
+}
+
+define internal void @wait_until(ptr %word, i32 %target, ptr %sleepers, i64 %spins, i64 %yields)
+    noinline nounwind {
+entry:
+  %early = call i1 @spin_until(ptr %word, i32 %target, i64 %spins)
+  br i1 %early, label %done, label %yielding
 yielding:
-  %y = phi i64 [0, %more], [%y1, %yielded]
-  %yield = icmp ult i64 %y, %yields
-  br i1 %yield, label %yielded0, label %park
-yielded0:
-  %r = call i32 @sched_yield()
-  %seen2 = load atomic i32, ptr %word acquire, align 4
-  %changed2 = icmp ne i32 %seen2, %old
-  br i1 %changed2, label %done, label %yielded
+  %y = phi i64 [0, %entry], [%y1, %yielded]
+  %patient = icmp ult i64 %y, %yields
+  br i1 %patient, label %yielded, label %park
 yielded:
+  %r = call i32 @sched_yield()
   %y1 = add i64 %y, 1
-  br label %yielding
+  %yes = call i1 @reached(ptr %word, i32 %target)
+  br i1 %yes, label %done, label %yielding
 park:
   %before = atomicrmw add ptr %sleepers, i32 1 seq_cst
   br label %asleep
 asleep:
-  %seen3 = load atomic i32, ptr %word seq_cst, align 4
-  %changed3 = icmp ne i32 %seen3, %old
-  br i1 %changed3, label %awake, label %sleep
+  %seen = load atomic i32, ptr %word seq_cst, align 4
+  %ahead = sub i32 %seen, %target
+  %there = icmp sge i32 %ahead, 0
+  br i1 %there, label %awake, label %sleep
 sleep:
-  call void @sleep_while(ptr %word, i32 %old)
+  call void @sleep_while(ptr %word, i32 %seen)
   br label %asleep
 awake:
   %after = atomicrmw sub ptr %sleepers, i32 1 seq_cst
@@ -203,35 +243,7 @@ done:
 }
 """
 
-_BARRIER = """
-define internal void @barrier(ptr %state, i64 %threads) nounwind {
-  %alone = icmp eq i64 %threads, 1
-  br i1 %alone, label %done, label %meet
-meet:
-  %arrived = getelementptr i8, ptr %state, i64 $S.ARRIVED
-  %generation = getelementptr i8, ptr %state, i64 $S.GENERATION
-  %sleepers = getelementptr i8, ptr %state, i64 $S.GENERATION_SLEEPERS
-  %now = load atomic i32, ptr %generation acquire, align 4
-  %before = atomicrmw add ptr %arrived, i32 1 acq_rel
-  %n = trunc i64 %threads to i32
-  %last_index = sub i32 %n, 1
-  %last = icmp eq i32 %before, %last_index
-  br i1 %last, label %release, label %wait
-release:
-  store atomic i32 0, ptr %arrived monotonic, align 4
-  %next = add i32 %now, 1
-  store atomic i32 %next, ptr %generation seq_cst, align 4
-  call void @wake_sleepers(ptr %generation, ptr %sleepers)
-  br label %done
-wait:
-  %spins_at = getelementptr i8, ptr %state, i64 $S.BARRIER_SPINS
-  %spins = load i64, ptr %spins_at, align 8
-  call void @wait_change(ptr %generation, i32 %now, ptr %sleepers, i64 %spins, i64 $YIELDS)
-  br label %done
-done:
-  ret void
-}
-
+_CLOCK = """
 define i64 @rung_now() nounwind {
   %time = alloca [2 x i64], align 8
   %r = call i32 @clock_gettime(i32 1, ptr %time)
@@ -324,15 +336,124 @@ write:
 done:
   ret void
 }
+"""
+
+_WALK = """
+; one share of one group, if nobody has taken it yet in this run
+define internal void @try_share(ptr %program, ptr %group, i64 %g, i64 %share, i64 %threads,
+                                i32 %run, ptr %done, ptr %scratch) noinline nounwind {
+entry:
+  %claims_at = getelementptr i8, ptr %program, i64 $P.CLAIMS
+  %stride_at = getelementptr i8, ptr %program, i64 $P.CLAIM_STRIDE
+  %claims = load ptr, ptr %claims_at, align 8
+  %stride = load i64, ptr %stride_at, align 8
+  %row_offset = mul i64 %stride, %share
+  %row = getelementptr i8, ptr %claims, i64 %row_offset
+  %claim = getelementptr i32, ptr %row, i64 %g
+  %old = sub i32 %run, 1
+  %seen = load atomic i32, ptr %claim monotonic, align 4
+  %free = icmp eq i32 %seen, %old
+  br i1 %free, label %take, label %leave
+take:
+  %pair = cmpxchg ptr %claim, i32 %old, i32 %run acq_rel monotonic
+  %mine = extractvalue { i32, i1 } %pair, 1
+  br i1 %mine, label %work, label %leave
+work:
+  %first_at = getelementptr i8, ptr %group, i64 $U.FIRST
+  %end_at = getelementptr i8, ptr %group, i64 $U.END
+  %first = load ptr, ptr %first_at, align 8
+  %end = load ptr, ptr %end_at, align 8
+  br label %loop
+loop:
+  %stage = phi ptr [%first, %work], [%next, %loop]
+  call void @stage(ptr %stage, i64 %share, i64 %threads, ptr %scratch)
+  %next = getelementptr i8, ptr %stage, i64 $G.BYTES
+  %last = icmp eq ptr %next, %end
+  br i1 %last, label %finish, label %loop
+finish:
+  %before = atomicrmw add ptr %done, i32 1 seq_cst
+  br label %leave
+leave:
+  ret void
+}
 
 define internal void @walk(ptr %state, ptr %program, i64 %tid, i64 %threads) noinline nounwind {
 entry:
   %scratch_at = getelementptr i8, ptr %state, i64 $S.SCRATCH
   %stride_at = getelementptr i8, ptr %state, i64 $S.SCRATCH_STRIDE
+  %steal_at = getelementptr i8, ptr %state, i64 $S.STEAL_SPINS
+  %spins_at = getelementptr i8, ptr %state, i64 $S.DONE_SPINS
+  %sleepers = getelementptr i8, ptr %state, i64 $S.DONE_SLEEPERS
   %scratch_all = load ptr, ptr %scratch_at, align 8
   %stride = load i64, ptr %stride_at, align 8
   %mine = mul i64 %stride, %tid
   %scratch = getelementptr i8, ptr %scratch_all, i64 %mine
+  %steal_spins = load i64, ptr %steal_at, align 8
+  %spins = load i64, ptr %spins_at, align 8
+  %groups_at = getelementptr i8, ptr %program, i64 $P.GROUPS
+  %num_at = getelementptr i8, ptr %program, i64 $P.NUM_GROUPS
+  %done_at = getelementptr i8, ptr %program, i64 $P.DONE
+  %run_at = getelementptr i8, ptr %program, i64 $P.RUNS
+  %profile_at = getelementptr i8, ptr %program, i64 $P.PROFILE
+  %groups = load ptr, ptr %groups_at, align 8
+  %num = load i64, ptr %num_at, align 8
+  %dones = load ptr, ptr %done_at, align 8
+  %run = load i32, ptr %run_at, align 4
+  %profile = load ptr, ptr %profile_at, align 8
+  %timed = icmp ne ptr %profile, null
+  br label %head
+head:
+  %g = phi i64 [0, %entry], [%g1, %passed]
+  br i1 %timed, label %time, label %check
+time:
+  call void @stamp(ptr %profile, i64 %g, i64 %tid)
+  br label %check
+check:
+  %more = icmp ult i64 %g, %num
+  br i1 %more, label %body, label %leave
+body:
+  %offset = mul i64 %g, $U.BYTES
+  %group = getelementptr i8, ptr %groups, i64 %offset
+  %width_at = getelementptr i8, ptr %group, i64 $U.WIDTH
+  %limit = load i64, ptr %width_at, align 8
+  %unlimited = icmp eq i64 %limit, 0
+  %fewer = call i64 @llvm.umin.i64(i64 %limit, i64 %threads)
+  %shares = select i1 %unlimited, i64 %threads, i64 %fewer
+  %shares32 = trunc i64 %shares to i32
+  %target = mul i32 %run, %shares32
+  %done = getelementptr i32, ptr %dones, i64 %g
+  %have_own = icmp ult i64 %tid, %shares
+  br i1 %have_own, label %own, label %await
+own:
+  call void @try_share(ptr %program, ptr %group, i64 %g, i64 %tid, i64 %threads, i32 %run,
+                       ptr %done, ptr %scratch)
+  br label %await
+await:
+  %soon = call i1 @spin_until(ptr %done, i32 %target, i64 %steal_spins)
+  br i1 %soon, label %passed, label %steal
+steal:
+  %v = phi i64 [0, %await], [%v1, %steal]
+  call void @try_share(ptr %program, ptr %group, i64 %g, i64 %v, i64 %threads, i32 %run,
+                       ptr %done, ptr %scratch)
+  %v1 = add i64 %v, 1
+  %others = icmp ult i64 %v1, %shares
+  br i1 %others, label %steal, label %rest
+rest:
+  call void @wait_until(ptr %done, i32 %target, ptr %sleepers, i64 %spins, i64 $YIELDS)
+  br label %passed
+passed:
+  call void @wake_sleepers(ptr %done, ptr %sleepers)
+  %g1 = add i64 %g, 1
+  br label %head
+leave:
+  ret void
+}
+
+; all stages in order on this thread, with a single share
+define internal void @walk_alone(ptr %state, ptr %program) noinline nounwind {
+entry:
+  %scratch_at = getelementptr i8, ptr %state, i64 $S.SCRATCH
+  %scratch = load ptr, ptr %scratch_at, align 8
   %stages_at = getelementptr i8, ptr %program, i64 $P.STAGES
   %num_at = getelementptr i8, ptr %program, i64 $P.NUM_STAGES
   %profile_at = getelementptr i8, ptr %program, i64 $P.PROFILE
@@ -342,34 +463,21 @@ entry:
   %timed = icmp ne ptr %profile, null
   br label %head
 head:
-  %i = phi i64 [0, %entry], [%i1, %run]
+  %i = phi i64 [0, %entry], [%i1, %body]
+  br i1 %timed, label %time, label %check
+time:
+  call void @stamp(ptr %profile, i64 %i, i64 0)
+  br label %check
+check:
   %more = icmp ult i64 %i, %num
-  br i1 %more, label %body, label %finish
+  br i1 %more, label %body, label %leave
 body:
   %at = mul i64 %i, $G.BYTES
   %stage = getelementptr i8, ptr %stages, i64 %at
-  %barrier_at = getelementptr i8, ptr %stage, i64 $G.BARRIER
-  %wanted = load i64, ptr %barrier_at, align 8
-  %asked = icmp ne i64 %wanted, 0
-  %needed = or i1 %asked, %timed
-  br i1 %needed, label %meet, label %run
-meet:
-  call void @barrier(ptr %state, i64 %threads)
-  br i1 %timed, label %time, label %run
-time:
-  call void @stamp(ptr %profile, i64 %i, i64 %tid)
-  br label %run
-run:
-  call void @stage(ptr %stage, i64 %tid, i64 %threads, ptr %scratch)
+  call void @stage(ptr %stage, i64 0, i64 1, ptr %scratch)
   %i1 = add i64 %i, 1
   br label %head
-finish:
-  call void @barrier(ptr %state, i64 %threads)
-  br i1 %timed, label %last, label %done
-last:
-  call void @stamp(ptr %profile, i64 %num, i64 %tid)
-  br label %done
-done:
+leave:
   ret void
 }
 """
@@ -433,22 +541,29 @@ define void @rung_run(ptr %program, ptr %pointers) nounwind {
   %by_myself = or i1 %flagged, %single
   br i1 %by_myself, label %here, label %together
 here:
-  call void @walk(ptr %state, ptr %program, i64 0, i64 1)
+  call void @walk_alone(ptr %state, ptr %program)
   ret void
 together:
+  %runs_at = getelementptr i8, ptr %program, i64 $P.RUNS
+  %runs = load i32, ptr %runs_at, align 4
+  %run = add i32 %runs, 1
+  store i32 %run, ptr %runs_at, align 4
   %program_at = getelementptr i8, ptr %state, i64 $S.PROGRAM
-  store ptr %program, ptr %program_at, align 8
+  store atomic ptr %program, ptr %program_at release, align 8
+  %gate = getelementptr i8, ptr %state, i64 $S.GATE
+  %closed = atomicrmw or ptr %gate, i32 1 seq_cst
   %before = atomicrmw add ptr %state, i32 1 seq_cst
   %sleepers = getelementptr i8, ptr %state, i64 $S.EPOCH_SLEEPERS
   call void @wake_sleepers(ptr %state, ptr %sleepers)
   call void @walk(ptr %state, ptr %program, i64 0, i64 %threads)
+  %open = atomicrmw and ptr %gate, i32 -2 seq_cst
   ret void
 }
 
 ; Tells all workers to return: a run without a program.
 define void @rung_leave(ptr %state) nounwind {
   %program_at = getelementptr i8, ptr %state, i64 $S.PROGRAM
-  store ptr null, ptr %program_at, align 8
+  store atomic ptr null, ptr %program_at release, align 8
   %before = atomicrmw add ptr %state, i32 1 seq_cst
   %sleepers = getelementptr i8, ptr %state, i64 $S.EPOCH_SLEEPERS
   call void @wake_sleepers(ptr %state, ptr %sleepers)
@@ -470,18 +585,29 @@ entry:
   %program_at = getelementptr i8, ptr %state, i64 $S.PROGRAM
   %threads_at = getelementptr i8, ptr %state, i64 $S.NUM_THREADS
   %spins_at = getelementptr i8, ptr %state, i64 $S.IDLE_SPINS
+  %gate = getelementptr i8, ptr %state, i64 $S.GATE
   br label %idle
 idle:
-  %last = phi i32 [%first, %entry], [%epoch, %work]
+  %last = phi i32 [%first, %entry], [%epoch, %outside]
   %spins = load i64, ptr %spins_at, align 8
-  call void @wait_change(ptr %state, i32 %last, ptr %sleepers, i64 %spins, i64 0)
+  %next = add i32 %last, 1
+  call void @wait_until(ptr %state, i32 %next, ptr %sleepers, i64 %spins, i64 0)
   %epoch = load atomic i32, ptr %state acquire, align 4
-  %program = load ptr, ptr %program_at, align 8
-  %leave = icmp eq ptr %program, null
-  br i1 %leave, label %done, label %work
+  %sign = load atomic ptr, ptr %program_at acquire, align 8
+  %dismissed = icmp eq ptr %sign, null
+  br i1 %dismissed, label %done, label %enter
+enter:
+  %before = atomicrmw add ptr %gate, i32 2 seq_cst
+  %bit = and i32 %before, 1
+  %open = icmp ne i32 %bit, 0
+  br i1 %open, label %work, label %outside
 work:
+  %program = load atomic ptr, ptr %program_at acquire, align 8
   %threads = load i64, ptr %threads_at, align 8
   call void @walk(ptr %state, ptr %program, i64 %tid, i64 %threads)
+  br label %outside
+outside:
+  %after = atomicrmw sub ptr %gate, i32 2 seq_cst
   br label %idle
 done:
   ret ptr null

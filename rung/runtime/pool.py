@@ -22,7 +22,8 @@ from rung.runtime.memory import Block
 from rung.runtime.native import StateOffset
 from rung.runtime.native_library import native_library
 
-_BARRIER_SPIN_US = 50.0
+_DONE_SPIN_US = 50.0  # wait for a group before yielding
+_STEAL_US = 1.0  # wait for other threads before doing their share
 _WORKER_WORDS = 3
 _STACK_BYTES = 8 << 20
 
@@ -45,6 +46,7 @@ class Pool:
         self._scratch_bytes = 0
         self._native: Library = native_library()
         self._workers: list[ctypes.c_void_p] = []
+        self._buried: list[Block] = []
         self._new_state()
 
     @property
@@ -70,7 +72,7 @@ class Pool:
     def reserve(self, arena_bytes: int, scratch_bytes: int) -> None:
         """Make arena and per-thread scratch at least this large. Call with `lock` held."""
         if arena_bytes > self._arena.nbytes:
-            self._arena = Block(0)
+            self._arena = Block(0)  # the old one goes before the new one comes
             self._arena = Block(arena_bytes)
             self.binding = object()
         if scratch_bytes > self._scratch_bytes or self._scratch.nbytes == 0:
@@ -115,6 +117,13 @@ class Pool:
             self._scratch = Block(0)
             self._new_state()
 
+    def bury(self, block: Block) -> None:
+        """Give back a dead program's memory as soon as no late worker can read it."""
+        self._buried.append(block)
+        start = StateOffset.GATE
+        if not self._state.data[start : start + 4].view(np.int32)[0]:
+            self._buried.clear()
+
     def forget_workers(self) -> None:
         """After a fork: the child has no workers, and the parent's state is of no use to it."""
         self.lock = threading.Lock()
@@ -141,8 +150,9 @@ class Pool:
         pauses = pauses_per_us()
         idle = 0.0 if crowded else self.spin_us
         self._set_word(StateOffset.IDLE_SPINS, int(idle * pauses))
-        barrier = 0.0 if crowded else _BARRIER_SPIN_US
-        self._set_word(StateOffset.BARRIER_SPINS, int(barrier * pauses))
+        patience = 0.0 if crowded else _DONE_SPIN_US
+        self._set_word(StateOffset.DONE_SPINS, int(patience * pauses))
+        self._set_word(StateOffset.STEAL_SPINS, int(_STEAL_US * pauses))
 
 
 @cache

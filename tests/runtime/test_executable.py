@@ -1,6 +1,8 @@
 """Executables: exact ranges, barriers, slots, profile, concurrency, fork."""
 
+import gc
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -108,16 +110,83 @@ def test_table_kept_by_the_caller(stages):
 
 
 def test_each_thread_has_its_own_scratch(stages, threads):
-    grid = 64
+    grid = 20_000
     out = np.zeros(grid, np.uintp)
     program = Executable(
         [Stage(stages.address("where"), (Output(0),), grid)], scratch_bytes=5000, num_outputs=1
     )
-    program.run([out.ctypes.data])
-    blocks = np.unique(out)
-    assert len(blocks) == threads
-    assert (blocks % 64 == 0).all()
-    assert (np.diff(blocks) >= 5000).all()
+    seen: set[int] = set()
+    deadline = time.monotonic() + 10
+    while len(seen) < threads and time.monotonic() < deadline:
+        program.run([out.ctypes.data])
+        blocks = np.unique(out)
+        assert len(blocks) <= threads
+        seen.update(blocks.tolist())
+        time.sleep(0.0001)
+    assert len(seen) == threads
+    assert all(block % 64 == 0 for block in seen)
+    assert (np.diff(sorted(seen)) >= 5000).all()
+
+
+@pytest.mark.parametrize("busy", [False, True], ids=["idle", "busy"])
+def test_programs_come_and_go_while_workers_are_late(stages, threads, busy):
+    """Late workers must neither touch the work of later runs nor memory that is gone."""
+    chance = random.Random(threads)
+    command = [sys.executable, "-c", "while True: pass"]
+    hogs = [subprocess.Popen(command) for _ in range(3 if busy else 0)]
+    try:
+        for _ in range(100):
+            length, grid = chance.randrange(1, 15), chance.randrange(1, 40)
+            program = _chain(stages, length, grid)
+            start, out = np.arange(grid), np.zeros(grid, np.int64)
+            expected = (start if length % 2 == 0 else start[::-1]) + length
+            for _ in range(chance.randrange(1, 4)):
+                out[:] = 0
+                program.run([start.ctypes.data, out.ctypes.data])
+                assert np.array_equal(out, expected)
+            if chance.random() < 0.2:
+                assert len(program.profile([start.ctypes.data, out.ctypes.data])) == length
+                assert np.array_equal(out, expected)
+            if chance.random() < 0.05:
+                pool().release()
+            del program
+    finally:
+        for hog in hogs:
+            hog.kill()
+            hog.wait()
+
+
+def test_memory_of_dead_programs_is_given_back(stages):
+    set_threads(2)
+    for _ in range(50):
+        program = _chain(stages, 5, 8)
+        start, out = np.arange(8), np.zeros(8, np.int64)
+        program.run([start.ctypes.data, out.ctypes.data])
+        del program
+    time.sleep(0.01)
+    for _ in range(2):
+        Executable([])  # buries its tables, and with them what had to wait
+        gc.collect()
+    assert len(pool()._buried) == 0
+
+
+def test_nobody_waits_for_a_worker_that_does_not_come(stages):
+    """With more threads than cores can run, the caller takes the shares of those that sleep."""
+    set_threads(16)
+    try:
+        counts = np.zeros(64, np.int64)
+        program = Executable([Stage(stages.address("mark"), (Output(0),), 64)], num_outputs=1)
+        program.run([counts.ctypes.data])
+        times = []
+        for _ in range(30):
+            time.sleep(0.001)
+            start = time.perf_counter()
+            program.run([counts.ctypes.data])
+            times.append(time.perf_counter() - start)
+        assert (counts == 31).all()
+        assert min(times) < 1e-3
+    finally:
+        set_threads(2)
 
 
 def test_alone_runs_on_the_caller(stages):
