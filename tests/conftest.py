@@ -29,7 +29,9 @@ def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
             return
         wanted = path.read_text() if path.exists() else ""
         if text != wanted:
-            lines = difflib.unified_diff(wanted.splitlines(), text.splitlines(), name, "now", "", "")
+            lines = difflib.unified_diff(
+                wanted.splitlines(), text.splitlines(), name, "now", "", ""
+            )
             again = f"pytest --update-golden {request.node.nodeid.partition('::')[0]}"
             pytest.fail("\n".join(lines) + f"\nif this is right: {again}", pytrace=False)
 

@@ -180,7 +180,7 @@ def multiply_by_minus_one(x: Value) -> Value:
     return negative(x)
 
 
-@rule(lambda x: absolute(negative(x)))
+@rule(lambda x: absolute(negative(x)), where=lambda x: x.dtype.kind != "u")
 def absolute_of_negative(x: Value) -> Value:
     """|-x|  →  |x|"""
     return absolute(x)

@@ -81,7 +81,8 @@ def concat_of_empty(node: Node) -> Value | None:
 
 @structural(*REDUCTIONS)
 def reduce_nothing(node: Node) -> Value | None:
-    """reduce(x: [2,1,3], dims=[1])  →  reshape(x, [2,3])        (dims of one element)"""
+    """reduce(x: [2,1,3], dims=[1])  →  reshape(x, [2,3])        (dims of one element; the sum of
+    -0.0 alone becomes -0.0)"""
     x, dims = node.inputs[0], cast(ReduceAttrs, node.attrs).dims
     if any(x.shape[d] != 1 for d in dims) or x.type.dtype is not node.types[0].dtype:
         return None

@@ -73,8 +73,9 @@ def pull_back(
                 if ct is not None:
                     pending.setdefault(node.inputs[i], []).append(ct)
     for v in inputs:
+        terms = pending.get(v, ())
         if v not in found:
-            found[v] = _total(pending.get(v, ()), derivative_source(v.node.source, "transpose"))
+            found[v] = _total(terms, terms[-1].node.source if terms else v.node.source)
     return [found[v] for v in inputs]
 
 

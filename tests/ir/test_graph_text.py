@@ -31,7 +31,9 @@ F32 = dt.float32
 TRAIN = Source("/home/me/train.py", 9, "h.0.mlp")
 
 
-def param(index: int, shape: tuple[int, ...] = (2, 3), name: str = "", dtype: dt.DType = F32) -> Value:
+def param(
+    index: int, shape: tuple[int, ...] = (2, 3), name: str = "", dtype: dt.DType = F32
+) -> Value:
     return parameter(index, name or f"x{index}", TensorType(dtype, shape))
 
 
@@ -193,7 +195,7 @@ ERRORS = {
     "@graph\ndef f(x: f32[2]):\n  y = x": "line 3, column 7: expected a call of an op",
     "@graph\ndef f(x: f32):\n  y = addd(x, x)\n  return y": "line 3, column 7: unknown op 'addd'",
     "@graph\ndef f(x: f32):\n  y = add(x, z)\n  return y": "line 3, column 14: unknown value 'z'",
-    "@graph\ndef f(x: f32):\n  y = add(x, 1)\n  return y": "line 3, column 14: an operand is a name",
+    "@graph\ndef f(x: f32):\n  y = add(x, 1)\n  return y": "line 3, column 14: an operand is",
     "@graph\ndef f(x: f32):\n  y = add(x)\n  return y": "line 3, column 7: add: takes 2 operands",
     "@graph\ndef f(x: f32):\n  x = add(x, x)\n  return x": "line 3, column 3: x is assigned twice",
     "@graph\ndef f(x: f32):\n  y = add(x, x)": "line 2, column 1: f has no return",
