@@ -11,7 +11,7 @@ with explicit casts, so that no arithmetic on 16-bit floats reaches the code gen
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final, TypeVar, cast
 
 import numpy as np
@@ -526,11 +526,6 @@ def creation(name: str, doc: str, *, attrs: type[A], **columns: Any) -> Op:
     blank = {"jvp": "has no operands", "transpose": "has no operands"} | columns.pop("blank", {})
     columns.setdefault("cost", lambda attrs, ins, outs: Cost(0, nbytes(*outs)))
     return structured(name, "creation", doc, arity=0, attrs=attrs, blank=blank, **columns)
-
-
-def with_samples(op: Op, samples: SampleRule) -> Op:
-    """The record with other test samples."""
-    return replace(op, samples=samples)
 
 
 def _pass_through(
