@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -41,7 +42,7 @@ class Compiled:
         base = -(-scratch.ctypes.data // 64) * 64
         for function, (_, grid) in zip(self.functions, self.lowered.phases, strict=True):
             cuts = [grid * p // parts for p in range(parts + 1)]
-            for begin, end in zip(cuts, cuts[1:], strict=False):
+            for begin, end in itertools.pairwise(cuts):
                 function(args, begin, end, base)
 
 

@@ -136,7 +136,7 @@ def test_index_maps_of_stores(name: str) -> None:
 @pytest.mark.parametrize("dtype", [dt.float32, dt.int16], ids=str)
 def test_gather_by_data_with_guard(dtype: DType) -> None:
     """Indices outside are never dereferenced and give zero."""
-    n, size, lanes = 45, 20, 16
+    n, size = 45, 20
     x, y = Buffer("x", dtype, (size, 3), "input"), Buffer("y", dtype, (n, 3), "output")
     at = Buffer("at", dt.int32, (n,), "input")
     i, v, c = var("i", n), var("v", n), var("c", 3)
@@ -467,3 +467,30 @@ def test_errors() -> None:
         Compiled(kernel([x, y], vector(v, Store(y, (v,), const(1.0, dt.float64)))))
     with pytest.raises(LoweringError, match="no code for the algorithm shuffle"):
         Compiled(kernel([x, y], loop(w, Opaque("shuffle", (y,), (x,), w, ()))))
+
+
+@pytest.mark.parametrize(("width", "dtype"), [(16, dt.float32), (4, dt.bool_), (8, dt.float64)])
+def test_transpose_in_registers(width: int, dtype: DType) -> None:
+    """Rows are stored into registers, columns are read; a changed row changes the columns."""
+    n = 2 * width
+    x = Buffer("x", dtype, (width, n), "input")
+    y = Buffer("y", dtype, (n, width), "output")
+    z = Buffer("z", dtype, (n, width), "output")
+    tile = Buffer("tile", dtype, (width, n), "register")
+    r, c, h, v = var("r", width), var("c", n), var("h", 2), var("v", width)
+    column = iadd(imul(h, width), v)
+    fill = Store(tile, (r, column), read(x, (r, column)))
+    body = (
+        Alloc(tile),
+        loop(r, loop(h, vector(v, fill), kind="unroll"), kind="unroll"),
+        loop(c, vector(v, Store(y, (c, v), read(tile, (v, c)))), kind="unroll"),
+        vector(v, Store(tile, (const(1), v), read(tile, (const(0), v)))),
+        loop(c, vector(v, Store(z, (c, v), read(tile, (v, c)))), kind="unroll"),
+    )
+    a, b, changed = given((width, n), dtype), np.zeros((n, width), dtype.numpy), None
+    changed = np.zeros_like(b)
+    Compiled(kernel([x, y, z], *[loop(var("one", 1), *body)]))(a, b, changed)
+    np.testing.assert_array_equal(b, a.T)
+    want = a.T.copy()
+    want[:width, 1] = want[:width, 0]
+    np.testing.assert_array_equal(changed, want)

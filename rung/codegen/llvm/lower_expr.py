@@ -421,6 +421,10 @@ class ExprLowering:
             everywhere = self.f.splat(condition, width)
             guard_mask = self.masked(guard_mask, everywhere)
             mask = self.masked(mask, everywhere)
+        if buffer.role == "register" and mask is None:
+            column = self._load_column(buffer, address)
+            if column is not None:
+                return column
         if safe and condition is None:
             window = self._load_window(buffer, address)
             if window is not None and guard_mask is not None:
@@ -431,6 +435,29 @@ class ExprLowering:
 
     def reverse(self, x: Val) -> Val:
         return self.f.shuffle(x, range(lanes_of(x.type) - 1, -1, -1))
+
+    def _load_column(self, buffer: Buffer, address: Address) -> Val | None:
+        """A column of rows that are in registers: all columns are made at once by transposing."""
+        assert self.lanes is not None
+        width, step = self.lanes.width, address.step
+        if step is None or step % width or width & (width - 1) or address.terms:
+            return None
+        column = address.offset % step % width
+        start = address.offset - column
+        if start + (width - 1) * step + width > self.storage[buffer].elements:
+            return None
+        key = (buffer, "columns", start, step, width)
+        found = self._memo.get((*key, column))
+        if found is not None:
+            return found
+        type = memory_type(buffer.dtype.name, width)
+        block = Address((), start, low=start, high=start)
+        rows = [self.f.load(type, self.pointer(buffer, block, i * step)) for i in range(width)]
+        readers = frozenset((buffer,))
+        for i, value in enumerate(transposed(self.f, rows)):
+            made = self.f.from_memory(buffer.dtype.name, value)
+            self._remember((*key, i), made, readers)
+        return self._memo[*key, column]
 
     def _load_window(self, buffer: Buffer, address: Address) -> Val | None:
         """A fixed pattern of lanes over a short range: load the range and shuffle it."""
@@ -453,8 +480,9 @@ class ExprLowering:
     def _gather(self, buffer: Buffer, address: Address, mask: Val | None) -> Val:
         assert self.lanes is not None
         width, dtype = self.lanes.width, buffer.dtype.name
-        pointers = self.pointers(buffer, address) if address.varying else None
-        if pointers is not None and self.has_gather(buffer):
+        by_hardware = self.has_gather(buffer)
+        pointers = self.pointers(buffer, address) if address.varying or by_hardware else None
+        if pointers is not None and by_hardware:
             return self.f.gather(register_type(dtype, width), pointers, mask)
         value = zero(memory_type(dtype, width))
         for lane in range(width):
@@ -480,9 +508,9 @@ class ExprLowering:
         return self.f.extract(mask, lane)
 
     def has_gather(self, buffer: Buffer) -> bool:
-        """Whether the machine loads lanes of this dtype from anywhere in one instruction."""
+        """Whether the machine loads lanes of this dtype from anywhere in one fast instruction."""
         wide = dtype_bytes(buffer.dtype.name) in (4, 8)
-        return wide and self.target.has("avx512f")
+        return wide and self.target.has("avx512f") and not self.target.cpu.startswith("znver")
 
 
 def conjuncts(guard: Expr | None) -> list[Expr]:
@@ -511,6 +539,22 @@ def _guarded_index(e: Read) -> tuple[Expr, ...]:
         return read(x.source, x.index, x.dtype, both(guard, x.guard))
 
     return tuple(transform(i, leaf) for i in e.index)
+
+
+def transposed(f: Function, rows: Sequence[Val]) -> list[Val]:
+    """The columns of a square of lanes: blocks off the diagonal are swapped, then within them."""
+    made = list(rows)
+    size = len(made) // 2
+    lanes = range(len(made))
+    while size:
+        upper = [x if not x & size else len(made) + x - size for x in lanes]
+        lower = [x + size if not x & size else len(made) + x for x in lanes]
+        for i in lanes:
+            if not i & size:
+                a, b = made[i], made[i + size]
+                made[i], made[i + size] = f.shuffle(a, upper, b), f.shuffle(a, lower, b)
+        size //= 2
+    return made
 
 
 def _pick(f: Function, parts: Sequence[Val], places: Sequence[tuple[int, int]]) -> Val:

@@ -202,7 +202,11 @@ class StmtLowering(ExprLowering):
     def _scatter(self, buffer: Buffer, address: Address, value: Val, mask: Val | None) -> None:
         assert self.lanes is not None
         value = self.f.to_memory(buffer.dtype.name, value)
-        pointers = self.pointers(buffer, address) if address.varying else None
+        by_hardware = mask is not None and not mask.is_constant and self.has_gather(buffer)
+        pointers = self.pointers(buffer, address) if address.varying or by_hardware else None
+        if pointers is not None and by_hardware:
+            self.f.scatter(value, pointers, mask)
+            return
         for lane in range(self.lanes.width):
             allowed = None if mask is None else self.lane_of(mask, lane)
             if allowed is not None and constant_int(allowed) == 0:
@@ -241,8 +245,11 @@ class StmtLowering(ExprLowering):
         else:
             self._store_lanes(buffer, address, new)
 
-    def _combine(self, op: str, dtype: DType, a: Val, b: Val) -> Val:
-        return scalar_ops.apply(self.f, op, [dtype.name, dtype.name], dtype.name, [a, b])
+    def _combine(self, op: str, dtype: DType, old: Val, value: Val) -> Val:
+        # x86 tests the first operand of an extreme for NaN: not on the path from turn to turn.
+        swapped = op in ("maximum", "minimum")
+        args = [value, old] if swapped else [old, value]
+        return scalar_ops.apply(self.f, op, [dtype.name, dtype.name], dtype.name, args)
 
     def _reduce_lanes(
         self, s: Accumulate, address: Address, index: tuple[Expr, ...], value: Expr
