@@ -1,0 +1,13 @@
+"""The graph passes, in order, from what the user wrote to what fusion takes."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from rung.ir.passes import Pass, cse
+from rung.rules.decompose import decompose
+from rung.rules.simplify import simplify
+
+PIPELINE: Final[tuple[Pass, ...]] = (decompose, simplify, cse)
+"""Derivatives are taken before. Equal computations of different lines are merged last, so that
+simplifying does not have to look for them."""
