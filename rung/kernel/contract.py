@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rung.ir.expr import Call, Expr, Var, variables
-from rung.kernel.loop_steps import Branch, Fuse, Parallel, Peel, Split, Unroll, Vectorize
+from rung.kernel.loop_steps import Branch, Peel, Split, Unroll, Vectorize
 from rung.kernel.order_steps import Reorder
 from rung.kernel.recognise import SumNest, element_bytes, stride
 
@@ -92,12 +92,7 @@ class ContractionTiling:
     def phase(self) -> None:
         """As a phase of its own: panels shared out to the threads."""
         batch, m0, n0 = self._tile()
-        outer = [*batch, n0]
-        whole = outer[0]
-        for i, name in enumerate(outer[1:]):
-            self.s.do(Fuse(whole, name, f"p{i}"))
-            whole = f"p{i}"
-        self.s.do(Parallel(whole))
+        self.s.parallel([*batch, n0])
         self._finish(m0)
 
     def inside(self) -> None:

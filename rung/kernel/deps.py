@@ -236,11 +236,13 @@ def _zero_terms(deltas: list[Delta], offset: int) -> set[Expr] | None:
     if not deltas:
         return None if offset else set()
     g = gcd(*(d.scale for d in deltas))
-    if offset % g or abs(offset) > sum(d.reach for d in deltas):
+    low, high = _span(deltas, offset)
+    if offset % g or low > 0 or high < 0:
         return None
     for cut in range(1, len(deltas)):
         g = gcd(*(d.scale for d in deltas[:cut]))
-        if sum(d.reach for d in deltas[cut:]) + abs(offset) < g:
+        low, high = _span(deltas[cut:], offset)
+        if -g < low and high < g:
             first, second = _zero_terms(deltas[:cut], 0), _zero_terms(deltas[cut:], offset)
             return None if first is None or second is None else first | second
     if len(deltas) > 1 or offset:
@@ -249,6 +251,12 @@ def _zero_terms(deltas: list[Delta], offset: int) -> set[Expr] | None:
     if only.parts:
         return _zero_terms(sorted(only.parts, key=lambda d: -abs(d.scale)), 0)
     return set() if only.term is None else {only.term}
+
+
+def _span(deltas: list[Delta], offset: int) -> tuple[float, float]:
+    """The interval of the sum of the terms and the offset."""
+    ends = [(d.scale * d.low, d.scale * d.high) for d in deltas]
+    return offset + sum(min(e) for e in ends), offset + sum(max(e) for e in ends)
 
 
 # ---- loops

@@ -12,20 +12,24 @@ from __future__ import annotations
 
 from math import prod
 
+from rung.ir.expr import variables
 from rung.kernel.contract import ContractionTiling, find_contraction
-from rung.kernel.loop import For, Kernel
+from rung.kernel.loop import Block, For, Kernel
 from rung.kernel.loop_steps import Branch, Fuse, Parallel, Split, Unroll, Vectorize
 from rung.kernel.machine import Machine
 from rung.kernel.order_steps import Reorder
 from rung.kernel.recognise import (
-    SumNest, accumulates_outside, element_bytes, independent, nest, only_stores, reads, stride,
-    sum_nest,
+    SumNest, accumulates_outside, element_bytes, independent, nest, only_stores, reads, stores,
+    stride, sum_nest,
 )  # fmt: skip
+from rung.kernel.reduce_steps import Lanes
 from rung.kernel.rewrite import loops_named
 from rung.kernel.step import Step
 
 TILE = 4096
 """Elements of a parallel tile of an element-wise kernel (a quarter of the first-level cache)."""
+ACCUMULATORS = 4
+"""Vectors in which a row reduction adds up side by side."""
 COLUMN_VECTORS = 8
 """Vectors of columns that a column reduction keeps in registers."""
 
@@ -58,7 +62,7 @@ class Scheduler:
         loops, body = nest(s)
         found = sum_nest(loops, body)
         if not independent(s):
-            self._inner(s)
+            self._scatter_phase(loops, body)
         elif only_stores(body):
             self._map_phase(loops)
         elif found is not None and len(found.accumulates) == 1 and find_contraction(found):
@@ -66,9 +70,11 @@ class Scheduler:
         elif found is not None and self._by_columns(found):
             self._column_phase(found)
         else:
-            rows = [x.axis.name for x in loops]
-            self.parallel(rows)
-            self._inner_all(body.stmts)
+            self.parallel([x.axis.name for x in loops])
+            if found is not None:
+                self.in_lanes(found.reduce[-1])
+            else:
+                self._inner_all(body.stmts)
 
     # ---- maps
 
@@ -103,11 +109,29 @@ class Scheduler:
         for i, name in enumerate(outer[1:]):
             self.do(Fuse(whole, name, f"p{i}"))
             whole = f"p{i}"
-        self.do(Parallel(whole))
+        if max(x.axis.extent for x in loops_named(self.kernel.body, whole)) > 1:
+            self.do(Parallel(whole))
 
     def lanes(self, s: For) -> int:
         """SIMD width for the element types that occur in `s`."""
         return max(self.machine.vector_bytes // element_bytes(s), 1)
+
+    def _scatter_phase(self, loops: list[For], body: Block) -> None:
+        """Updates come in order; what lies side by side is shared out to the threads."""
+        last = loops[-1].axis
+        apart = all(stride(x, last) == 1 for x in stores(body))
+        if len(loops) == 1 or not apart or last.extent < 4:
+            self._inner(loops[0])
+            return
+        lanes = self.lanes(loops[0])
+        width = max(-(-last.extent // (8 * lanes)), 1) * lanes
+        name = f"{last.name}_i"
+        self.do(Split(last.name, width, f"{last.name}_t", name))
+        order = (f"{last.name}_t", *(x.axis.name for x in loops[:-1]), name)
+        self.do(Reorder(order))
+        self.parallel([f"{last.name}_t"])
+        self.do(Branch(name))
+        self.vectorize(name, lanes)
 
     # ---- reductions
 
@@ -142,6 +166,19 @@ class Scheduler:
         self.do(Split(name, width, f"{name}_v", f"{name}_l"))
         self.do(Branch(f"{name}_l"), Unroll(f"{name}_v"), Vectorize(f"{name}_l", width))
 
+    def in_lanes(self, loop: For) -> None:
+        """Lanes along a reduction, with enough accumulators to hide the latency of the adds."""
+        n = loop.axis.extent
+        width = self.lanes(loop)
+        while width > n:
+            width //= 2
+        if width < 4:
+            return
+        unroll = ACCUMULATORS
+        while unroll > 1 and unroll * width > n:
+            unroll //= 2
+        self.do(Lanes(loop.axis.name, width, unroll))
+
     # ---- nests within a row
 
     def _inner_all(self, stmts: tuple[object, ...]) -> None:
@@ -154,20 +191,18 @@ class Scheduler:
         found = sum_nest(loops, body)
         last = loops[-1].axis
         if only_stores(body):
-            if all(stride(x, last) for x in _stores_of(body)):
+            if all(stride(x, last) for x in stores(body)):
                 self.vectorize(last.name, self.lanes(s))
         elif found is not None and len(found.accumulates) == 1 and find_contraction(found):
             ContractionTiling(self, found).inside()
         elif found is not None and self._by_columns(found):
             self._columns(found.loops[-1].axis.name, found, self.lanes(s))
+        elif found is not None:
+            self.in_lanes(found.reduce[-1])
         elif accumulates_outside(body):
-            pass
+            if all(last in variables(*x.index) for x in stores(body)):
+                self.vectorize(last.name, self.lanes(s))
+            else:
+                self.in_lanes(loops[-1])
         else:
             self._inner_all(body.stmts)
-
-
-def _stores_of(body: object) -> list[object]:
-    return [x for x in body.stmts]  # type: ignore[attr-defined]
-
-
-__all__ = ["Scheduler", "schedule_kernel"]

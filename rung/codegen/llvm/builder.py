@@ -170,7 +170,7 @@ class Function(Instructions):
     def phi(self, type: str, *incoming: tuple[Val, Block], name: str = "phi") -> Phi:
         """A phi of the current block."""
         self._count += 1
-        phi = Phi(Val(type, f"%{name}{self._count}"))
+        phi = Phi(Val(type, f"%{name}.{self._count}"))
         for value, block in incoming:
             phi.add(value, block)
         self.current.phis.append(phi)
