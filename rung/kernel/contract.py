@@ -16,13 +16,18 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rung.ir.expr import Call, Expr, Var, variables
+from rung.ir.expr import Call, Expr, Read, Var, variables, walk
+from rung.kernel.loop import Buffer, For
 from rung.kernel.loop_steps import Branch, Peel, Split, Unroll, Vectorize
+from rung.kernel.memory_steps import Pack
 from rung.kernel.order_steps import Reorder
 from rung.kernel.recognise import SumNest, element_bytes, stride
 
 if TYPE_CHECKING:
     from rung.kernel.strategy import Scheduler
+
+PACK_ROWS = 32
+"""Rows from which a panel that is contiguous already is packed all the same."""
 
 
 @dataclass(frozen=True)
@@ -92,13 +97,30 @@ class ContractionTiling:
     def phase(self) -> None:
         """As a phase of its own: panels shared out to the threads."""
         batch, m0, n0 = self._tile()
-        self.s.parallel([*batch, n0])
+        panel = self.s.parallel([*batch, n0])
+        self._pack(panel)
         self._finish(m0)
 
     def inside(self) -> None:
         """Within a row of a larger kernel."""
-        _, m0, _ = self._tile()
+        _, m0, n0 = self._tile()
+        self._pack(n0)
         self._finish(m0)
+
+    def _pack(self, panel: str) -> None:
+        """Copy what the tiles of a panel load as vectors into one block, vectors one after the
+        other, when enough row tiles use it or it would not be vectors at all."""
+        step = self.columns.extent if self.columns is not self.c.columns[-1] else 1
+        for r in _panel_reads(self.c.right, self.c.columns[-1], self.found.reduce):
+            contiguous = stride(r, self.c.columns[-1]) == step
+            if contiguous and self.rows.extent < PACK_ROWS:
+                continue
+            assert isinstance(r.source, Buffer)
+            free = {v.name for v in variables(r)}
+            axes = (*[k for k in self.reduce if k in free], self.n)
+            name = f"b{len(self.packed)}_{r.source.name}"
+            self.s.do(Pack(r.source.name, panel, axes, name))
+            self.packed.append((f"{name}_{self.n}", contiguous))
 
     def _tile(self) -> tuple[list[str], str, str]:
         """Split into tiles; the names of the loops over batches, row tiles and panels."""
@@ -110,6 +132,8 @@ class ContractionTiling:
         self.m, self.n = f"{rows.name}_r", f"{columns.name}_c"
         m0, n0 = f"{rows.name}_t", f"{columns.name}_t"
         width = min(vectors * self.lanes, columns.extent)
+        self.rows, self.columns = rows, columns
+        self.packed: list[tuple[str, bool]] = []
         self.s.do(Split(rows.name, height, m0, self.m), Split(columns.name, width, n0, self.n))
         self.s.do(Reorder((*batch, n0, m0, *self.reduce, self.m, self.n)))
         return batch, m0, n0
@@ -120,7 +144,9 @@ class ContractionTiling:
 
     def _finish(self, m0: str) -> None:
         do = self.s.do
-        do(Branch(self.n), Peel(m0), Branch(self.m))
+        do(Branch(self.n), *(Branch(copy) for copy, _ in self.packed), Peel(m0), Branch(self.m))
+        for copy, _ in self.packed:
+            self.s.vectorize(copy, self.lanes)
         nv, nl = f"{self.n}v", f"{self.n}l"
         do(Split(self.n, self.lanes, nv, nl), Peel(nv))
         do(Unroll(self.m))
@@ -134,6 +160,8 @@ class ContractionTiling:
         return any(True for _ in loops_named(self.s.kernel.body, name))
 
 
-def names(axes: Iterable[Var]) -> list[str]:
-    """Axis names."""
-    return [v.name for v in axes]
+def _panel_reads(right: Expr, column: Var, reduce: Iterable[For]) -> list[Read]:
+    """The reads of the vector factor that move with the columns and the reduction."""
+    inner = {x.axis for x in reduce}
+    found = [e for e in walk(right) if isinstance(e, Read)]
+    return [r for r in found if column in variables(r) and inner & variables(r)]

@@ -13,7 +13,7 @@ group is the loop nest of a sum of products with its element-wise epilogue inner
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 from rung.core import dtype as dt
@@ -675,9 +675,20 @@ def finish(
     local = [x.buffer for p in phases for x in walk_stmts(p) if isinstance(x, Alloc)]
     for i, b in enumerate(dict.fromkeys(local)):
         names[b] = Buffer(f"t{i}", b.dtype, b.shape, b.role)
-    renamed = tuple(rename(p, names) for p in phases)
+    renamed = tuple(number_axes([rename(p, names) for p in phases]))
     kernel = Kernel("kernel", tuple(names[b] for b in params), Block(renamed), sources)
     return KernelCall(kernel, tuple(storage.elements.owner(b) for b in params), group)
+
+
+def number_axes(phases: Sequence[Stmt]) -> list[Stmt]:
+    """Number the loop variables by their order of appearance: `a17_0`, `k17_0` become `a0`, `k1`."""
+    axes = dict.fromkeys(x.axis for p in phases for x in walk_stmts(p) if isinstance(x, For))
+    new: dict[Var, Expr] = {v: var(f"{v.name[0]}{i}", v.extent) for i, v in enumerate(axes)}
+
+    def loops(x: Stmt) -> Stmt | None:
+        return replace(x, axis=new[x.axis]) if isinstance(x, For) else None
+
+    return [map_stmts(substitute_stmt(p, new), loops) for p in phases]
 
 
 def _collect(e: Expr, used: dict[Buffer, None]) -> None:

@@ -58,7 +58,7 @@ class Pack(Step):
 
     The axes are the loops inside on which the read depends; the copy has an element for each of
     their iterations, so any index and guard can be packed (`im2col` is the pack of an image). The
-    loop must read the buffer in one way and not write it."""
+    loop must read the buffer along these axes in one way, and not write it."""
 
     name = "pack"
     buffer_name: str
@@ -80,7 +80,7 @@ class Pack(Step):
         return new
 
     def _packed(self, around: For, buffer: Buffer) -> Stmt:
-        found = reads_of(around.body, buffer)
+        found = [r for r in reads_of(around.body, buffer) if self._along(r)]
         if not found:
             return around
         if len(found) > 1:
@@ -95,6 +95,9 @@ class Pack(Step):
         scratch = Buffer(self._name, buffer.dtype, shape, "scratch")
         body = map_reads(around.body, old, read(scratch, axes))
         return replace(around, body=block(Alloc(scratch), self._copy(scratch, old, loops), body))
+
+    def _along(self, r: Read) -> bool:
+        return {v.name for v in variables(r)}.issuperset(self.axes)
 
     def _copied(self, around: For, old: Read) -> list[For]:
         """The loop for each axis of the copy."""
