@@ -8,6 +8,7 @@ that depends on it. `batch=False` runs everything one by one.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -52,6 +53,29 @@ CONCRETE: dict[str, np.ufunc] = {
     "logical_and": np.logical_and,
     "logical_or": np.logical_or,
 }
+
+
+PLAIN: dict[str, Callable[[int, int], int]] = {
+    "add": operator.add,
+    "subtract": operator.sub,
+    "multiply": operator.mul,
+    "minimum": min,
+    "maximum": max,
+    "floor_divide": operator.floordiv,
+    "remainder": operator.mod,
+    "less": operator.lt,
+    "less_equal": operator.le,
+    "greater": operator.gt,
+    "greater_equal": operator.ge,
+    "equal": operator.eq,
+    "not_equal": operator.ne,
+    "logical_and": operator.and_,
+    "logical_or": operator.or_,
+}
+
+
+def _is_index(dtype: DType) -> bool:
+    return dtype is dt.int64 or dtype is dt.bool_
 
 
 @cache
@@ -115,7 +139,9 @@ class Frame:
     depth: int = 0
 
     def masked(self, condition: Any) -> Any:
-        return condition if self.mask is None else np.logical_and(self.mask, condition)
+        if self.mask is None or self.mask is True:
+            return condition
+        return condition and self.mask if isinstance(condition, bool) else self.mask & condition
 
 
 @dataclass
@@ -159,7 +185,7 @@ class Run:
 
     def loop(self, s: For, frame: Frame) -> None:
         extent = self.value(s.extent, frame)
-        most = int(np.max(extent)) if np.size(extent) else 0
+        most = extent if isinstance(extent, int) else int(np.max(extent, initial=0))
         if most > s.axis.extent:
             raise IndexingError(f"{s.axis.name} runs to {most}, more than {s.axis.extent}")
         deeper = replace(frame, depth=frame.depth + 1)
@@ -228,7 +254,8 @@ class Run:
         """The array of a buffer, the positions that a statement writes there, and a mask of the
         iterations that do (True when there is one place and it is written)."""
         array, parts = self.position(buffer, index, frame)
-        shape = np.broadcast_shapes(shape, np.shape(active), *map(np.shape, parts))
+        if shape or frame.batched or active is not None:
+            shape = np.broadcast_shapes(shape, np.shape(active), *map(np.shape, parts))
         if not shape:
             if active is not None and not active:
                 return None
@@ -255,6 +282,8 @@ class Run:
 
     def check(self, buffer: Buffer, array: Array, parts: Sequence[Any]) -> None:
         for d, (p, n) in enumerate(zip(parts, array.shape, strict=True)):
+            if isinstance(p, int) and 0 <= p < n:
+                continue
             if np.size(p) and (np.min(p) < 0 or np.max(p) >= n):
                 bad = np.min(p) if np.min(p) < 0 else np.max(p)
                 dim = d - (array.ndim - len(buffer.shape))
@@ -311,7 +340,7 @@ class Run:
 
     def evaluate(self, e: Expr, frame: Frame, memo: dict[Expr, Any]) -> Any:
         if isinstance(e, Const):
-            return e.dtype.numpy.type(e.value)
+            return e.value if _is_index(e.dtype) else e.dtype.numpy.type(e.value)
         if isinstance(e, Var):
             if e not in frame.axes:
                 raise LoweringError(f"axis {e.name} is used outside of its loop")
@@ -327,11 +356,10 @@ class Run:
         return found
 
     def call(self, e: Call, args: list[Any]) -> Any:
-        if e.dtype is dt.int64 or e.dtype is dt.bool_:
-            concrete = CONCRETE.get(e.op)
-            if concrete is not None and len(args) == 2 and e.args[0].dtype is dt.int64:
-                if e.op not in ("floor_divide", "remainder") or isinstance(e.args[1], Const):
-                    return concrete(*args)
+        if e.op in CONCRETE and _is_index(e.dtype) and _is_index(e.args[0].dtype):
+            if e.op not in ("floor_divide", "remainder") or isinstance(e.args[1], Const):
+                plain = isinstance(args[0], int) and isinstance(args[1], int)
+                return (PLAIN if plain else CONCRETE)[e.op](*args)
         function = self.scalars.get(e.op)
         if function is None:
             raise LoweringError(f"no meaning for the scalar op {e.op}")
@@ -344,7 +372,7 @@ class Run:
         active = frame.mask
         if e.guard is not None:
             active = frame.masked(self.evaluate(e.guard, frame, memo))
-        if active is None:
+        if active is None or active is True:
             self.check(e.source, array, parts)
             return array[tuple(parts)]
         if not np.any(active):

@@ -22,14 +22,15 @@ from __future__ import annotations
 
 import keyword
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from functools import cache, cached_property
 from math import prod
 from typing import Any
 from weakref import WeakValueDictionary
 
 from rung.core.dtype import DType
 from rung.core.source import Source
-from rung.ir.expr import Const, Expr, Var, const
+from rung.ir.expr import Const, Expr, Var, const, free_variables
 
 
 def is_name(text: str) -> bool:
@@ -58,6 +59,12 @@ class Interning(type):
         return _interned.setdefault((cls, *vars(new).values()), new)
 
 
+@cache
+def field_names(cls: type) -> tuple[str, ...]:
+    """The fields of a record, in order."""
+    return tuple(f.name for f in fields(cls))
+
+
 def _rebuild(cls: type, values: tuple[object, ...]) -> object:
     return cls(*values)
 
@@ -68,7 +75,7 @@ class Record(metaclass=Interning):
     __slots__ = ()
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (_rebuild, (type(self), tuple(vars(self).values())))
+        return (_rebuild, (type(self), tuple(getattr(self, name) for name in field_names(type(self)))))
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +115,17 @@ class Buffer(Record):
 class Stmt(Record):
     """Base of statements."""
 
-    __slots__ = ()
+    @cached_property
+    def axes(self) -> tuple[str, ...]:
+        """The names of the axes of loops, this and below, in program order, each once."""
+        own = (self.axis.name,) if isinstance(self, For) else ()
+        return tuple(dict.fromkeys((*own, *(a for c in children(self) for a in c.axes))))
+
+    @cached_property
+    def variables(self) -> frozenset[Var]:
+        """The loop variables that occur in expressions, here and below."""
+        below = [c.variables for c in children(self)]
+        return frozenset().union(*map(free_variables, stmt_exprs(self)), *below)
 
 
 @dataclass(frozen=True, eq=False)
@@ -247,9 +264,28 @@ def children(s: Stmt) -> tuple[Stmt, ...]:
 
 def walk_stmts(s: Stmt) -> Iterator[Stmt]:
     """Every statement, parents first, in program order."""
-    yield s
-    for c in children(s):
-        yield from walk_stmts(c)
+    stack = [s]
+    while stack:
+        x = stack.pop()
+        yield x
+        if isinstance(x, Block):
+            stack.extend(reversed(x.stmts))
+        elif isinstance(x, For | If):
+            stack.append(x.body)
+
+
+def stmt_exprs(s: Stmt) -> tuple[Expr, ...]:
+    """The expressions of a statement itself."""
+    if isinstance(s, Store | Accumulate):
+        guard = () if s.guard is None else (s.guard,)
+        return (*s.index, s.value, *guard)
+    if isinstance(s, For):
+        return (s.extent,)
+    if isinstance(s, If):
+        return (s.condition,)
+    if isinstance(s, Opaque):
+        return (s.row,)
+    return s.index if isinstance(s, Prefetch) else ()
 
 
 def loop(axis: Var, *body: Stmt, kind: str = "serial") -> For:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from rung.ir.expr import (
-    Expr, Var, compare, const, from_terms, iadd, ifloordiv, imod, iminimum, imul, isub,
-    transform, var, variables,
+    Expr, Var, compare, const, free_variables, from_terms, iadd, ifloordiv, imod, iminimum, imul, isub,
+    transform, var,
 )  # fmt: skip
 from rung.kernel.deps import carried, ragged_end
 from rung.kernel.loop import (
@@ -115,7 +115,7 @@ class Peel(Step):
         return self.on_loops(kernel, self.axis, self._peel)
 
     def _peel(self, loop: For) -> Stmt:
-        if not any(loop.axis in variables(e) for e in _extents(loop.body)):
+        if not any(loop.axis in free_variables(e) for e in _extents(loop.body)):
             return loop
         n = constant_extent(loop)
         if n is None:
@@ -173,18 +173,19 @@ class Branch(Step):
         return replace(kernel, body=block(self._within(kernel.body)))
 
     def _within(self, s: Stmt) -> Stmt:
+        if self.axis not in s.axes:
+            return s
         if isinstance(s, Block):
             return block(*[self._within(c) for c in s.stmts])
         if isinstance(s, If):
             return replace(s, body=block(self._within(s.body)))
-        if not isinstance(s, For):
-            return s
+        assert isinstance(s, For)
         body: Stmt = block(self._within(s.body))
         for extent in self._ragged(body):
             end = ragged_end(extent)
             if end is None:
                 self.fail(f"the extent of {self.axis!r} is not minimum(factor, n - outer)")
-            if s.axis in variables(extent):
+            if s.axis in free_variables(extent):
                 body = self._two_ways(s, body, extent, *end)
         return replace(s, body=block(body))
 

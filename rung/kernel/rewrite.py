@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from rung.ir.expr import Const, Expr, Read, Var, const, read, substitute, transform, var
+from rung.ir.expr import Const, Expr, Read, Var, read, substitute, transform, walk
 from rung.kernel.loop import (
-    Accumulate, Alloc, Block, Buffer, For, If, Kernel, Opaque, Prefetch, Stmt, Store, children,
-    walk_stmts,
+    Accumulate, Block, Buffer, For, If, Kernel, Opaque, Prefetch, Stmt, Store, children,
+    stmt_exprs, walk_stmts,
 )  # fmt: skip
 
 ExprMap = Callable[[Expr], Expr]
@@ -25,18 +26,14 @@ def block(*stmts: Stmt) -> Block:
 def map_exprs(s: Stmt, f: ExprMap) -> Stmt:
     """`s` with `f` applied to every expression (not to buffers that are written)."""
     if isinstance(s, Block):
-        return Block(tuple([map_exprs(c, f) for c in s.stmts]))
+        stmts = [map_exprs(c, f) for c in s.stmts]
+        return s if all(map(operator.is_, stmts, s.stmts)) else block(*stmts)
     if isinstance(s, For):
-        body = map_exprs(s.body, f)
-        assert isinstance(body, Block)
-        return For(s.axis, f(s.extent), body, s.kind, s.lanes)
-    if isinstance(s, Store):
-        guard = None if s.guard is None else f(s.guard)
-        return with_guard(Store(s.buffer, tuple(map(f, s.index)), f(s.value)), guard)
-    if isinstance(s, Accumulate):
-        guard = None if s.guard is None else f(s.guard)
-        index = tuple(map(f, s.index))
-        return with_guard(Accumulate(s.buffer, index, s.combine, f(s.value)), guard)
+        extent, body = f(s.extent), map_exprs(s.body, f)
+        same = extent is s.extent and body is s.body
+        return s if same else For(s.axis, extent, block(body), s.kind, s.lanes)
+    if isinstance(s, Store | Accumulate):
+        return _map_store(s, f)
     if isinstance(s, If):
         return when(f(s.condition), map_exprs(s.body, f))
     if isinstance(s, Opaque):
@@ -44,6 +41,16 @@ def map_exprs(s: Stmt, f: ExprMap) -> Stmt:
     if isinstance(s, Prefetch):
         return Prefetch(s.buffer, tuple(map(f, s.index)))
     return s
+
+
+def _map_store(s: Store | Accumulate, f: ExprMap) -> Stmt:
+    index, value = tuple(map(f, s.index)), f(s.value)
+    guard = None if s.guard is None else f(s.guard)
+    if index == s.index and value is s.value and guard is s.guard:
+        return s
+    if isinstance(s, Store):
+        return with_guard(Store(s.buffer, index, value), guard)
+    return with_guard(Accumulate(s.buffer, index, s.combine, value), guard)
 
 
 def with_guard(s: Store | Accumulate, guard: Expr | None) -> Stmt:
@@ -62,6 +69,7 @@ def when(condition: Expr, body: Stmt) -> Stmt:
 
 def substitute_stmt(s: Stmt, mapping: dict[Var, Expr]) -> Stmt:
     """`s` with loop variables that are free in it replaced."""
+    keys = mapping.keys()
     memo: dict[Expr, Expr] = {}
 
     def f(e: Expr) -> Expr:
@@ -70,7 +78,18 @@ def substitute_stmt(s: Stmt, mapping: dict[Var, Expr]) -> Stmt:
             found = memo[e] = substitute(e, mapping)
         return found
 
-    return map_exprs(s, f)
+    def visit(x: Stmt) -> Stmt:
+        if x.variables.isdisjoint(keys):
+            return x
+        if isinstance(x, Block):
+            return block(*map(visit, x.stmts))
+        if isinstance(x, For):
+            return For(x.axis, f(x.extent), block(visit(x.body)), x.kind, x.lanes)
+        if isinstance(x, If):
+            return when(f(x.condition), visit(x.body))
+        return map_exprs(x, f)
+
+    return visit(s)
 
 
 def replace_buffer(s: Stmt, old: Buffer, place: Callable[[tuple[Expr, ...]], tuple[Buffer, tuple[Expr, ...]]]) -> Stmt:
@@ -100,16 +119,24 @@ def replace_buffer(s: Stmt, old: Buffer, place: Callable[[tuple[Expr, ...]], tup
 
 def loops_named(s: Stmt, name: str) -> Iterator[For]:
     """The loops over axis `name` below a statement."""
-    return (x for x in walk_stmts(s) if isinstance(x, For) and x.axis.name == name)
+    stack = [s]
+    while stack:
+        x = stack.pop()
+        if name in x.axes:
+            if isinstance(x, For) and x.axis.name == name:
+                yield x
+            stack.extend(reversed(children(x)))
 
 
 def axis_names(s: Stmt) -> list[str]:
     """The names of the axes of loops below a statement, in program order, each once."""
-    return list(dict.fromkeys(x.axis.name for x in walk_stmts(s) if isinstance(x, For)))
+    return list(s.axes)
 
 
 def replace_loops(s: Stmt, name: str, f: Callable[[For], Stmt]) -> Stmt:
     """`s` with every loop over axis `name` replaced by `f` of it."""
+    if name not in s.axes:
+        return s
     if isinstance(s, For) and s.axis.name == name:
         return f(s)
     if isinstance(s, Block):
@@ -136,28 +163,12 @@ def with_body(kernel: Kernel, body: Stmt) -> Kernel:
 def used_buffers(s: Stmt) -> set[Buffer]:
     """The buffers that a statement reads, writes or prefetches."""
     found: set[Buffer] = set()
-
-    def note(e: Expr) -> Expr:
-        transform(e, leaf)
-        return e
-
-    def leaf(e: Expr) -> Expr | None:
-        if isinstance(e, Read) and isinstance(e.source, Buffer):
-            found.add(e.source)
-        return None
-
+    roots: list[Expr] = []
     for x in walk_stmts(s):
         if isinstance(x, Store | Accumulate | Prefetch):
             found.add(x.buffer)
-        if isinstance(x, Opaque):
+        elif isinstance(x, Opaque):
             found.update(x.outputs, x.inputs)
-        if not isinstance(x, Block | For | If | Alloc):
-            map_exprs(x, note)
-    return found
-
-
-def fresh_var(name: str, extent: int) -> tuple[Var, Const]:
-    """A loop variable and its extent as an expression."""
-    return var(name, extent), const(extent)
-
-
+        roots.extend(stmt_exprs(x))
+    reads = (e.source for e in walk(*roots) if isinstance(e, Read))
+    return found.union(b for b in reads if isinstance(b, Buffer))
