@@ -1,0 +1,184 @@
+"""Random loop nests over i32 buffers, random steps for them, and running them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import prod
+from random import Random
+
+import numpy as np
+
+from rung.core import dtype as dt
+from rung.ir.expr import (
+    Expr, Var, bounds, compare, const, iadd, ifloordiv, imod, imul, raw_call, read, var,
+)  # fmt: skip
+from rung.kernel.interpret import interpret
+from rung.kernel.loop import (
+    Accumulate, Alloc, Block, Buffer, For, If, Kernel, Stmt, Store, loop, walk_stmts,
+)  # fmt: skip
+from rung.kernel.rewrite import axis_names
+from rung.kernel.schedule import (
+    AccumulateIn, Branch, ComputeAt, Fission, Fuse, FuseLoops, Inline, Lanes, Pack, Parallel,
+    Peel, PrefetchIn, Reorder, Split, Step, Unroll, Vectorize,
+)  # fmt: skip
+
+SIZE = 96
+X = Buffer("x", dt.int32, (SIZE,), "input")
+Y = Buffer("y", dt.int32, (SIZE,), "output")
+Z = Buffer("z", dt.int32, (8, 12), "output")
+T = Buffer("t", dt.int32, (SIZE,), "temp")
+PARAMS = (X, Y, Z, T)
+NAMES = ("i", "j", "k")
+
+
+def run(kernel: Kernel, batch: bool = False, hostile: bool = False) -> list[np.ndarray]:
+    """The outputs after a run on fixed inputs."""
+    rng = np.random.default_rng(7)
+    start = {b: rng.integers(-9, 9, b.shape, np.int32) for b in PARAMS}
+    arrays = [start[b] for b in kernel.params]
+    interpret(kernel, arrays, batch=batch, hostile=hostile)
+    return [a for b, a in zip(kernel.params, arrays, strict=True) if b.role != "temp"]
+
+
+class Nests:
+    """Draws kernels from a random source."""
+
+    def __init__(self, rng: Random) -> None:
+        self.rng = rng
+
+    def chance(self, p: float) -> bool:
+        return self.rng.random() < p
+
+    def kernel(self) -> Kernel:
+        """One to three phases of up to three nested loops, or a producer of `t` and its reader."""
+        axes = [var(n, self.rng.randint(1, 7)) for n in NAMES]
+        phases = [self.nest(axes, ()) for _ in range(self.rng.randint(1, 2))]
+        if self.chance(0.3):
+            phases = [self.filled(T), *(self.nest(axes, ()) for _ in range(2))]
+        return Kernel("random", PARAMS, Block(tuple(phases)))
+
+    def filled(self, buffer: Buffer) -> Stmt:
+        """A nest that stores to every element."""
+        r, q = var("r", 8), var("q", 12)
+        value = raw_call("multiply", (read(X, (iadd(imul(r, 12), q),)), const(3, dt.int32)), dt.int32)
+        return loop(r, loop(q, Store(buffer, (iadd(imul(r, 12), q),), value)))
+
+    def nest(self, axes: list[Var], around: tuple[Var, ...]) -> Stmt:
+        axis, *rest = axes
+        active = (*around, axis)
+        body: list[Stmt] = []
+        local: Buffer | None = None
+        if self.chance(0.3):
+            local = Buffer(f"m{len(active)}", dt.int32, (), "register")
+            body += [Alloc(local), Store(local, (), const(self.rng.randint(-1, 1), dt.int32))]
+        for _ in range(self.rng.choice([1, 1, 2])):
+            inner = rest and self.chance(0.7)
+            body.append(self.nest(rest, active) if inner else self.leaf(active, local))
+        if local is not None:
+            for n, s in enumerate(body):
+                if isinstance(s, For):
+                    add = Accumulate(local, (), "add", self.value((*active, s.axis), None))
+                    body[n] = loop(s.axis, *s.body.stmts, add)
+            body.append(Store(Y, self.index(Y, active), read(local, ())))
+        return loop(axis, *body)
+
+    def leaf(self, active: tuple[Var, ...], local: Buffer | None) -> Stmt:
+        value = self.value(active, local)
+        if local is not None and self.chance(0.4):
+            return Accumulate(local, (), self.rng.choice(["add", "maximum"]), value)
+        buffer = self.rng.choice([Y, Z, T])
+        index = self.index(buffer, active)
+        guard = None
+        if self.chance(0.2):
+            guard = compare("less", self.rng.choice(active), self.rng.randint(0, 6))
+            if self.chance(0.4):
+                return If(guard, Block((Store(buffer, index, value),)))
+        if self.chance(0.4):
+            if self.chance(0.4):
+                index = self.index(buffer, active[:-1])
+            return Accumulate(buffer, index, self.rng.choice(["add", "maximum"]), value, guard)
+        return Store(buffer, index, value, guard)
+
+    def value(self, active: tuple[Var, ...], local: Buffer | None) -> Expr:
+        total: Expr = self.read(X, active)
+        if self.chance(0.3):
+            total = raw_call("multiply", (total, self.read(X, active)), dt.int32)
+        if self.chance(0.35):
+            source = self.rng.choice([Y, Z, T])
+            total = raw_call("add", (total, self.read(source, active)), dt.int32)
+        if local is not None and self.chance(0.5):
+            total = raw_call("maximum", (total, read(local, ())), dt.int32)
+        if self.chance(0.3):
+            axis = raw_call("cast", (self.rng.choice(active),), dt.int32)
+            total = raw_call("subtract", (total, axis), dt.int32)
+        return total
+
+    def read(self, buffer: Buffer, active: tuple[Var, ...]) -> Expr:
+        guard = None
+        if self.chance(0.15):
+            guard = compare("less", self.rng.choice(active), self.rng.randint(1, 5))
+        return read(buffer, self.index(buffer, active), guard=guard)
+
+    def index(self, buffer: Buffer, active: tuple[Var, ...]) -> tuple[Expr, ...]:
+        position = self.position(active)
+        limits = bounds(position)
+        assert limits is not None
+        if limits[0] < 0 or limits[1] >= prod(buffer.shape):
+            position = imod(position, prod(buffer.shape))
+        if len(buffer.shape) == 1:
+            return (position,)
+        width = buffer.shape[1]
+        return ifloordiv(position, width), imod(position, width)
+
+    def position(self, active: tuple[Var, ...]) -> Expr:
+        """Mostly row-major over the axes, or some of them; sometimes any linear form."""
+        chosen = list(active)
+        if self.chance(0.2) and len(chosen) > 1:
+            chosen.pop(self.rng.randrange(len(chosen)))
+        total: Expr = const(int(self.chance(0.1)))
+        if self.chance(0.15):
+            for v in chosen:
+                total = iadd(total, imul(v, self.rng.randint(0, 4)))
+            return total
+        place = 1
+        for v in reversed(chosen):
+            total = iadd(total, imul(v, place))
+            place *= v.extent
+        return total
+
+    # -- steps
+
+    def step(self, kernel: Kernel, turn: int) -> Step:
+        """Some step that names what is there; it need not be legal."""
+        names = axis_names(kernel.body)
+        loops = [s for s in walk_stmts(kernel.body) if isinstance(s, For)]
+        some = self.rng.choice(loops)
+        axis, other = some.axis.name, self.rng.choice(names)
+        inside = axis_names(some.body)
+        buffers = ["x", "y", "z", "t", *(s.buffer.name for s in walk_stmts(kernel.body)
+                                         if isinstance(s, Alloc))]  # fmt: skip
+        buffer = self.rng.choice(buffers)
+        picked = self.rng.sample(inside, self.rng.randint(0, len(inside)))
+        chain = [axis, *inside]
+        order = self.rng.sample(chain, self.rng.randint(1, len(chain)))
+        a, b = f"a{turn}", f"b{turn}"
+        makers: list[Callable[[], Step]] = [
+            lambda: Split(axis, self.rng.randint(1, 5), a, b),
+            lambda: Reorder(tuple(order)),
+            lambda: Fuse(axis, inside[0] if inside else other, f"f{turn}"),
+            lambda: Fission(axis),
+            lambda: FuseLoops(axis, other),
+            lambda: Peel(axis),
+            lambda: Branch(axis),
+            lambda: Unroll(axis),
+            lambda: Vectorize(axis, 8),
+            lambda: Parallel(axis),
+            lambda: Lanes(axis, 2, self.rng.choice([1, 2])),
+            lambda: AccumulateIn(buffer, axis),
+            lambda: Pack(buffer, axis, tuple(picked), f"p{turn}"),
+            lambda: ComputeAt("t", axis),
+            lambda: Inline("t"),
+            lambda: PrefetchIn(buffer, axis, 2),
+        ]
+        weights = [4, 4, 2, 2, 2, 2, 2, 0.5, 1, 1, 3, 4, 3, 2, 1, 0.3]
+        return self.rng.choices(makers, weights)[0]()
