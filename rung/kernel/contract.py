@@ -19,13 +19,15 @@ from typing import TYPE_CHECKING
 from rung.ir.expr import Call, Expr, Read, Var, variables, walk
 from rung.kernel.loop import Buffer, For
 from rung.kernel.loop_steps import Branch, Peel, Split, Unroll, Vectorize
-from rung.kernel.memory_steps import Pack
+from rung.kernel.memory_steps import Pack, Stage
 from rung.kernel.order_steps import Reorder
 from rung.kernel.recognise import SumNest, element_bytes, stride
 
 if TYPE_CHECKING:
     from rung.kernel.strategy import Scheduler
 
+CACHE_WAY = 4096
+"""Bytes after which addresses share a set of the first-level cache."""
 PACK_ROWS = 32
 """Rows from which a panel that is contiguous already is packed all the same."""
 
@@ -67,13 +69,14 @@ def find_contraction(found: SumNest) -> Contraction | None:
 def tile_shape(rows: int, columns: int, registers: int, lanes: int) -> tuple[int, int]:
     """(MR, NV): rows and vectors of columns of the register tile with the least predicted time.
 
-    A step of k costs MR * NV multiply-adds and MR + NV loads, two of each a cycle."""
+    A step of k costs MR * NV multiply-adds (at least 8, to hide their latency); a part of the
+    MR + NV loads and of the loop shows."""
     best: tuple[float, int, int] | None = None
     for vectors in range(1, 7):
         panels = -(-columns // (vectors * lanes))
         for height in range(1, (registers - 1 - vectors) // vectors + 1):
             steps = -(-rows // height) * panels
-            cost = steps * max(height * vectors, height + vectors, 8)
+            cost = steps * (max(height * vectors, 8) + 0.25 * (height + vectors) + 1)
             if best is None or (cost, -height * vectors) < (best[0], -best[1] * best[2]):
                 best = (cost, height, vectors)
     assert best is not None
@@ -96,7 +99,7 @@ class ContractionTiling:
 
     def phase(self) -> None:
         """As a phase of its own: panels shared out to the threads."""
-        batch, m0, n0 = self._tile()
+        batch, m0, n0 = self._tile(stage=True)
         panel = self.s.parallel([*batch, n0])
         self._pack(panel)
         self._finish(m0)
@@ -122,7 +125,7 @@ class ContractionTiling:
             self.s.do(Pack(r.source.name, panel, axes, name))
             self.packed.append((f"{name}_{self.n}", contiguous))
 
-    def _tile(self) -> tuple[list[str], str, str]:
+    def _tile(self, stage: bool = False) -> tuple[list[str], str, str]:
         """Split into tiles; the names of the loops over batches, row tiles and panels."""
         batch = [v.name for v in self.c.batch]
         rows, extra_rows = self._merged(self.c.rows, "m")
@@ -134,9 +137,38 @@ class ContractionTiling:
         width = min(vectors * self.lanes, columns.extent)
         self.rows, self.columns = rows, columns
         self.packed: list[tuple[str, bool]] = []
+        self.copies: list[tuple[str, list[str]]] = []
         self.s.do(Split(rows.name, height, m0, self.m), Split(columns.name, width, n0, self.n))
+        if stage and columns.extent > 2 * width:
+            self._stage(batch, m0, -(-rows.extent // height))
         self.s.do(Reorder((*batch, n0, m0, *self.reduce, self.m, self.n)))
         return batch, m0, n0
+
+    def _stage(self, batch: list[str], m0: str, num_tiles: int) -> None:
+        """Copy the factor that is broadcast where its layout would be slow to read: tile after
+        tile when its rows are not contiguous, with padded rows when these share cache sets."""
+        row, last = self.rows, self.found.reduce[-1].axis
+        for r in _panel_reads(self.c.left, row, self.found.reduce):
+            assert isinstance(r.source, Buffer)
+            free = {v.name for v in variables(r)}
+            outer = [v.name for v in (*self.c.batch, *self.c.rows[:-1]) if v.name in free]
+            reduce = [k for k in self.reduce if k in free]
+            if len(outer) + len(reduce) + 1 != len(free):
+                continue
+            name = f"a_{r.source.name}"
+            along, across = stride(r, last), stride(r, row)
+            if along == 1 and across is not None and across * r.dtype.itemsize % CACHE_WAY:
+                continue
+            axes = (*outer, m0, *reduce, self.m)
+            copied = f"{name}_{self.m}"
+            if along == 1:
+                self.s.do(Stage(r.source.name, (*outer, m0, self.m, *reduce), 16, name))
+                copied = f"{name}_{reduce[-1]}"
+                axes = (*outer, m0)
+            else:
+                self.s.do(Stage(r.source.name, axes, 0, name))
+                axes = (*outer, m0)
+            self.copies.append((copied, [f"{name}_{a}" for a in axes]))
 
     def _merged(self, axes: tuple[Var, ...], name: str) -> tuple[Var, list[str]]:
         """(the axis to tile, names of the outer loops that are left)."""
@@ -147,12 +179,24 @@ class ContractionTiling:
         do(Branch(self.n), *(Branch(copy) for copy, _ in self.packed), Peel(m0), Branch(self.m))
         for copy, _ in self.packed:
             self.s.vectorize(copy, self.lanes)
+        for copy, outer in self.copies:
+            self.s.parallel(outer, "q")
+            do(Branch(copy))
+            self.s.vectorize(copy, self.lanes)
+        self._unroll_reduction()
         nv, nl = f"{self.n}v", f"{self.n}l"
         do(Split(self.n, self.lanes, nv, nl), Peel(nv))
         do(Unroll(self.m))
         if self._has(nv):
             do(Unroll(nv))
         do(Vectorize(nl, self.lanes))
+
+    def _unroll_reduction(self) -> None:
+        """A few steps of the reduction at a time, so that its loop costs nothing."""
+        k = self.found.reduce[-1].axis
+        steps = next((u for u in (4, 2) if k.extent % u == 0 and k.extent > u), 1)
+        if steps > 1:
+            self.s.do(Split(k.name, steps, f"{k.name}_o", f"{k.name}_u"), Unroll(f"{k.name}_u"))
 
     def _has(self, name: str) -> bool:
         from rung.kernel.rewrite import loops_named

@@ -13,7 +13,7 @@ from rung.ir.expr import (
 from rung.kernel.deps import local_buffers, written_buffers
 from rung.kernel.loop import (
     Accumulate, Alloc, Block, Buffer, For, If, Kernel, Prefetch, Stmt, Store,
-    row_major, walk_stmts,
+    row_major, stmt_exprs, walk_stmts,
 )  # fmt: skip
 from rung.kernel.rewrite import block, map_exprs, replace_buffer, substitute_stmt, used_buffers
 from rung.kernel.step import Step
@@ -26,9 +26,7 @@ def reads_of(s: Stmt, buffer: Buffer) -> list[Read]:
 
 def all_exprs(s: Stmt) -> list[Expr]:
     """The distinct expressions, with their parts, below a statement."""
-    roots: list[Expr] = []
-    map_exprs(s, lambda e: roots.append(e) or e)  # type: ignore[func-returns-value]
-    return list(walk(*roots))
+    return list(walk(*(e for x in walk_stmts(s) for e in stmt_exprs(x))))
 
 
 def inner_loops(s: Stmt) -> list[For]:
@@ -132,6 +130,79 @@ class Pack(Step):
         for f, v in reversed(list(zip(loops, axes, strict=True))):
             nest = For(v, f.extent, block(nest))
         return nest
+
+
+@dataclass(frozen=True)
+class Stage(Step):
+    """What a phase reads of a buffer is copied by a phase of its own, before it, to temporary memory
+    in the order of the given axes. The rows of the copy are `pad` elements apart from each other.
+
+                                              for x_staged_k in range(64):
+                                                  for x_staged_i in range(14):
+        for i in range(14):                           x_staged[...] = x[64*x_staged_i + x_staged_k]
+            for k in range(64):         ->    for i in range(14):
+                s[()] += x[64*i + k]              for k in range(64):
+                                                      s[()] += x_staged[k, i]
+        stage('x', ('k', 'i'))
+
+    The phase must read the buffer along these axes in one way, and not write it."""
+
+    name = "stage"
+    buffer_name: str
+    axes: tuple[str, ...]
+    pad: int = 0
+    staged: str = ""
+
+    @property
+    def _name(self) -> str:
+        return self.staged or f"{self.buffer_name}_staged"
+
+    def rewrite(self, kernel: Kernel) -> Kernel:
+        self.require(kernel, *self.axes)
+        self.require_fresh(kernel, *(f"{self._name}_{a}" for a in self.axes))
+        buffer = self.buffer(kernel, self.buffer_name)
+        phases: list[Stmt] = []
+        params = list(kernel.params)
+        for phase in kernel.phases:
+            found = [r for r in reads_of(phase, buffer) if self._along(r)]
+            if not found:
+                phases.append(phase)
+                continue
+            if len(found) > 1 or len(params) > len(kernel.params):
+                self.fail(f"{self.buffer_name!r} is read along these axes in several ways")
+            temp, copy, rest = self._staged(phase, found[0])
+            params.append(temp)
+            phases += [copy, rest]
+        if len(params) == len(kernel.params):
+            self.fail(f"nothing reads {self.buffer_name!r} along these axes")
+        return replace(kernel, params=tuple(params), body=Block(tuple(phases)))
+
+    def _along(self, r: Read) -> bool:
+        return {v.name for v in variables(r)}.issuperset(self.axes)
+
+    def _staged(self, phase: Stmt, old: Read) -> tuple[Buffer, Stmt, Stmt]:
+        sources = {e.source for e in walk(old) if isinstance(e, Read)}
+        if not written_buffers(phase).isdisjoint(sources):
+            self.fail("the phase writes what is copied")
+        free = variables(old)
+        loops = [
+            next(f for f in inner_loops(phase) if f.axis.name == a and f.axis in free)
+            for a in self.axes
+        ]
+        for v in free - {f.axis for f in loops}:
+            self.fail(f"the read depends on {v.name!r} too")
+        axes = tuple(f.axis for f in loops)
+        shape = tuple(v.extent for v in axes)
+        strides = list(row_major(shape))
+        for d in range(len(shape) - 1):
+            strides[d] = strides[d] // shape[-1] * (shape[-1] + self.pad) if self.pad else strides[d]
+        temp = Buffer(self._name, old.dtype, shape, "temp", tuple(strides))
+        copies = [var(f"{self._name}_{v.name}", v.extent) for v in axes]
+        mapping: dict[Var, Expr] = dict(zip(axes, copies, strict=True))
+        nest: Stmt = Store(temp, tuple(copies), substitute(old, mapping))
+        for f, v in reversed(list(zip(loops, copies, strict=True))):
+            nest = For(v, substitute(f.extent, mapping), block(nest))
+        return temp, nest, map_reads(phase, old, read(temp, axes))
 
 
 @dataclass(frozen=True)

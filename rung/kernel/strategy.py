@@ -101,14 +101,14 @@ class Scheduler:
             self.do(Split(name, width, f"{name}_v", f"{name}_l"))
             self.do(Branch(f"{name}_l"), Vectorize(f"{name}_l", width))
 
-    def parallel(self, outer: list[str]) -> str:
+    def parallel(self, outer: list[str], prefix: str = "p") -> str:
         """Make one parallel loop of the outermost loops; its name."""
         if not outer:
             return ""
         whole = outer[0]
         for i, name in enumerate(outer[1:]):
-            self.do(Fuse(whole, name, f"p{i}"))
-            whole = f"p{i}"
+            self.do(Fuse(whole, name, f"{prefix}{i}"))
+            whole = f"{prefix}{i}"
         if max(x.axis.extent for x in loops_named(self.kernel.body, whole)) > 1:
             self.do(Parallel(whole))
         return whole

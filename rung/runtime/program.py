@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -50,11 +51,13 @@ ALONE_WORK = 30_000
 
 @dataclass(frozen=True)
 class Shape:
-    """What the stage table needs to know of a compiled kernel: (symbol, grid) of each phase and the
-    bytes of scratch that a thread needs."""
+    """What the stage table needs to know of a compiled kernel: (symbol, grid) of each phase, the
+    bytes of scratch that a thread needs, and the bytes of each temporary that its schedule added
+    to the parameters."""
 
     phases: tuple[tuple[str, int], ...]
     scratch_bytes: int
+    temp_bytes: tuple[int, ...] = ()
 
 
 class CompiledKernel:
@@ -99,14 +102,22 @@ class CompiledKernel:
 
     def _module(self) -> Module:
         low = self.lowered
-        note = json.dumps({"phases": low.phases, "scratch": low.scratch_bytes})
+        added = self.scheduled.params[len(self.naive.params) :]
+        note = json.dumps(
+            {
+                "phases": low.phases,
+                "scratch": low.scratch_bytes,
+                "temps": [b.nbytes for b in added],
+            }
+        )
         return Module(low.ir_text, tuple(symbol for symbol, _ in low.phases), note)
 
 
 def shape_of(library: Library) -> Shape:
     """Grids and scratch, from the note that is kept with the kernel's object code."""
     data = json.loads(library.note)
-    return Shape(tuple((symbol, grid) for symbol, grid in data["phases"]), data["scratch"])
+    phases = tuple((symbol, grid) for symbol, grid in data["phases"])
+    return Shape(phases, data["scratch"], tuple(data["temps"]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,12 +213,13 @@ class _StageBuilder:
         self.aliases = aliases
 
     def build(self) -> StageTable:
+        self._added = self._added_temps()
         barriers, epochs = self._barriers()
         offsets, arena_bytes = self._arena(epochs)
         stages: list[Stage] = []
         infos: list[StageInfo] = []
         for i, (call, kernel) in enumerate(zip(self.plan.calls, self.kernels, strict=True)):
-            slots = tuple(self._slot(m, offsets) for m in call.memory)
+            slots = tuple(self._slot(m, offsets) for m in (*call.memory, *self._added[i]))
             for phase, (symbol, grid) in enumerate(self.shapes[kernel].phases):
                 flags = StageFlags.BARRIER if phase or barriers[i] else StageFlags.NONE
                 if grid == 1:
@@ -225,6 +237,15 @@ class _StageBuilder:
             keep=tuple(self.loaded.values()),
         )
         return StageTable(executable, tuple(infos))
+
+    def _added_temps(self) -> list[tuple[TempMemory, ...]]:
+        """Memory of the temporaries that schedules added, for each call."""
+        used = [m.index for c in self.plan.calls for m in c.memory if isinstance(m, TempMemory)]
+        number = itertools.count(max(used, default=-1) + 1)
+        return [
+            tuple(TempMemory(next(number), n) for n in self.shapes[k].temp_bytes)
+            for k in self.kernels
+        ]
 
     def _place(self, m: Memory) -> object:
         """What identifies memory: donated outputs are their inputs."""
@@ -263,7 +284,7 @@ class _StageBuilder:
         last: dict[TempMemory, int] = {}
         for i, call in enumerate(self.plan.calls):
             end = epochs[i] + len(self.shapes[self.kernels[i]].phases) - 1
-            for m in call.memory:
+            for m in (*call.memory, *self._added[i]):
                 if isinstance(m, TempMemory):
                     first.setdefault(m, epochs[i])
                     last[m] = end
