@@ -18,9 +18,10 @@ from rung.core.errors import DTypeError
 Scalar = bool | int | float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class DType:
-    """An element type: `name` as in printed text (`f32`), `kind` one of b/i/u/f, `bits` wide."""
+    """An element type: `name` as in printed text (`f32`), `kind` one of b/i/u/f, `bits` wide. There
+    is one object for each, so they compare by identity."""
 
     name: str
     kind: str
@@ -46,9 +47,6 @@ class DType:
 
     def __repr__(self) -> str:
         return self.name
-
-    def __hash__(self) -> int:
-        return hash(self.name)
 
     def __reduce__(self) -> tuple[object, ...]:
         return (as_dtype, (self.name,))

@@ -1,0 +1,1 @@
+"""Lazy tensors, the array-API namespace, jit, derivatives and random numbers."""

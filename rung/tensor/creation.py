@@ -1,0 +1,190 @@
+"""Making tensors. The default dtype is f32 for floats and i64 for integers; the only device is the
+CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rung.core import dtype as dt
+from rung.core.dtype import DType, Scalar
+from rung.core.errors import DeviceError, ShapeError
+from rung.ir.node import Value
+from rung.ops.broadcast import broadcasted, reshaped
+from rung.ops.creation import full as full_value
+from rung.ops.creation import iota
+from rung.ops.elementwise import add, cast, equal, multiply
+from rung.tensor.operate import Operand, as_tensor, cast_to, from_data, scalar_value
+from rung.tensor.shapes import as_shape, broadcast_to, reshape
+from rung.tensor.state import TensorState, apply, new_tensor
+
+if TYPE_CHECKING:
+    from rung.tensor.tensor import Tensor
+
+
+def check_device(device: object) -> None:
+    """Raise DeviceError unless the device is the CPU."""
+    if device is not None and str(device) not in ("cpu", "cpu:0"):
+        raise DeviceError(f"device {str(device)!r} is not known", fix='the only device is "cpu"')
+
+
+def _dtype(dtype: object, default: DType) -> DType:
+    return default if dtype is None else dt.as_dtype(dtype)
+
+
+def asarray(
+    data: Any, dtype: object = None, device: object = None, copy: bool | None = None
+) -> Tensor:
+    """A tensor of a tensor, a NumPy array, a DLPack object, a number or nested sequences.
+
+    An array is not copied when it is dense and of the right dtype (unless `copy=True`): do not
+    change it afterwards. Numbers become f32, i64 or bool."""
+    check_device(device)
+    target = None if dtype is None else dt.as_dtype(dtype)
+    if isinstance(data, TensorState):
+        return cast_to(data, target)  # type: ignore[arg-type]
+    if hasattr(data, "__dlpack__") and not isinstance(data, np.ndarray | np.generic):
+        data = np.from_dlpack(data)
+    return from_data(data, target, copy=bool(copy))
+
+
+def array(data: Any, dtype: object = None, device: object = None) -> Tensor:
+    """A tensor of its own: what is given is copied."""
+    return asarray(data, dtype, device, copy=True)
+
+
+tensor = array
+
+
+def full(
+    shape: int | Sequence[int], fill_value: Scalar, dtype: object = None, device: object = None
+) -> Tensor:
+    """A tensor with every element `fill_value`."""
+    check_device(device)
+    dims = as_shape("full", shape)
+    if isinstance(fill_value, TensorState):
+        return broadcast_to(cast_to(fill_value, _dtype(dtype, fill_value.dtype)), dims)
+    kind = _dtype(dtype, dt.as_dtype(type(fill_value)))
+    if any(n < 0 for n in dims):
+        raise ShapeError(f"full: shape {list(dims)} has a negative length")
+    return new_tensor(broadcasted(scalar_value("full", fill_value, kind), dims))
+
+
+def zeros(shape: int | Sequence[int], dtype: object = None, device: object = None) -> Tensor:
+    """A tensor of zeros, f32 unless given."""
+    return full(shape, 0, _dtype(dtype, dt.float32), device)
+
+
+def ones(shape: int | Sequence[int], dtype: object = None, device: object = None) -> Tensor:
+    """A tensor of ones, f32 unless given."""
+    return full(shape, 1, _dtype(dtype, dt.float32), device)
+
+
+def empty(shape: int | Sequence[int], dtype: object = None, device: object = None) -> Tensor:
+    """A tensor whose elements do not matter (they are zero)."""
+    return zeros(shape, dtype, device)
+
+
+def full_like(x: Operand, fill_value: Scalar, dtype: object = None) -> Tensor:
+    """A tensor of the shape (and dtype) of x with every element `fill_value`."""
+    x = as_tensor(x)
+    return full(x.shape, fill_value, _dtype(dtype, x.dtype))
+
+
+def zeros_like(x: Operand, dtype: object = None) -> Tensor:
+    """Zeros of the shape (and dtype) of x."""
+    return full_like(x, 0, dtype)
+
+
+def ones_like(x: Operand, dtype: object = None) -> Tensor:
+    """Ones of the shape (and dtype) of x."""
+    return full_like(x, 1, dtype)
+
+
+def empty_like(x: Operand, dtype: object = None) -> Tensor:
+    """A tensor of the shape (and dtype) of x whose elements do not matter (they are zero)."""
+    return full_like(x, 0, dtype)
+
+
+def arange(
+    start: float,
+    stop: float | None = None,
+    step: float = 1,
+    dtype: object = None,
+    device: object = None,
+) -> Tensor:
+    """start, start + step, … before stop (`arange(stop)` begins at 0). Integers give i64."""
+    check_device(device)
+    if stop is None:
+        start, stop = 0, start
+    if step == 0:
+        raise ShapeError("arange: the step is zero", fix="give a step that is not zero")
+    count = max(int(np.ceil((stop - start) / step)), 0)
+    whole = all(isinstance(n, int) for n in (start, stop, step))
+    kind = _dtype(dtype, dt.int64 if whole else dt.float32)
+    return new_tensor(_progression(start, step, count, kind))
+
+
+def _progression(start: float, step: float, count: int, dtype: DType) -> Value:
+    """start + i * step, computed in i64 for integers and in f64 for floats."""
+    wide = dt.int64 if isinstance(start, int) and isinstance(step, int) else dt.float64
+    if (start, step) == (0, 1) and not dtype.is_bool:
+        wide = dtype
+    found = iota(shape=(count,), dim=0, dtype=wide)
+    if step != 1:
+        found = multiply(found, full_value((count,), step, wide))
+    if start != 0:
+        found = add(found, full_value((count,), start, wide))
+    return found if dtype is wide else cast(found, dtype=dtype)
+
+
+def linspace(
+    start: float, stop: float, num: int, dtype: object = None, endpoint: bool = True
+) -> Tensor:
+    """`num` numbers from start to stop (without it if not `endpoint`) at equal distances."""
+    gaps = num - 1 if endpoint else num
+    step = (stop - start) / gaps if gaps > 0 else 0.0
+    found = _progression(float(start), step, num, _dtype(dtype, dt.float32))
+    return new_tensor(found)
+
+
+def eye(
+    rows: int, columns: int | None = None, k: int = 0, dtype: object = None
+) -> Tensor:
+    """A matrix with ones on diagonal `k` and zeros elsewhere."""
+    shape = (rows, rows if columns is None else columns)
+    across = iota(shape=shape, dim=1, dtype=dt.int64)
+    down = iota(shape=shape, dim=0, dtype=dt.int64)
+    hit = equal(across, add(down, full_value(shape, k, dt.int64)))
+    return new_tensor(cast(hit, dtype=_dtype(dtype, dt.float32)))
+
+
+def meshgrid(*vectors: Operand, indexing: str = "xy") -> list[Tensor]:
+    """Each vector along its own dim of a common grid ("xy" exchanges the first two dims)."""
+    given = [as_tensor(v) for v in vectors]
+    order = list(range(len(given)))
+    if indexing == "xy" and len(given) > 1:
+        order[:2] = [1, 0]
+    shape = tuple(v.size for v in given)
+    laid = tuple(shape[i] for i in order)
+    found = []
+    for i, v in enumerate(given):
+        along = tuple(v.size if order[d] == i else 1 for d in range(len(given)))
+        found.append(broadcast_to(reshape(v, along), laid))
+    return found
+
+
+def one_hot(x: Operand, num_classes: int, dtype: object = None) -> Tensor:
+    """A new last dim with a one at the position x and zeros elsewhere."""
+    x = as_tensor(x)
+    kind = _dtype(dtype, dt.float32)
+
+    def build(v: Value) -> Value:
+        shape = (*v.shape, num_classes)
+        count = iota(shape=shape, dim=len(shape) - 1, dtype=v.type.dtype)
+        from_x = broadcasted(reshaped(v, (*v.shape, 1)), shape)
+        return cast(equal(count, from_x), dtype=kind)
+
+    return apply(build, x, differentiable=False)

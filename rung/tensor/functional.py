@@ -1,0 +1,487 @@
+"""Functions of neural networks: activations, norms, losses, attention, convolution, pooling.
+
+Signatures follow `torch.nn.functional`. Shapes: N batch, C channels, T and S positions, D features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rung.core import dtype as dt
+from rung.core.errors import RungError, ShapeError
+from rung.ir.node import Value
+from rung.ops import activation as a
+from rung.ops import attention as _attention
+from rung.ops import linear as _linear
+from rung.ops import loss as _loss
+from rung.ops import normalization as n
+from rung.ops import pooling as _pooling
+from rung.ops import softmax as s
+from rung.ops.convolution import convolve, convolve_transposed
+from rung.ops.dropout import dropout as _dropout
+from rung.tensor import elementwise as e
+from rung.tensor import reductions
+from rung.tensor.creation import one_hot as one_hot
+from rung.tensor.operate import Operand, as_tensor, cast_to, one_axis, torch_names
+from rung.tensor.random import Source, draw_key
+from rung.tensor.sorting import checked_index
+from rung.tensor.state import TensorState, apply, apply_many
+
+if TYPE_CHECKING:
+    from rung.tensor.tensor import Tensor
+
+Shape = Sequence[int]
+
+
+def _floats(x: Operand) -> Tensor:
+    x = as_tensor(x)
+    return x if x.dtype.is_float else cast_to(x, dt.float32)
+
+
+def _alike(*operands: Operand | None) -> list[Tensor | None]:
+    """The operands that are given, in their common float dtype."""
+    tensors = [None if x is None else _floats(x) for x in operands]
+    dtypes = [t.dtype for t in tensors if t is not None]
+    common = dtypes[0]
+    for d in dtypes[1:]:
+        common = dt.promote(common, d)
+    return [None if t is None else cast_to(t, common) for t in tensors]
+
+
+def _call(build: Callable[..., Any], *operands: Tensor | None, many: bool = False) -> Any:
+    """`build` of the values of the operands, None where one is left out."""
+    given = [x for x in operands if x is not None]
+
+    def with_gaps(*values: Value) -> Any:
+        following = iter(values)
+        return build(*[None if x is None else next(following) for x in operands])
+
+    return apply_many(with_gaps, *given) if many else apply(with_gaps, *given)
+
+
+# ---- activations
+
+
+def relu(x: Operand) -> Tensor:
+    """x where it is positive, else 0."""
+    return apply(a.relu, as_tensor(x))
+
+
+def leaky_relu(x: Operand, negative_slope: float = 0.01) -> Tensor:
+    """x where it is positive, else negative_slope * x."""
+    return apply(lambda v: a.leaky_relu(v, slope=negative_slope), _floats(x))
+
+
+def elu(x: Operand, alpha: float = 1.0) -> Tensor:
+    """x where it is positive, else alpha * (exp(x) - 1)."""
+    return apply(lambda v: a.elu(v, alpha=alpha), _floats(x))
+
+
+def sigmoid(x: Operand) -> Tensor:
+    """1 / (1 + exp(-x))."""
+    return apply(a.sigmoid, _floats(x))
+
+
+def logsigmoid(x: Operand) -> Tensor:
+    """log(sigmoid(x))."""
+    return apply(a.log_sigmoid, _floats(x))
+
+
+def softplus(x: Operand, beta: float = 1.0) -> Tensor:
+    """log(1 + exp(beta x)) / beta."""
+    return apply(lambda v: a.softplus(v, beta=float(beta)), _floats(x))
+
+
+def silu(x: Operand) -> Tensor:
+    """x * sigmoid(x)."""
+    return apply(a.silu, _floats(x))
+
+
+def mish(x: Operand) -> Tensor:
+    """x * tanh(softplus(x))."""
+    return apply(a.mish, _floats(x))
+
+
+def gelu(x: Operand, approximate: str = "none") -> Tensor:
+    """x times the normal distribution function of x; `approximate="tanh"`: GPT-2's form."""
+    return apply(lambda v: a.gelu(v, approximate=approximate), _floats(x))
+
+
+def hardsigmoid(x: Operand) -> Tensor:
+    """x / 6 + 1/2 held within [0, 1]."""
+    return apply(a.hard_sigmoid, _floats(x))
+
+
+def hardswish(x: Operand) -> Tensor:
+    """x * hardsigmoid(x)."""
+    return apply(a.hard_swish, _floats(x))
+
+
+def tanh(x: Operand) -> Tensor:
+    """Hyperbolic tangent."""
+    return e.tanh(x)
+
+
+def glu(x: Operand, axis: int = -1) -> Tensor:
+    """The first half of x along `axis` times the sigmoid of the second."""
+    x = _floats(x)
+    first, second = x.chunk(2, axis)
+    return first * sigmoid(second)
+
+
+@torch_names
+def softmax(x: Operand, axis: int = -1) -> Tensor:
+    """exp(x) / sum(exp(x)) along `axis`."""
+    x = _floats(x)
+    dim = one_axis("softmax", axis, x.ndim)
+    return apply(lambda v: s.softmax(v, dim=dim), x)
+
+
+@torch_names
+def log_softmax(x: Operand, axis: int = -1) -> Tensor:
+    """log(softmax(x)) along `axis`."""
+    x = _floats(x)
+    dim = one_axis("log_softmax", axis, x.ndim)
+    return apply(lambda v: s.log_softmax(v, dim=dim), x)
+
+
+# ---- affine maps, look-ups, norms
+
+
+def linear(x: Operand, weight: Operand, bias: Operand | None = None) -> Tensor:
+    """x[…, I] times the transposed weight[O, I], plus bias[O]."""
+    return _call(_linear.linear, *_alike(x, weight, bias))
+
+
+def embedding(x: Operand, weight: Operand) -> Tensor:
+    """The rows of weight[V, D] at the positions x[…]."""
+    table = as_tensor(weight)
+    index = checked_index("embedding", x, table.shape[0] if table.ndim else 0)
+    return apply(_linear.embedding, table, index)
+
+
+def _num_dims(name: str, x: Tensor, normalized_shape: int | Shape) -> int:
+    shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
+    if not shape or x.shape[-len(shape) :] != shape:
+        raise ShapeError(
+            f"{name}: normalized_shape {list(shape)} is not the end of {x._type}",
+            fix="give the lengths of the last dims",
+        )
+    return len(shape)
+
+
+def layer_norm(
+    x: Operand,
+    normalized_shape: int | Shape,
+    weight: Operand | None = None,
+    bias: Operand | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    """(x - mean) / sqrt(variance + eps) * weight + bias over the last dims `normalized_shape`."""
+    given = _alike(x, weight, bias)
+    dims = _num_dims("layer_norm", given[0], normalized_shape)  # type: ignore[arg-type]
+    return _call(lambda *v: n.layer_norm(*v, num_dims=dims, eps=eps), *given)
+
+
+def rms_norm(
+    x: Operand, normalized_shape: int | Shape, weight: Operand | None = None, eps: float = 1e-6
+) -> Tensor:
+    """x / sqrt(mean(x²) + eps) * weight over the last dims `normalized_shape`."""
+    given = _alike(x, weight)
+    dims = _num_dims("rms_norm", given[0], normalized_shape)  # type: ignore[arg-type]
+    return _call(lambda *v: n.rms_norm(*v, num_dims=dims, eps=eps), *given)
+
+
+def group_norm(
+    x: Operand,
+    num_groups: int,
+    weight: Operand | None = None,
+    bias: Operand | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    """x[N, C, …] standardized within groups of channels, times weight[C], plus bias[C]."""
+    return _call(
+        lambda *v: n.group_norm(*v, num_groups=num_groups, eps=eps), *_alike(x, weight, bias)
+    )
+
+
+def batch_norm(
+    x: Operand,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Operand | None = None,
+    bias: Operand | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """x[N, C, …] standardized for each channel, times weight[C], plus bias[C].
+
+    In training by the statistics of x, which are mixed into the running ones (the variance
+    unbiased, as in PyTorch) with weight `momentum`; else by the running ones."""
+    if not training and running_mean is not None and running_var is not None:
+        given = _alike(x, running_mean, running_var, weight, bias)
+        return _call(lambda *v: n.batch_norm_inference(*v, eps=eps), *given)
+    data, scale, shift = _alike(x, weight, bias)
+    assert data is not None
+    y, mean, variance = _call(
+        lambda *v: n.batch_norm(*v, eps=eps), data, scale, shift, many=True
+    )
+    count = data.size // max(data.shape[1], 1)
+    if running_mean is not None:
+        running_mean.assign(running_mean * (1 - momentum) + mean.detach() * momentum)
+    if running_var is not None:
+        unbiased = variance.detach() * (count / max(count - 1, 1))
+        running_var.assign(running_var * (1 - momentum) + unbiased * momentum)
+    return y
+
+
+def normalize(x: Operand, axis: int = -1, eps: float = 1e-12) -> Tensor:
+    """x divided by its norm along `axis` (at least eps)."""
+    x = _floats(x)
+    return x / e.maximum(reductions.norm(x, axis, keepdims=True), eps)
+
+
+def dropout(x: Operand, p: float = 0.5, training: bool = True, key: Source = None) -> Tensor:
+    """x with each element 0 with probability p, else divided by 1 - p; x when not training."""
+    x = _floats(x)
+    if not 0 <= p <= 1:
+        raise RungError(f"dropout: p={p}", fix="give a probability from 0 to 1")
+    if not training or p == 0:
+        return x
+    return apply(lambda v, k: _dropout(v, k, rate=float(p)), x, draw_key(key))
+
+
+# ---- attention
+
+
+def attention(
+    q: Operand,
+    k: Operand,
+    v: Operand,
+    mask: Operand | None = None,
+    *,
+    causal: bool = False,
+    scale: float | None = None,
+    dropout: float = 0.0,
+    key: Source = None,
+) -> Tensor:
+    """softmax(q kᵀ scale + mask) v for q[…, heads, T, D], k[…, kv_heads, S, D] and
+    v[…, kv_heads, S, E].
+
+    heads must be a multiple of kv_heads. `mask` broadcasts to […, heads, T, S]: bool (true = may
+    look) or float (added). `scale` is 1/sqrt(D) unless given. A query without a key gives 0."""
+    query, keys, values = _alike(q, k, v)
+    bias = None if mask is None else as_tensor(mask)
+    drawn = draw_key(key) if dropout > 0 else None
+    return _call(
+        lambda *x: _attention.attention(
+            *x, causal=causal, scale=scale, dropout=float(dropout)
+        ),
+        query, keys, values, bias, drawn,
+    )  # fmt: skip
+
+
+def scaled_dot_product_attention(
+    query: Operand,
+    key: Operand,
+    value: Operand,
+    attn_mask: Operand | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = True,
+) -> Tensor:
+    """`attention` under PyTorch's name and with its arguments."""
+    return attention(
+        query, key, value, attn_mask, causal=is_causal, scale=scale, dropout=dropout_p
+    )
+
+
+# ---- losses
+
+
+def cross_entropy(
+    logits: Operand,
+    target: Operand,
+    weight: Operand | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """-log(softmax(logits)[target]) for logits[N, C, …] (or [C]) and integer target[N, …]."""
+    given = _floats(logits)
+    scale = None if weight is None else cast_to(_floats(weight), dt.accumulator(given.dtype))
+    return _call(
+        lambda *v: _loss.cross_entropy(
+            *v,
+            ignore_index=ignore_index,
+            label_smoothing=float(label_smoothing),
+            reduction=reduction,
+        ),
+        given, as_tensor(target), scale,
+    )  # fmt: skip
+
+
+def _reduced(loss: Tensor, reduction: str) -> Tensor:
+    if reduction == "mean":
+        return reductions.mean(loss)
+    if reduction == "sum":
+        return reductions.sum(loss)
+    if reduction != "none":
+        raise RungError(f"reduction={reduction!r}", fix='give "mean", "sum" or "none"')
+    return loss
+
+
+def nll_loss(log_probabilities: Operand, target: Operand, reduction: str = "mean") -> Tensor:
+    """-log_probabilities[target] for [N, C] and integer target[N]."""
+    x, at = as_tensor(log_probabilities), as_tensor(target)
+    picked = x.take_along_axis(at.expand_dims(-1), -1).squeeze(-1)
+    return _reduced(-picked, reduction)
+
+
+def mse_loss(x: Operand, target: Operand, reduction: str = "mean") -> Tensor:
+    """Squared difference."""
+    return _reduced(e.square(e.subtract(x, target)), reduction)
+
+
+def l1_loss(x: Operand, target: Operand, reduction: str = "mean") -> Tensor:
+    """Absolute difference."""
+    return _reduced(e.abs(e.subtract(x, target)), reduction)
+
+
+def huber_loss(x: Operand, target: Operand, delta: float = 1.0, reduction: str = "mean") -> Tensor:
+    """Half the squared difference up to `delta`, linear beyond."""
+    away = e.abs(e.subtract(x, target))
+    inner = e.minimum(away, delta)
+    return _reduced(inner * (away - inner * 0.5), reduction)
+
+
+def binary_cross_entropy_with_logits(
+    logits: Operand, target: Operand, reduction: str = "mean"
+) -> Tensor:
+    """-target log(sigmoid(logits)) - (1 - target) log(1 - sigmoid(logits))."""
+    x = _floats(logits)
+    return _reduced(softplus(x) - x * as_tensor(target), reduction)
+
+
+# ---- convolution and pooling
+
+
+def _conv(rank: int, x: Operand, weight: Operand, bias: Operand | None, **options: Any) -> Tensor:
+    data, kernel, shift = _alike(x, weight, bias)
+    assert data is not None
+    single = data.ndim == rank + 1
+    if single:
+        data = data.expand_dims(0)
+    if data.ndim != rank + 2:
+        raise ShapeError(
+            f"conv{rank}d: x is {data._type}", fix=f"x must be [N, C, {', '.join('DHW'[-rank:])}]"
+        )
+    y = _call(lambda *v: convolve(*v, **options), data, kernel, shift)
+    return y.squeeze(0) if single else y
+
+
+def _options(stride: Any, padding: Any, dilation: Any, groups: int) -> dict[str, Any]:
+    return {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+
+
+def conv1d(
+    x: Operand,
+    weight: Operand,
+    bias: Operand | None = None,
+    stride: int | Shape = 1,
+    padding: int | Shape | str = 0,
+    dilation: int | Shape = 1,
+    groups: int = 1,
+) -> Tensor:
+    """Convolution of x[N, C, T] with weight[O, C / groups, K], plus bias[O]."""
+    return _conv(1, x, weight, bias, **_options(stride, padding, dilation, groups))
+
+
+def conv2d(
+    x: Operand,
+    weight: Operand,
+    bias: Operand | None = None,
+    stride: int | Shape = 1,
+    padding: int | Shape | str = 0,
+    dilation: int | Shape = 1,
+    groups: int = 1,
+) -> Tensor:
+    """Convolution of x[N, C, H, W] with weight[O, C / groups, K, L], plus bias[O]."""
+    return _conv(2, x, weight, bias, **_options(stride, padding, dilation, groups))
+
+
+def conv_transpose2d(
+    x: Operand,
+    weight: Operand,
+    bias: Operand | None = None,
+    stride: int | Shape = 1,
+    padding: int | Shape = 0,
+    output_padding: int | Shape = 0,
+    groups: int = 1,
+    dilation: int | Shape = 1,
+) -> Tensor:
+    """The transpose of `conv2d`: x[N, C, H, W] with weight[C, O / groups, K, L], plus bias[O]."""
+    options = _options(stride, padding, dilation, groups) | {"output_padding": output_padding}
+    return _call(lambda *v: convolve_transposed(*v, **options), *_alike(x, weight, bias))
+
+
+conv_transpose1d = conv_transpose2d
+
+
+def max_pool2d(
+    x: Operand,
+    kernel_size: int | Shape,
+    stride: int | Shape | None = None,
+    padding: int | Shape = 0,
+    dilation: int | Shape = 1,
+    ceil_mode: bool = False,
+) -> Tensor:
+    """Maxima of windows over the dims of x[N, C, …] after the channels."""
+    return apply(
+        lambda v: _pooling.max_pool(
+            v, kernel_size, stride=stride, padding=padding, dilation=dilation, ceil_mode=ceil_mode
+        ),
+        as_tensor(x),
+    )
+
+
+def avg_pool2d(
+    x: Operand,
+    kernel_size: int | Shape,
+    stride: int | Shape | None = None,
+    padding: int | Shape = 0,
+    count_include_pad: bool = True,
+) -> Tensor:
+    """Means of windows over the dims of x[N, C, …] after the channels."""
+
+    def fixed(given: Any) -> Any:
+        return tuple(given) if isinstance(given, list) else given
+
+    return apply(
+        lambda v: _pooling.avg_pool(
+            v,
+            size=fixed(kernel_size),
+            stride=fixed(stride),
+            padding=fixed(padding),
+            count_include_pad=count_include_pad,
+        ),
+        _floats(x),
+    )
+
+
+max_pool1d = max_pool2d
+avg_pool1d = avg_pool2d
+
+
+def global_avg_pool(x: Operand) -> Tensor:
+    """The mean over all dims of x[N, C, …] after the channels: [N, C]."""
+    x = _floats(x)
+    return reductions.mean(x, tuple(range(2, x.ndim)))
+
+
+def is_tensor(x: object) -> bool:
+    """Whether x is a tensor."""
+    return isinstance(x, TensorState)

@@ -1,0 +1,297 @@
+"""`jit`: trace a function once for each signature of its arguments, then run one program a call.
+
+    @rung.jit
+    def step(x, y):
+        loss, grads = rung.value_and_grad(loss_of)(params, x, y)
+        ...
+
+Tensors that the function reads from outside are read anew by each call; tensors that it updates are
+written back after each call, in place where nobody else holds their buffer. What the function does
+to other Python objects happens only while it is traced.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
+
+import numpy as np
+
+from rung.core.errors import TraceError
+from rung.core.settings import settings
+from rung.ir.types import TensorType
+from rung.tensor import tree
+from rung.tensor.compiled import Compiled, compile_trace
+from rung.tensor.leaf import Placeholder, leaf_value, tensor_type
+from rung.tensor.operate import as_tensor
+from rung.tensor.state import TensorState, buffer_of, new_tensor, state
+from rung.tensor.trace import Trace
+
+if TYPE_CHECKING:
+    from rung.tensor.tensor import Tensor
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_MAX_SIGNATURES = 256
+
+
+@dataclass(frozen=True, slots=True)
+class _Static:
+    """An argument that is no tensor: part of the signature by type and value."""
+
+    kind: type
+    value: Hashable
+
+    def __repr__(self) -> str:
+        return repr(self.value)
+
+
+class _Signature:
+    """What a trace holds for: structure of the arguments, types of tensors, values of the rest."""
+
+    __slots__ = ("_hash", "grad_enabled", "leaves", "structure")
+
+    def __init__(
+        self, structure: tree.Structure, leaves: tuple[TensorType | _Static, ...]
+    ) -> None:
+        self.structure = structure
+        self.leaves = leaves
+        self.grad_enabled = state.grad_enabled
+        self._hash = hash((structure, leaves, self.grad_enabled))
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, _Signature)
+            and self.leaves == other.leaves
+            and self.grad_enabled == other.grad_enabled
+            and self.structure == other.structure
+        )
+
+
+def _by_reference(x: object) -> bool:
+    """Whether an argument counts as one object, whose tensors are captured (a module)."""
+    return getattr(type(x), "__by_reference__", False)
+
+
+class Jit(Generic[P, R]):
+    """A function that is compiled when it is called; made by `jit`."""
+
+    def __init__(self, function: Callable[P, R], donate: tuple[int, ...], name: str) -> None:
+        functools.update_wrapper(self, function)
+        self.function = function
+        self.donate = donate
+        self.name = name
+        self._entries: dict[_Signature, list[Compiled]] = {}
+        self._last: Compiled | None = None
+        self._reasons: list[str] = []
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        last = self._last
+        if last is not None and not kwargs and state.trace is None:
+            tensors = last.match(args)
+            if tensors is not None and last.guards_hold():
+                return last.run(tensors)
+        if state.trace is not None:
+            return self.function(*args, **kwargs)
+        return self._call(args, kwargs)
+
+    def __get__(self, instance: object, owner: type | None = None) -> Any:
+        return self if instance is None else functools.partial(self, instance)
+
+    def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        leaves, structure = tree.flatten((args, kwargs), _by_reference)
+        signature, tensors = self._signature(leaves, structure)
+        if state.grad_enabled and any(t._requires_grad for t in tensors):
+            return self.function(*args, **kwargs)
+        found = self._find(signature)
+        if found is None:
+            found = self._trace(leaves, signature)
+        if found.inline:
+            return self.function(*args, **kwargs)
+        self._last = found
+        return found.run(tensors)
+
+    def _signature(
+        self, leaves: list[Any], structure: tree.Structure
+    ) -> tuple[_Signature, list[Tensor]]:
+        """The signature, and the arguments that are tensors; arrays among the leaves are replaced
+        by tensors."""
+        parts: list[TensorType | _Static] = []
+        tensors: list[Tensor] = []
+        for i, x in enumerate(leaves):
+            if isinstance(x, np.ndarray):
+                x = leaves[i] = as_tensor(x)
+            if isinstance(x, TensorState):
+                tensors.append(x)  # type: ignore[arg-type]
+                parts.append(tensor_type(x._type.dtype, x._type.shape))
+            else:
+                parts.append(_Static(type(x), self._hashable(x)))
+        return _Signature(structure, tuple(parts)), tensors
+
+    def _hashable(self, x: Any) -> Hashable:
+        try:
+            hash(x)
+        except TypeError:
+            raise TraceError(
+                f"jit {self.name}: an argument is {type(x).__name__}, which cannot be hashed",
+                fix="pass tensors, numbers, strings, hashable objects, or trees of these",
+            ) from None
+        return x  # type: ignore[no-any-return]
+
+    def _find(self, signature: _Signature) -> Compiled | None:
+        for entry in self._entries.get(signature, ()):
+            if entry.inline or entry.guards_hold():
+                return entry
+        return None
+
+    # ---- tracing
+
+    def _trace(self, leaves: list[Any], signature: _Signature) -> Compiled:
+        self._note_reason(signature)
+        trace = Trace(self.name)
+        before = state.trace
+        state.trace = trace
+        try:
+            given, args = _placeholders(trace, leaves)
+            positional, named = tree.unflatten(signature.structure, args)
+            result = self.function(*positional, **named)
+            found = compile_trace(
+                trace, given, result, self._donated(leaves, signature), signature.leaves
+            )
+        finally:
+            state.trace = before
+        found.set_flat(_flat_arguments(signature))
+        entries = self._entries.setdefault(signature, [])
+        entries.insert(0, found)
+        if len(self._entries) > _MAX_SIGNATURES:
+            self._entries.pop(next(iter(self._entries)))
+        return found
+
+    def _donated(self, leaves: list[Any], signature: _Signature) -> set[int]:
+        """Numbers (among the tensors) of those in donated positional arguments."""
+        if not self.donate:
+            return set()
+        found: set[int] = set()
+        at = tensor = 0
+        for number, child in enumerate(signature.structure.children[0].children):
+            for x in leaves[at : at + child.num_leaves]:
+                if isinstance(x, TensorState):
+                    if number in self.donate:
+                        found.add(tensor)
+                    tensor += 1
+            at += child.num_leaves
+        return found
+
+    # ---- reasons
+
+    def _note_reason(self, signature: _Signature) -> None:
+        reason = self._reason(signature)
+        self._reasons.append(reason)
+        if settings().debug >= 1:
+            print(f"rung: jit {self.name}: {reason}", file=sys.stderr)
+
+    def _reason(self, new: _Signature) -> str:
+        if not self._entries:
+            return "first call"
+        known = self._entries.get(new)
+        if known is not None:
+            changed = [g for entry in known for g in entry.changed_guards()]
+            return f"changed outside: {', '.join(dict.fromkeys(changed))}"
+        differences = min((_differences(new, old) for old in self._entries), key=len)
+        return "; ".join(differences)
+
+    def explain_recompiles(self) -> list[str]:
+        """Why each trace was made: `first call`, or what differed from the nearest earlier one."""
+        return list(self._reasons)
+
+
+def _differences(new: _Signature, old: _Signature) -> list[str]:
+    if new.structure != old.structure:
+        return ["the arguments have another structure", str(new.structure), str(old.structure)]
+    names = argument_names(new.structure)
+    found = [
+        f"{name}: {a} was {b}"
+        for name, a, b in zip(names, new.leaves, old.leaves, strict=True)
+        if a != b
+    ]
+    if new.grad_enabled != old.grad_enabled:
+        found.append("gradients are " + ("followed" if new.grad_enabled else "not followed"))
+    return found
+
+
+def argument_names(structure: tree.Structure) -> list[str]:
+    """A name for each leaf of the arguments."""
+    positional, named = structure.children
+    first = [f"argument {path}" for path in tree.paths(positional)]
+    return first + [f"argument {path}" for path in tree.paths(named)]
+
+
+def _placeholders(trace: Trace, leaves: list[Any]) -> tuple[list[Placeholder], list[Any]]:
+    given: list[Placeholder] = []
+    args: list[Any] = []
+    for x in leaves:
+        if isinstance(x, TensorState):
+            holder = Placeholder(trace.name)
+            given.append(holder)
+            args.append(new_tensor(leaf_value(holder, x._type)))
+        else:
+            args.append(x)
+    return given, args
+
+
+def _flat_arguments(signature: _Signature) -> tuple[TensorType | _Static, ...] | None:
+    """What each positional argument must be, if each is one leaf and none is named."""
+    positional, named = signature.structure.children
+    if named.num_leaves or any(c.kind is not None for c in positional.children):
+        return None
+    return signature.leaves
+
+
+def jit(
+    function: Callable[P, R] | None = None,
+    *,
+    donate: int | Sequence[int] = (),
+    name: str | None = None,
+) -> Any:
+    """Compile a function at its first call with each signature: the structure of its arguments,
+    dtypes and shapes of tensors and arrays, and the values of all else, which must be hashable.
+
+    `donate`: positional arguments whose buffers the results may take over; those tensors are gone
+    after the call. Where a gradient is followed through a call (`requires_grad` arguments, or
+    parameters without a `backward()` inside), the function runs lazily as part of that graph.
+    Raises TraceError for what depends on values: `bool(x)`, `x.item()`, `x.numpy()`.
+
+        @rung.jit
+        def f(x, y):
+            return (x @ y).softmax()
+    """
+    positions = (donate,) if isinstance(donate, int) else tuple(donate)
+    if function is None:
+        return lambda given: jit(given, donate=positions, name=name)
+    label = name or getattr(function, "__name__", type(function).__name__)
+    return Jit(function, positions, label)
+
+
+def guard(read: Callable[[], Hashable], what: str) -> None:
+    """Inside a trace: trace anew when `read()` gives something else before a later call (a module
+    reads its `training` flag so). Nothing outside of a trace."""
+    if state.trace is not None:
+        state.trace.guards.append((read, read(), what))
+
+
+def is_tracing() -> bool:
+    """Whether a function is being traced."""
+    return state.trace is not None
+
+
+def realize(tensors: Sequence[TensorState]) -> None:
+    """Compute tensors now, with everything else that is pending."""
+    for t in tensors:
+        buffer_of(t)

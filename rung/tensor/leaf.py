@@ -1,0 +1,198 @@
+"""Where a lazy graph touches memory: buffers, the leaves that stand for them, and gradient tags.
+
+Three ops exist only in pending graphs and are gone when a graph is compiled: `leaf` (a buffer, or a
+place that a trace will fill), `tag` (the identity, made for one use of a tensor, so that a
+derivative can be asked with respect to that use alone) and `detach` (the identity without a
+derivative).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from sys import getrefcount
+from typing import TYPE_CHECKING, Any
+from weakref import ReferenceType, ref
+
+import numpy as np
+
+from rung.core.errors import GraphError
+from rung.core.source import NOWHERE
+from rung.ir.node import Node, Value
+from rung.ir.op import Array, Attrs, Cost, LoopForm, Op
+from rung.ir.types import Shape, TensorType
+
+if TYPE_CHECKING:
+    from rung.core.dtype import DType
+    from rung.tensor.state import TensorState
+
+_types: dict[tuple[DType, Shape], TensorType] = {}
+
+
+def tensor_type(dtype: DType, shape: Shape) -> TensorType:
+    """The one `TensorType` object that tensors of this dtype and shape have: compare with `is`."""
+    found = _types.get((dtype, shape))
+    if found is None:
+        found = _types[dtype, shape] = TensorType(dtype, shape)
+    return found
+
+
+class Buffer:
+    """A dense row-major array in memory and its address.
+
+    `owned`: rung allocated it, so it may be overwritten when nothing else refers to the buffer.
+    `base`: a buffer of which this one is a part. Every holder (tensor, pending graph, view, array
+    handed out) holds a reference to the object, so its reference count says who may overwrite it;
+    `kept` is 1 when a program holds one as well, to use the buffer again.
+    """
+
+    __slots__ = ("__weakref__", "_leaf", "array", "base", "kept", "owned", "pointer", "type")
+
+    def __init__(
+        self, array: np.ndarray[Any, Any], type: TensorType, owned: bool, base: Buffer | None = None
+    ) -> None:
+        self.array = array
+        self.type = type
+        self.owned = owned
+        self.base = base
+        self.kept = 0
+        self.pointer: int = array.__array_interface__["data"][0]
+        self._leaf: ReferenceType[Value] | None = None
+
+    def leaf(self) -> Value:
+        """The graph value that stands for the content of this buffer."""
+        found = None if self._leaf is None else self._leaf()
+        if found is None:
+            found = leaf_value(self)
+            self._leaf = ref(found)
+        return found
+
+    def part(self, offset: int, type: TensorType) -> Buffer:
+        """`type.size` elements from element `offset` on, in the same memory."""
+        flat = self.array.reshape(-1)[offset : offset + type.size]
+        return Buffer(flat.reshape(type.shape), type, owned=False, base=self)
+
+
+def others(buffers: list[Buffer], index: int) -> int:
+    """How many references there are to `buffers[index]` beside that of the list itself and of a
+    program that keeps it."""
+    return getrefcount(buffers[index]) - LISTED - buffers[index].kept
+
+
+_sample = [object()]
+LISTED = getrefcount(_sample[0])
+"""What `getrefcount(items[0])` gives for an object that only `items` refers to."""
+
+
+class Placeholder:
+    """What a trace puts in the place of a tensor that each call provides."""
+
+    __slots__ = ("what",)
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+
+
+@dataclass(frozen=True, eq=False)
+class LeafAttrs(Attrs):
+    """The buffer or placeholder that a leaf stands for; unique, so compared by identity."""
+
+    holder: Buffer | Placeholder
+
+
+def _no_value(attrs: Attrs, operands: Sequence[Array]) -> tuple[Array, ...]:
+    raise GraphError("leaf: stands for a buffer and has no value in a graph")
+
+
+_NOT_COMPILED = {
+    "jvp": "a leaf",
+    "transpose": "a leaf",
+    "emit": "never reaches a compiled graph",
+    "samples": "never reaches a compiled graph",
+}
+
+LEAF = Op(
+    name="leaf",
+    family="creation",
+    arity=0,
+    type=lambda attrs, _: (attrs.holder.type,),  # type: ignore[attr-defined]
+    ref=_no_value,
+    axes=lambda attrs, _: LoopForm(()),
+    cost=lambda attrs, ins, outs: Cost(0, 0),
+    doc="The content of a buffer, in a pending graph.",
+    attrs=LeafAttrs,
+    blank=_NOT_COMPILED,
+)
+
+
+class Tag:
+    """One use of a tensor under differentiation; `tensor` is set for a `requires_grad` leaf.
+    `freed`: the graph behind it was let go by `backward()`."""
+
+    __slots__ = ("freed", "tensor")
+
+    def __init__(self, tensor: TensorState | None = None, freed: bool = False) -> None:
+        self.tensor = None if tensor is None else ref(tensor)
+        self.freed = freed
+
+
+@dataclass(frozen=True, eq=False)
+class TagAttrs(Attrs):
+    """The use that a tag marks; unique, so compared by identity."""
+
+    tag: Tag
+
+
+def _identity_op(name: str, doc: str, attrs: type[Attrs], **columns: Any) -> Op:
+    return Op(
+        name=name,
+        family="elementwise",
+        arity=1,
+        type=lambda attrs, types: (types[0],),
+        ref=lambda attrs, operands: (operands[0],),
+        axes=None,
+        cost=lambda attrs, ins, outs: Cost(0, 0),
+        doc=doc,
+        attrs=attrs,
+        elementwise=True,
+        blank={**_NOT_COMPILED, "axes": "never reaches a compiled graph"},
+        **columns,
+    )
+
+
+TAG = _identity_op(
+    "tag",
+    "The identity, for one use of a tensor under differentiation.",
+    TagAttrs,
+    linear=(0,),
+    joint=True,
+    jvp=lambda attrs, inputs, outputs, tangents: (tangents[0],),
+    transpose=lambda attrs, inputs, cotangents, operand: cotangents[0],
+)
+DETACH = _identity_op(
+    "detach",
+    "The identity, without a derivative.",
+    Attrs,
+    jvp=lambda attrs, inputs, outputs, tangents: (None,),
+)
+TRANSPARENT = (TAG, DETACH)
+
+
+def leaf_value(holder: Buffer | Placeholder, type: TensorType | None = None) -> Value:
+    """A new leaf; `type` is given for a placeholder."""
+    if type is None:
+        assert isinstance(holder, Buffer)
+        type = holder.type
+    return Node(LEAF, (), LeafAttrs(holder), NOWHERE, (type,)).results[0]
+
+
+def tagged(value: Value, tag: Tag) -> Value:
+    """`value`, marked as the use `tag`."""
+    return Node(TAG, (value,), TagAttrs(tag), NOWHERE, (value.type,)).results[0]
+
+
+def detached(value: Value) -> Value:
+    """`value` without a derivative; `value` itself where that is so already."""
+    if value.node.op in (DETACH, LEAF) or not value.type.dtype.is_float:
+        return value
+    return Node(DETACH, (value,), Attrs(), NOWHERE, (value.type,)).results[0]

@@ -1,0 +1,168 @@
+"""Pending graphs written down as a list: what the program cache compares and programs are built of.
+
+Values get numbers in the order in which a walk from the outputs meets them, so two graphs of the
+same structure give equal keys, whatever buffers and source lines they have. The values of
+scalar constants stand apart from the key, so that one that changes from call to call (a learning
+rate, a position) can be made an input instead of a new program.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rung.core.dtype import Scalar
+from rung.core.source import Source
+from rung.ir.node import Graph, Value, make_graph, make_node, parameter, provenance
+from rung.ir.op import Attrs, Op
+from rung.ir.types import TensorType
+from rung.ops.creation import ConstantAttrs, constant
+from rung.tensor.leaf import LEAF, TRANSPARENT, Buffer, LeafAttrs, Placeholder
+
+Key = tuple[Any, ...]
+Step = tuple[Op, Attrs, tuple[int, ...], Source, int]
+"""op, attributes, numbers of its operands, source, number of its first result."""
+
+
+class Linear:
+    """A pending graph as a list. Numbers name values: inputs and steps share one numbering.
+
+    - `steps`: the nodes, operands before users;
+    - `inputs`: (number, type) of each buffer or placeholder, and `holders` those;
+    - `constants`: the values of the scalar constants, and `constant_steps` where they stand;
+    - `outputs`: numbers; `key`: everything but holders, sources and constants.
+    """
+
+    __slots__ = ("constant_steps", "constants", "holders", "inputs", "key", "outputs", "steps")
+
+    def __init__(self) -> None:
+        self.steps: list[Step] = []
+        self.inputs: list[tuple[int, TensorType]] = []
+        self.holders: list[Buffer | Placeholder] = []
+        self.constants: list[Scalar] = []
+        self.constant_steps: list[int] = []
+        self.outputs: list[int] = []
+        self.key: Key = ()
+
+
+def linearize(values: Sequence[Value], realized: Mapping[int, Buffer]) -> Linear:
+    """The graph of `values`. One whose `id` is in `realized` is an input: its buffer is known."""
+    found = Linear()
+    _Walk(found, realized).run(values)
+    return found
+
+
+class _Walk:
+    """One walk over a pending graph, which fills a `Linear`."""
+
+    __slots__ = ("key", "linear", "numbers", "of_holder", "realized", "total")
+
+    def __init__(self, linear: Linear, realized: Mapping[int, Buffer]) -> None:
+        self.linear = linear
+        self.realized = realized
+        self.numbers: dict[Value, int] = {}
+        self.of_holder: dict[Buffer | Placeholder, int] = {}
+        self.key: list[Any] = []
+        self.total = 0
+
+    def run(self, values: Sequence[Value]) -> None:
+        numbers = self.numbers
+        for value in values:
+            if value not in numbers:
+                self._visit(value)
+        outputs = [numbers[v] for v in values]
+        self.linear.outputs = outputs
+        self.linear.key = (*self.key, tuple(outputs))
+
+    def _visit(self, value: Value) -> None:
+        numbers = self.numbers
+        stack = [value]
+        while stack:
+            top = stack[-1]
+            if top in numbers:
+                stack.pop()
+                continue
+            node = top.node
+            op = node.op
+            if op is LEAF or (self.realized and id(top) in self.realized):
+                self._input(top)
+                stack.pop()
+                continue
+            missing = [v for v in node.inputs if v not in numbers]
+            if missing:
+                stack.extend(reversed(missing))
+                continue
+            stack.pop()
+            if op in TRANSPARENT:
+                numbers[top] = numbers[node.inputs[0]]
+            else:
+                self._step(top)
+
+    def _input(self, value: Value) -> None:
+        holder = self.realized.get(id(value))
+        if holder is None:
+            attrs = value.node.attrs
+            assert isinstance(attrs, LeafAttrs)
+            holder = attrs.holder  # type: ignore[assignment]
+        assert holder is not None
+        number = self.of_holder.get(holder)
+        if number is None:
+            number = self.of_holder[holder] = self.total
+            self.total += 1
+            self.linear.inputs.append((number, value.type))
+            self.linear.holders.append(holder)
+            self.key.append(value.type)
+        self.numbers[value] = number
+
+    def _step(self, value: Value) -> None:
+        node = value.node
+        numbers = self.numbers
+        operands = tuple([numbers[v] for v in node.inputs])
+        attrs: Any = node.attrs
+        linear = self.linear
+        if node.op is constant:
+            linear.constants.append(attrs.value)
+            linear.constant_steps.append(len(linear.steps))
+            self.key.append((constant, attrs.dtype))
+        else:
+            self.key.append((node.op, attrs, operands))
+        linear.steps.append((node.op, attrs, operands, node.source, self.total))
+        for result in node.results:
+            numbers[result] = self.total + result.index
+        self.total += len(node.types)
+
+
+def build_graph(linear: Linear, lifted: Sequence[bool], name: str) -> Graph:
+    """The graph over parameters: one for each input, then one for each constant that is lifted."""
+    values: dict[int, Value] = {}
+    params: list[Value] = []
+    for number, type in linear.inputs:
+        values[number] = parameter(len(params), f"x{len(params)}", type)
+        params.append(values[number])
+    scalars: dict[int, Value] = {}
+    for at, lift in zip(linear.constant_steps, lifted, strict=True):
+        if lift:
+            attrs = linear.steps[at][1]
+            assert isinstance(attrs, ConstantAttrs)
+            type = TensorType(attrs.dtype, ())
+            scalars[at] = parameter(len(params), f"x{len(params)}", type)
+            params.append(scalars[at])
+    _build_steps(linear, values, scalars)
+    return make_graph(name, params, [values[n] for n in linear.outputs])
+
+
+def rebuild(linear: Linear, leaves: Sequence[Value]) -> list[Value]:
+    """The outputs as pending values again, over one leaf for each input."""
+    values = {n: leaf for (n, _), leaf in zip(linear.inputs, leaves, strict=True)}
+    _build_steps(linear, values, {})
+    return [values[n] for n in linear.outputs]
+
+
+def _build_steps(linear: Linear, values: dict[int, Value], scalars: Mapping[int, Value]) -> None:
+    for at, (op, attrs, operands, source, first) in enumerate(linear.steps):
+        if at in scalars:
+            values[first] = scalars[at]
+            continue
+        with provenance(source):
+            results = make_node(op, tuple([values[n] for n in operands]), attrs)
+        values.update(enumerate(results, first))

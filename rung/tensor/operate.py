@@ -1,0 +1,245 @@
+"""From what a user gives (tensors, arrays, numbers) to graph values of one dtype and shape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache, wraps
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+import numpy as np
+
+from rung.core import dtype as dt
+from rung.core.dtype import DType, Scalar
+from rung.core.errors import AxisError, DTypeError, ShapeError
+from rung.ir.node import Value
+from rung.ir.types import Shape
+from rung.ops.broadcast import broadcasted
+from rung.ops.creation import ConstantAttrs, constant
+from rung.ops.elementwise import cast
+from rung.tensor.leaf import Buffer, tensor_type
+from rung.tensor.programs import new_buffer
+from rung.tensor.state import TensorState, apply, new_tensor
+
+if TYPE_CHECKING:
+    from rung.tensor.tensor import Tensor
+
+Operand = Any
+"""A tensor, a NumPy array or scalar, a Python number, or nested lists of numbers."""
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def is_scalar(x: object) -> bool:
+    """Whether x is a Python (or NumPy) number: its dtype is weak."""
+    return isinstance(x, bool | int | float | np.generic)
+
+
+def as_tensor(x: Operand, dtype: DType | None = None) -> Tensor:
+    """x as a tensor: itself, an array without a copy where possible, numbers in the default dtype
+    of their kind (f32 for floats)."""
+    if isinstance(x, TensorState):
+        return cast_to(x, dtype)
+    return from_data(x, dtype, copy=False)
+
+
+def from_data(data: Any, dtype: DType | None, copy: bool) -> Tensor:
+    """A tensor of an array, a number or nested sequences of numbers (or of tensors)."""
+    if isinstance(data, np.ndarray | np.generic):
+        array = np.asarray(data)
+        given = dt.as_dtype(array.dtype)
+        target = given if dtype is None else dtype
+        if target is not given:
+            array = _converted(array, target)
+        return new_tensor(buffer=_array_buffer(array, target, copy))
+    array = _sequence_array(data)
+    if dtype is None:
+        dtype = dt.float32 if array.dtype.kind == "f" else dt.as_dtype(array.dtype)
+    return new_tensor(buffer=_array_buffer(_converted(array, dtype), dtype, copy=False))
+
+
+def _sequence_array(data: Any) -> np.ndarray[Any, Any]:
+    if isinstance(data, list | tuple):
+        data = _plain(data)
+    try:
+        array = np.asarray(data)
+        dt.as_dtype(array.dtype)
+    except ValueError:
+        raise ShapeError(
+            "array: nested sequences have different lengths", fix="give rows of equal lengths"
+        ) from None
+    return array
+
+
+def _plain(data: Any) -> Any:
+    if isinstance(data, TensorState):
+        return np.asarray(data)
+    if isinstance(data, list | tuple):
+        return [_plain(x) for x in data]
+    return data
+
+
+def _converted(array: np.ndarray[Any, Any], dtype: DType) -> np.ndarray[Any, Any]:
+    with np.errstate(all="ignore"):
+        return array.astype(dtype.numpy, copy=False)
+
+
+def _array_buffer(array: np.ndarray[Any, Any], dtype: DType, copy: bool) -> Buffer:
+    type = tensor_type(dtype, array.shape)
+    if array.dtype != dtype.numpy or not array.dtype.isnative:
+        array = array.astype(dtype.numpy)
+    dense = array.flags.c_contiguous and array.flags.aligned
+    if dense and not copy:
+        return Buffer(array, type, owned=False)
+    buffer = new_buffer(type)
+    np.copyto(buffer.array, array)
+    return buffer
+
+
+def cast_value(value: Value, dtype: DType) -> Value:
+    """`value` in `dtype`; itself if it is."""
+    return value if value.type.dtype is dtype else cast(value, dtype=dtype)
+
+
+def cast_to(x: Tensor, dtype: DType | None) -> Tensor:
+    """The tensor in `dtype` (None: as it is)."""
+    if dtype is None or x.dtype is dtype:
+        return x
+    return apply(lambda v: cast_value(v, dtype), x)
+
+
+def common_dtype(operands: Sequence[Operand]) -> DType:
+    """The dtype that tensors and weak scalars have together."""
+    found: DType | None = None
+    for x in operands:
+        if isinstance(x, TensorState):
+            found = x._type.dtype if found is None else dt.promote(found, x._type.dtype)
+    for x in operands:
+        if not isinstance(x, TensorState):
+            found = dt.as_dtype(type(x)) if found is None else dt.weak_dtype(x, found)
+    assert found is not None
+    return found
+
+
+def operands_of(given: Sequence[Operand]) -> list[Operand]:
+    """Tensors and Python numbers; arrays become tensors."""
+    found: list[Operand] = []
+    for x in given:
+        if isinstance(x, TensorState):
+            found.append(x)
+        elif isinstance(x, np.generic):
+            found.append(x.item() if x.dtype.kind in "biuf" else as_tensor(x))
+        elif isinstance(x, bool | int | float):
+            found.append(x)
+        else:
+            found.append(as_tensor(x))
+    if not any(isinstance(x, TensorState) for x in found):
+        found[0] = as_tensor(found[0])
+    return found
+
+
+def elementwise(
+    name: str, build: Callable[..., Value], given: Sequence[Operand], *, floats: bool = False
+) -> Tensor:
+    """`build` of the operands in their common dtype (at least f32 where `floats`) and shape."""
+    operands = operands_of(given)
+    dtype = common_dtype(operands)
+    if floats and not dtype.is_float:
+        dtype = dt.float32
+    return apply_together(name, build, operands, dtype)
+
+
+def apply_together(
+    name: str, build: Callable[..., Value], operands: Sequence[Operand], dtype: DType
+) -> Tensor:
+    """`build` of the operands in `dtype` and their common shape."""
+    tensors = [x for x in operands if isinstance(x, TensorState)]
+    shape = common_shape(name, tensors)
+
+    def together(*values: Value) -> Value:
+        given = iter(values)
+        return build(
+            *[
+                broadcasted(
+                    cast_value(next(given), dtype)
+                    if isinstance(x, TensorState)
+                    else scalar_value(name, x, dtype),
+                    shape,
+                )
+                for x in operands
+            ]
+        )
+
+    return apply(together, *tensors)
+
+
+def scalar_value(name: str, x: Scalar, dtype: DType) -> Value:
+    """The constant x. Raises DTypeError if an integer does not fit."""
+    if dtype.is_integer and not isinstance(x, float) and not dt.fits(int(x), dtype):
+        raise DTypeError(
+            f"{name}: the Python integer {x} does not fit {dtype}",
+            fix="cast the tensor to a wider dtype first",
+        )
+    bits = x.hex() if isinstance(x, float) else x
+    return constant(attrs=_constant_attrs(bits, type(x), dtype))
+
+
+@lru_cache(maxsize=4096)
+def _constant_attrs(bits: str | int, kind: type, dtype: DType) -> ConstantAttrs:
+    """The attributes of a constant, made once for each value."""
+    return ConstantAttrs(float.fromhex(bits) if isinstance(bits, str) else kind(bits), dtype)
+
+
+def common_shape(name: str, tensors: Sequence[TensorState]) -> Shape:
+    """The shape that the tensors broadcast to. Raises ShapeError."""
+    first = tensors[0]._type.shape
+    if all(t._type.shape == first for t in tensors):
+        return first
+    try:
+        return np.broadcast_shapes(*[t._type.shape for t in tensors])
+    except ValueError:
+        given = " and ".join(str(t._type) for t in tensors)
+        raise ShapeError(
+            f"{name}: shapes do not broadcast: {given}",
+            fix="from the last dim on, lengths must be equal or 1; reshape or add a dim with None",
+        ) from None
+
+
+# ---- axes
+
+
+def one_axis(name: str, axis: int, rank: int) -> int:
+    """`axis` counted from the front. Raises AxisError."""
+    try:
+        number = axis.__index__()
+    except AttributeError:
+        raise AxisError(f"{name}: axis {axis!r} is not an integer") from None
+    if not -rank <= number < rank:
+        fix = f"axes go from {-rank} to {rank - 1}" if rank else "a scalar has no axes"
+        raise AxisError(f"{name}: axis {axis} is out of range for {rank} dims", fix=fix)
+    return number % rank
+
+
+def all_axes(name: str, axis: int | Sequence[int] | None, rank: int) -> tuple[int, ...]:
+    """The axes counted from the front, rising; None = all. Raises AxisError."""
+    if axis is None:
+        return tuple(range(rank))
+    given = axis if isinstance(axis, tuple | list) else (axis,)
+    axes = sorted(one_axis(name, a, rank) for a in given)  # type: ignore[arg-type]
+    if len(set(axes)) != len(axes):
+        raise AxisError(f"{name}: axes {tuple(given)} name one twice", fix="name each axis once")
+    return tuple(axes)
+
+
+def torch_names(function: Callable[P, R]) -> Callable[P, R]:
+    """Also take `dim` for `axis` and `keepdim` for `keepdims`, as PyTorch has them."""
+
+    @wraps(function)
+    def renamed(*args: Any, **kwargs: Any) -> R:
+        if kwargs:
+            if "dim" in kwargs:
+                kwargs["axis"] = kwargs.pop("dim")
+            if "keepdim" in kwargs:
+                kwargs["keepdims"] = kwargs.pop("keepdim")
+        return function(*args, **kwargs)
+
+    return renamed  # type: ignore[return-value]

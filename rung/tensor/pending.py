@@ -1,0 +1,217 @@
+"""Running what is pending: a look at any tensor computes all tensors that are still alive.
+
+So a value is computed once, a state that is updated each step never grows a graph over several
+steps, and what nobody holds any more is never computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from threading import RLock
+from typing import TYPE_CHECKING
+from weakref import ReferenceType, ref
+
+from rung.core.errors import TraceError
+from rung.ir.node import Value
+from rung.tensor.leaf import LEAF, TRANSPARENT, Buffer, LeafAttrs, Placeholder, others
+from rung.tensor.linear import Linear, linearize, rebuild
+from rung.tensor.programs import Runnable, find_program
+
+if TYPE_CHECKING:
+    from rung.tensor.state import TensorState
+
+_PURGE_AT = 4096
+
+_lock = RLock()
+_pending: list[ReferenceType[TensorState]] = []
+_purge_at = [_PURGE_AT]
+_realized: dict[int, Buffer] = {}
+_realized_refs: dict[int, ReferenceType[Value]] = {}
+
+
+def note_pending(tensor: TensorState) -> None:
+    """Remember a tensor whose value is not computed yet; held weakly."""
+    _pending.append(ref(tensor))
+    if len(_pending) > _purge_at[0]:
+        with _lock:
+            _pending[:] = [ref(t) for t in waiting()]
+            _purge_at[0] = max(_PURGE_AT, 2 * len(_pending))
+
+
+def waiting() -> list[TensorState]:
+    """The tensors that are alive and not computed, in the order in which they became so."""
+    found: dict[int, TensorState] = {}
+    for weak in _pending:
+        tensor = weak()
+        if tensor is not None and tensor._buffer is None and tensor._value is not None:
+            found[id(tensor)] = tensor
+    return list(found.values())
+
+
+def realized_buffer(value: Value) -> Buffer | None:
+    """The buffer that holds a pending value which has been computed already."""
+    return _realized.get(id(value))
+
+
+def _realize(value: Value, buffer: Buffer) -> None:
+    key = id(value)
+
+    def forget(_: object, key: int = key) -> None:
+        _realized.pop(key, None)
+        _realized_refs.pop(key, None)
+
+    _realized[key] = buffer
+    _realized_refs[key] = ref(value, forget)
+
+
+def evaluate(wanted: TensorState | None = None) -> None:
+    """Compute all pending tensors that are alive. If that fails and `wanted` can be computed alone,
+    the others stay pending."""
+    with _lock:
+        targets = waiting()
+        if wanted is not None and not any(t is wanted for t in targets):
+            targets.append(wanted)
+        if wanted is None or len(targets) == 1:
+            _run(targets)
+            _pending.clear()
+            return
+        try:
+            _run(targets)
+        except Exception:
+            _run([wanted])
+        else:
+            _pending.clear()
+
+
+def source_buffer(value: Value) -> Buffer | None:
+    """The buffer that a value stands for without computing anything, or None."""
+    while True:
+        found = _realized.get(id(value))
+        if found is not None:
+            return found
+        node = value.node
+        if node.op is LEAF:
+            assert isinstance(node.attrs, LeafAttrs)
+            holder = node.attrs.holder
+            return holder if isinstance(holder, Buffer) else None
+        if node.op not in TRANSPARENT:
+            return None
+        value = node.inputs[0]
+
+
+def _run(targets: Sequence[TensorState]) -> None:
+    computed: list[TensorState] = []
+    for tensor in targets:
+        assert tensor._value is not None
+        known = source_buffer(tensor._value)
+        if known is not None:
+            _settle(tensor, known, keep=tensor.keeps_graph)
+        else:
+            computed.append(tensor)
+    if computed:
+        _compute(computed)
+
+
+def _compute(targets: Sequence[TensorState]) -> None:
+    linear = linearize([t._value for t in targets], _realized)  # type: ignore[misc]
+    _refuse_placeholders(linear)
+    positions = _unique_outputs(linear)
+    kept = [t._value if t.keeps_graph else None for t in targets]
+    weak = [ref(t._value) for t in targets]  # type: ignore[type-var]
+    for tensor in targets:
+        tensor._value = None
+    try:
+        buffers = _execute(linear, _aliases(linear, targets, positions))
+    except BaseException:
+        _restore(linear, targets, positions)
+        raise
+    for tensor, at, value, old in zip(targets, positions, kept, weak, strict=True):
+        alive = old()
+        if alive is not None:
+            _realize(alive, buffers[at])
+        tensor._value = value
+        _settle(tensor, buffers[at], keep=value is not None)
+
+
+def _settle(tensor: TensorState, buffer: Buffer, keep: bool) -> None:
+    if not keep:
+        tensor._value = None
+    tensor._buffer = buffer
+    tensor._written = None
+    tensor._depth = 0
+
+
+def _refuse_placeholders(linear: Linear) -> None:
+    for holder in linear.holders:
+        if isinstance(holder, Placeholder):
+            raise leaked(holder)
+
+
+def leaked(holder: Placeholder) -> TraceError:
+    """The error for a tensor of a finished trace that is used outside."""
+    return TraceError(
+        f"a tensor made while jit traced {holder.what} is used after the trace",
+        fix="return it from the function, or store it with tensor.assign(...)",
+    )
+
+
+def _unique_outputs(linear: Linear) -> list[int]:
+    """Make each output stand once; the position of each target among them."""
+    order = {number: at for at, number in enumerate(dict.fromkeys(linear.outputs))}
+    positions = [order[number] for number in linear.outputs]
+    linear.outputs = list(order)
+    return positions
+
+
+def _aliases(
+    linear: Linear, targets: Sequence[TensorState], positions: Sequence[int]
+) -> dict[int, int]:
+    """Outputs that may be written over the buffer that they replace: nobody else holds it."""
+    origins: dict[int, int] = {}
+    for tensor, at in zip(targets, positions, strict=True):
+        if tensor._origin:
+            origins.setdefault(tensor._origin, at)
+            tensor._origin = 0
+    found: dict[int, int] = {}
+    if not origins:
+        return found
+    by_output = {at: t for t, at in zip(targets, positions, strict=True)}
+    holders: list[Buffer] = linear.holders  # type: ignore[assignment]
+    for index in range(len(holders)):
+        at = origins.get(id(holders[index]), -1)
+        if at < 0 or at in found or others(holders, index):
+            continue
+        if holders[index].owned and holders[index].type == by_output[at]._type:
+            found[at] = index
+    return found
+
+
+def _execute(linear: Linear, aliases: dict[int, int]) -> list[Buffer]:
+    runnable, scalars = find_program(linear, aliases, "lazy")
+    holders: list[Buffer] = linear.holders  # type: ignore[assignment]
+    return run_program(runnable, holders, runnable.scalar_buffers(scalars), aliases)
+
+
+def run_program(
+    runnable: Runnable,
+    inputs: Sequence[Buffer],
+    scalars: Iterable[Buffer],
+    aliases: dict[int, int],
+) -> list[Buffer]:
+    """Run a program on buffers and return those of its outputs."""
+    outputs = [
+        inputs[aliases[i]] if i in aliases else runnable.output_buffer(i)
+        for i in range(len(runnable.types))
+    ]
+    pointers = [b.pointer for b in inputs]
+    pointers += [b.pointer for b in scalars]
+    runnable.program.run(pointers, [b.pointer for b in outputs])
+    return outputs
+
+
+def _restore(linear: Linear, targets: Sequence[TensorState], positions: Sequence[int]) -> None:
+    """Put the pending values back after a failure, as if nothing had been tried."""
+    leaves = [h.leaf() for h in linear.holders if isinstance(h, Buffer)]
+    values = rebuild(linear, leaves)
+    for tensor, at in zip(targets, positions, strict=True):
+        tensor._value = values[at]

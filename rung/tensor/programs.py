@@ -1,0 +1,153 @@
+"""The cache of programs by graph structure, and running one.
+
+A constant is compiled into a program. When the same structure has come with `LIFT_AFTER` different
+values of a constant, that constant becomes a 0-d input of one program for all its values: so a
+learning rate or a loop index that changes each time costs `LIFT_AFTER` compilations, not endless
+ones.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import OrderedDict
+from collections.abc import Hashable, Mapping, Sequence
+from sys import getrefcount
+
+import numpy as np
+
+from rung.core.dtype import Scalar
+from rung.ir.node import Graph
+from rung.ir.types import TensorType
+from rung.runtime.memory import aligned_empty
+from rung.tensor.executor import Program, current_executor
+from rung.tensor.leaf import LISTED, Buffer, tensor_type
+from rung.tensor.linear import Key, Linear, build_graph
+
+LIFT_AFTER = 3
+_MAX_FAMILIES = 2048
+_KEPT_BYTES = 1 << 16  # outputs up to this size are kept ready for the next run
+_KEPT = 3
+
+
+class Runnable:
+    """A compiled program with its graph, and buffers ready for its small outputs."""
+
+    __slots__ = ("_kept", "graph", "program", "scalar_types", "types")
+
+    def __init__(self, program: Program, graph: Graph, scalar_types: Sequence[TensorType]) -> None:
+        self.program = program
+        self.graph = graph
+        self.scalar_types = scalar_types
+        self.types = [tensor_type(v.type.dtype, v.type.shape) for v in graph.outputs]
+        self._kept: list[list[Buffer] | None] = [
+            [] if t.nbytes <= _KEPT_BYTES else None for t in self.types
+        ]
+
+    def output_buffer(self, index: int) -> Buffer:
+        """A buffer for output `index`: one that nobody holds any more, or a new one."""
+        kept = self._kept[index]
+        if kept is None:
+            return new_buffer(self.types[index])
+        for i in range(len(kept)):
+            if getrefcount(kept[i]) == LISTED:
+                return kept[i]
+        buffer = new_buffer(self.types[index])
+        if len(kept) < _KEPT:
+            buffer.kept = 1
+            kept.append(buffer)
+        return buffer
+
+    def scalar_buffers(self, values: Sequence[Scalar]) -> list[Buffer]:
+        """Inputs for the constants that are lifted."""
+        return [filled_buffer(t, v) for t, v in zip(self.scalar_types, values, strict=True)]
+
+
+def new_buffer(type: TensorType) -> Buffer:
+    """An uninitialized buffer that rung owns."""
+    return Buffer(aligned_empty(type.shape, type.dtype.numpy), type, owned=True)
+
+
+def filled_buffer(type: TensorType, value: Scalar) -> Buffer:
+    """A buffer with every element `value`."""
+    buffer = new_buffer(tensor_type(type.dtype, type.shape))
+    buffer.array[...] = value
+    return buffer
+
+
+def copied_buffer(source: Buffer) -> Buffer:
+    """A buffer of our own with the same content."""
+    buffer = new_buffer(source.type)
+    np.copyto(buffer.array, source.array)
+    return buffer
+
+
+class Family:
+    """The programs of one structure; for each constant the values seen, and if it is lifted."""
+
+    __slots__ = ("lifted", "programs", "seen")
+
+    def __init__(self, num_constants: int) -> None:
+        self.seen: list[set[Hashable]] = [set() for _ in range(num_constants)]
+        self.lifted = [False] * num_constants
+        self.programs: dict[Hashable, Runnable] = {}
+
+    def note(self, constants: Sequence[Scalar]) -> None:
+        """Remember the constants of a graph that has no program yet."""
+        for i, value in enumerate(constants):
+            if not self.lifted[i]:
+                self.seen[i].add(_bits(value))
+                self.lifted[i] = len(self.seen[i]) >= LIFT_AFTER
+
+    def exact(self, constants: Sequence[Scalar]) -> tuple[Hashable, ...]:
+        """The constants that are part of a program, None for the lifted ones."""
+        return tuple(
+            [
+                None if lift else _bits(value)
+                for lift, value in zip(self.lifted, constants, strict=True)
+            ]
+        )
+
+
+def _bits(value: Scalar) -> Hashable:
+    return struct.pack("<d", value) if isinstance(value, float) else value
+
+
+_families: OrderedDict[Key, Family] = OrderedDict()
+
+
+def find_program(
+    linear: Linear, aliases: Mapping[int, int], name: str
+) -> tuple[Runnable, list[Scalar]]:
+    """The program for a pending graph, compiled if there is none yet, and the values for its
+    lifted constants. `aliases`: output index -> input index that share a buffer."""
+    family = _families.get(linear.key)
+    if family is None:
+        family = _families[linear.key] = Family(len(linear.constants))
+        if len(_families) > _MAX_FAMILIES:
+            _families.popitem(last=False)
+    else:
+        _families.move_to_end(linear.key)
+    executor = current_executor()
+    pairs = tuple(aliases.items())
+    found = family.programs.get((executor, pairs, family.exact(linear.constants)))
+    if found is None:
+        family.note(linear.constants)
+        key = (executor, pairs, family.exact(linear.constants))
+        found = family.programs.get(key)
+        if found is None:
+            found = family.programs[key] = _compile(linear, family.lifted, aliases, name)
+    scalars = [v for v, lift in zip(linear.constants, family.lifted, strict=True) if lift]
+    return found, scalars
+
+
+def _compile(
+    linear: Linear, lifted: Sequence[bool], aliases: Mapping[int, int], name: str
+) -> Runnable:
+    graph = build_graph(linear, lifted, name)
+    program = current_executor()(graph, aliases)
+    return Runnable(program, graph, [p.type for p in graph.params[len(linear.inputs) :]])
+
+
+def clear_programs() -> None:
+    """Forget all programs of this process (those on disk stay)."""
+    _families.clear()

@@ -1,0 +1,257 @@
+"""Random numbers: a seeded generator, or explicit keys.
+
+A key is a u32[2] tensor for one use; `split` makes new ones. A `Generator` holds a key and counts
+its draws; the count is a tensor, so jit reads it anew and writes it back at each call.
+
+    rung.manual_seed(0)
+    x = rung.random.normal((3, 4))                 # from the global generator
+    y = rung.random.normal((3, 4), key=rung.random.key(7))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+from weakref import ReferenceType, ref
+
+import numpy as np
+
+from rung.core import dtype as dt
+from rung.core.dtype import DType
+from rung.core.errors import DTypeError, ShapeError
+from rung.ir.node import Value
+from rung.ir.types import Shape
+from rung.ops import random as r
+from rung.ops.creation import constant, full
+from rung.ops.elementwise import bitcast, cast, multiply, remainder
+from rung.ops.families import add
+from rung.ops.sorting import argsort
+from rung.tensor.operate import Operand, as_tensor, from_data
+from rung.tensor.shapes import as_shape, unstack
+from rung.tensor.sorting import take
+from rung.tensor.state import TensorState, apply, new_tensor, raw_value, write
+
+if TYPE_CHECKING:
+    from rung.tensor.tensor import Tensor
+
+
+def key(seed: int) -> Tensor:
+    """The key u32[2] of a seed."""
+    return from_data(np.array(r.key_words(seed), np.uint32), dt.uint32, copy=True)
+
+
+def split(parent: Tensor, count: int = 2) -> tuple[Tensor, ...]:
+    """`count` new keys from a key, which is used up."""
+    return unstack(apply(lambda k: r.split(k, count), parent))
+
+
+def fold_in(parent: Tensor, data: Operand) -> Tensor:
+    """A new key from a key and a number."""
+    if isinstance(data, int):
+        return apply(lambda k: r.fold_in(k, constant(value=data, dtype=dt.uint32)), parent)
+    return apply(lambda k, d: r.fold_in(k, cast(d, dtype=dt.uint32)), parent, as_tensor(data))
+
+
+class Generator:
+    """A sequence of keys from a seed. `state` holds [key word, key word, draws] as u32 tensors."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self._key = key(seed)
+        self._draws = from_data(np.zeros((), np.uint32), dt.uint32, copy=True)
+        self._last: ReferenceType[Value] | None = None
+        self._base: ReferenceType[Value] | None = None
+        self._ahead = 0
+
+    def manual_seed(self, seed: int) -> Generator:
+        """Start the sequence of `seed`."""
+        self._key.assign(key(seed))
+        self._draws.assign(0)
+        return self
+
+    @property
+    def state(self) -> dict[str, Tensor]:
+        """The tensors that hold the state, to be saved with a model."""
+        return {"key": self._key, "draws": self._draws}
+
+    def set_state(self, saved: dict[str, Operand]) -> None:
+        """Go on from a saved state."""
+        self._key.assign(saved["key"])
+        self._draws.assign(saved["draws"])
+
+    def next_key(self) -> Tensor:
+        """A new key. Several draws before anything is computed count from one base, so they do not
+        wait for each other."""
+        now = raw_value(self._draws)
+        base = None if self._base is None else self._base()
+        if base is None or self._last is None or self._last() is not now:
+            base, self._ahead = now, 0
+        self._ahead += 1
+        following = add(base, constant(value=self._ahead, dtype=dt.uint32))
+        drawn = new_tensor(now)
+        write(self._draws, following)
+        self._base, self._last = ref(base), ref(following)
+        return apply(r.fold_in, self._key, drawn)
+
+
+_global: list[Generator] = []
+
+
+def start() -> None:
+    """Make the global generator; called once when the tensor class exists."""
+    _global.append(Generator(0))
+
+
+def default_generator() -> Generator:
+    """The global generator."""
+    return _global[0]
+
+
+def manual_seed(seed: int) -> Generator:
+    """Seed the global generator."""
+    return _global[0].manual_seed(seed)
+
+
+Source = Generator | TensorState | None
+
+
+def draw_key(key: Source) -> Tensor:
+    """A key: the one given, the next of the generator given, or of the global one."""
+    if isinstance(key, TensorState):
+        return key  # type: ignore[return-value]
+    return (_global[0] if key is None else key).next_key()
+
+
+def _draw(build: Callable[[Value], Value], key: Source) -> Tensor:
+    return apply(build, draw_key(key))
+
+
+def _float_dtype(name: str, dtype: object) -> DType:
+    kind = dt.float32 if dtype is None else dt.as_dtype(dtype)
+    if not kind.is_float:
+        raise DTypeError(f"{name}: dtype {kind} is not a float", fix="give a float dtype")
+    return kind
+
+
+def uniform(
+    shape: int | Sequence[int] = (),
+    low: float = 0.0,
+    high: float = 1.0,
+    dtype: object = None,
+    key: Source = None,
+) -> Tensor:
+    """Numbers evenly spread over [low, high)."""
+    dims, kind = as_shape("uniform", shape), _float_dtype("uniform", dtype)
+    return _draw(lambda k: r.uniform(k, dims, kind, low, high), key)
+
+
+def normal(
+    shape: int | Sequence[int] = (),
+    mean: float = 0.0,
+    std: float = 1.0,
+    dtype: object = None,
+    key: Source = None,
+) -> Tensor:
+    """Normally distributed numbers."""
+    dims, kind = as_shape("normal", shape), _float_dtype("normal", dtype)
+    return _draw(lambda k: r.normal(k, dims, kind, mean, std), key)
+
+
+def rand(*shape: int, dtype: object = None, key: Source = None) -> Tensor:
+    """Numbers evenly spread over [0, 1), of shape `shape`."""
+    return uniform(shape, dtype=dtype, key=key)
+
+
+def randn(*shape: int, dtype: object = None, key: Source = None) -> Tensor:
+    """Standard normal numbers of shape `shape`."""
+    return normal(shape, dtype=dtype, key=key)
+
+
+def bits(shape: int | Sequence[int] = (), key: Source = None) -> Tensor:
+    """Random u32."""
+    dims = as_shape("bits", shape)
+    return _draw(lambda k: r.random_bits(k, shape=dims), key)
+
+
+def randint(
+    low: int,
+    high: int,
+    shape: int | Sequence[int] = (),
+    dtype: object = None,
+    key: Source = None,
+) -> Tensor:
+    """Whole numbers from low to high - 1, from 64 random bits each (the bias is below 2^-31 for
+    ranges up to 2^32). i64 unless given."""
+    dims = as_shape("randint", shape)
+    kind = dt.int64 if dtype is None else dt.as_dtype(dtype)
+    if high <= low:
+        raise ShapeError(f"randint: no number from {low} to {high - 1}", fix="give high > low")
+
+    def build(k: Value) -> Value:
+        wide = _random_u64(k, dims)
+        offset = remainder(wide, full(dims, high - low, dt.uint64))
+        signed = bitcast(offset, dtype=dt.int64)
+        return cast(add(signed, full(dims, low, dt.int64)), dtype=kind)
+
+    return _draw(build, key)
+
+
+def _random_u64(k: Value, shape: Shape) -> Value:
+    first = cast(r.random_bits(k, shape=shape, words="first"), dtype=dt.uint64)
+    second = cast(r.random_bits(k, shape=shape, words="second"), dtype=dt.uint64)
+    return add(multiply(first, full(shape, 2**32, dt.uint64)), second)
+
+
+def bernoulli(
+    chance: Operand = 0.5, shape: int | Sequence[int] | None = None, key: Source = None
+) -> Tensor:
+    """True with probability `chance`: a number, or a tensor of probabilities."""
+    if isinstance(chance, bool | int | float):
+        dims = as_shape("bernoulli", () if shape is None else shape)
+        return _draw(lambda k: r.bernoulli(k, float(chance), dims), key)
+    given = as_tensor(chance)
+    dims = given.shape if shape is None else as_shape("bernoulli", shape)
+    return apply(lambda k, c: r.bernoulli(k, c, dims), draw_key(key), given)
+
+
+def permutation(x: int | Operand, key: Source = None) -> Tensor:
+    """0 … x - 1 in random order (i64), or the rows of a tensor in random order."""
+    count = x if isinstance(x, int) else as_tensor(x).shape[0]
+
+    def build(k: Value) -> Value:
+        return argsort(_random_u64(k, (count,)), dim=0)
+
+    order = _draw(build, key)
+    return order if isinstance(x, int) else take(x, order, 0)
+
+
+randperm = permutation
+
+
+def choice(
+    x: int | Operand,
+    shape: int | Sequence[int] = (),
+    replace: bool = True,
+    key: Source = None,
+) -> Tensor:
+    """Elements (rows) of x, or of 0 … x - 1, drawn at random."""
+    dims = as_shape("choice", shape)
+    count = x if isinstance(x, int) else as_tensor(x).shape[0]
+    if replace:
+        positions = randint(0, count, dims, key=key)
+    else:
+        size = int(np.prod(dims, dtype=np.int64))
+        if size > count:
+            raise ShapeError(f"choice: {size} of {count} elements without replacement")
+        positions = permutation(count, key=key)[:size].reshape(dims)
+    return positions if isinstance(x, int) else take(x, positions, 0)
+
+
+def categorical(logits: Operand, key: Source = None) -> Tensor:
+    """Positions (i64) along the last dim, drawn with probabilities softmax(logits)."""
+    scores = as_tensor(logits)
+
+    def build(k: Value) -> Value:
+        return r.uniform(k, scores.shape, dt.float32, 1e-20, 1.0)
+
+    gumbel = -(-_draw(build, key).log()).log()
+    return (scores.astype(dt.float32) + gumbel).argmax(-1)

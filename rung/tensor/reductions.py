@@ -1,0 +1,217 @@
+"""Reductions and cumulative functions. `axis`: an int, a tuple, or None for all; PyTorch's names
+`dim` and `keepdim` are taken as well."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import prod as _product
+from typing import TYPE_CHECKING
+
+from rung.core import dtype as dt
+from rung.core.dtype import DType
+from rung.ir.node import Value
+from rung.ir.op import Op
+from rung.ops import reduction as r
+from rung.ops.broadcast import expand_dims, reduce_sum, reshaped, spread
+from rung.ops.cumulative import cumulative_prod as _cumulative_prod
+from rung.ops.cumulative import cumulative_sum as _cumulative_sum
+from rung.ops.elementwise import multiply, scale, subtract
+from rung.ops.shorthand import permuted
+from rung.ops.softmax import logsumexp as _logsumexp
+from rung.tensor import elementwise
+from rung.tensor.operate import (
+    Operand,
+    all_axes,
+    as_tensor,
+    cast_to,
+    cast_value,
+    one_axis,
+    torch_names,
+)
+from rung.tensor.state import apply
+
+if TYPE_CHECKING:
+    from rung.tensor.tensor import Tensor
+
+Axis = int | Sequence[int] | None
+
+
+def _reduce(
+    name: str, build: Callable[..., Value], x: Tensor, axis: Axis, keepdims: bool
+) -> Tensor:
+    axes = all_axes(name, axis, x.ndim)
+    return apply(lambda v: _kept(build(v, dims=axes), axes, keepdims), x)
+
+
+def _kept(value: Value, axes: tuple[int, ...], keepdims: bool) -> Value:
+    return expand_dims(value, axes) if keepdims else value
+
+
+def _widened(x: Tensor, dtype: object) -> Tensor:
+    """What a sum is made in: i64 (u64) for integers and bool, unless `dtype` says otherwise."""
+    if dtype is not None:
+        return cast_to(x, dt.as_dtype(dtype))
+    if x.dtype.is_float:
+        return x
+    return cast_to(x, dt.uint64 if x.dtype.kind == "u" else dt.int64)
+
+
+@torch_names
+def sum(x: Operand, axis: Axis = None, dtype: object = None, keepdims: bool = False) -> Tensor:
+    """Sum over `axis`; integers and bool are summed in 64 bits."""
+    return _reduce("sum", reduce_sum, _widened(as_tensor(x), dtype), axis, keepdims)
+
+
+@torch_names
+def prod(x: Operand, axis: Axis = None, dtype: object = None, keepdims: bool = False) -> Tensor:
+    """Product over `axis`; integers and bool are multiplied in 64 bits."""
+    return _reduce("prod", r.reduce_prod, _widened(as_tensor(x), dtype), axis, keepdims)
+
+
+@torch_names
+def max(x: Operand, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """Largest element over `axis`; NaN if one is NaN. ShapeError where there are none."""
+    x = as_tensor(x)
+    return _reduce("max", r.reduce_any if x.dtype.is_bool else r.reduce_max, x, axis, keepdims)
+
+
+@torch_names
+def min(x: Operand, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """Smallest element over `axis`; NaN if one is NaN. ShapeError where there are none."""
+    x = as_tensor(x)
+    return _reduce("min", r.reduce_all if x.dtype.is_bool else r.reduce_min, x, axis, keepdims)
+
+
+@torch_names
+def any(x: Operand, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """Whether an element over `axis` is true (not zero)."""
+    return _reduce("any", r.reduce_any, cast_to(as_tensor(x), dt.bool_), axis, keepdims)
+
+
+@torch_names
+def all(x: Operand, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """Whether all elements over `axis` are true (not zero)."""
+    return _reduce("all", r.reduce_all, cast_to(as_tensor(x), dt.bool_), axis, keepdims)
+
+
+def _floats(x: Operand) -> Tensor:
+    x = as_tensor(x)
+    return x if x.dtype.is_float else cast_to(x, dt.float32)
+
+
+@torch_names
+def mean(x: Operand, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """Arithmetic mean over `axis`; integers give f32, an empty mean is NaN."""
+    return _reduce("mean", _mean_value, _floats(x), axis, keepdims)
+
+
+def _mean_value(v: Value, dims: tuple[int, ...]) -> Value:
+    count = _product(v.shape[d] for d in dims)
+    wide = cast_value(v, dt.accumulator(v.type.dtype))
+    total = scale(reduce_sum(wide, dims=dims), 1 / count if count else float("nan"))
+    return cast_value(total, v.type.dtype)
+
+
+@torch_names
+def var(
+    x: Operand, axis: Axis = None, correction: float = 0.0, keepdims: bool = False
+) -> Tensor:
+    """Variance over `axis`: the squared distances from the mean, over count - `correction`.
+    (PyTorch's default is correction=1.)"""
+
+    def build(v: Value, dims: tuple[int, ...]) -> Value:
+        return _var_value(v, dims, correction)
+
+    return _reduce("var", build, _floats(x), axis, keepdims)
+
+
+def _var_value(v: Value, dims: tuple[int, ...], correction: float) -> Value:
+    wide = cast_value(v, dt.accumulator(v.type.dtype))
+    away = subtract(wide, spread(_mean_value(wide, dims), dims, v.shape))
+    count = _product(v.shape[d] for d in dims) - correction
+    total = reduce_sum(multiply(away, away), dims=dims)
+    return cast_value(scale(total, 1 / count if count > 0 else float("nan")), v.type.dtype)
+
+
+@torch_names
+def std(
+    x: Operand, axis: Axis = None, correction: float = 0.0, keepdims: bool = False
+) -> Tensor:
+    """Square root of the variance over `axis`. (PyTorch's default is correction=1.)"""
+    return elementwise.sqrt(var(x, axis, correction, keepdims))
+
+
+@torch_names
+def norm(x: Operand, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """Square root of the sum of squares over `axis`."""
+    return elementwise.sqrt(sum(elementwise.square(_floats(x)), axis, keepdims=keepdims))
+
+
+@torch_names
+def logsumexp(x: Operand, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """log(sum(exp(x))) over `axis`, without overflow."""
+    x = _floats(x)
+    axes = all_axes("logsumexp", axis, x.ndim)
+
+    def build(v: Value) -> Value:
+        rest = [d for d in range(len(v.shape)) if d not in axes]
+        shape = tuple(v.shape[d] for d in rest)
+        order = (*rest, *axes)
+        flat = reshaped(permuted(v, order), (*shape, _product(v.shape[d] for d in axes)))
+        return _kept(_logsumexp(flat, dim=len(shape)), axes, keepdims)
+
+    return apply(build, x)
+
+
+def _arg(op: Op, x: Operand, axis: int | None, keepdims: bool) -> Tensor:
+    x = as_tensor(x)
+    if x.dtype.is_bool:
+        x = cast_to(x, dt.uint8)
+    if axis is None:
+        ones = (1,) * x.ndim
+
+        def build(v: Value) -> Value:
+            found = op(reshaped(v, (v.type.size,)), dim=0)
+            return reshaped(found, ones) if keepdims else found
+
+        return apply(build, x)
+    dim = one_axis(op.name, axis, x.ndim)
+    return apply(lambda v: _kept(op(v, dim=dim), (dim,), keepdims), x)
+
+
+@torch_names
+def argmax(x: Operand, axis: int | None = None, keepdims: bool = False) -> Tensor:
+    """Position (i64) of the first largest element along `axis`, or in the flattened tensor."""
+    return _arg(r.argmax, x, axis, keepdims)
+
+
+@torch_names
+def argmin(x: Operand, axis: int | None = None, keepdims: bool = False) -> Tensor:
+    """Position (i64) of the first smallest element along `axis`, or in the flattened tensor."""
+    return _arg(r.argmin, x, axis, keepdims)
+
+
+def _cumulative(op: Op, x: Operand, axis: int | None, dtype: DType | None) -> Tensor:
+    x = _widened(as_tensor(x), dtype)
+    if axis is None:
+        return apply(lambda v: op(reshaped(v, (v.type.size,)), dim=0), x)
+    dim = one_axis(op.name, axis, x.ndim)
+    return apply(lambda v: op(v, dim=dim), x)
+
+
+@torch_names
+def cumulative_sum(x: Operand, axis: int | None = None, dtype: DType | None = None) -> Tensor:
+    """Sums of the elements up to and including each, along `axis` (None: flattened)."""
+    return _cumulative(_cumulative_sum, x, axis, dtype)
+
+
+@torch_names
+def cumulative_prod(x: Operand, axis: int | None = None, dtype: DType | None = None) -> Tensor:
+    """Products of the elements up to and including each, along `axis` (None: flattened)."""
+    return _cumulative(_cumulative_prod, x, axis, dtype)
+
+
+@torch_names
+def count_nonzero(x: Operand, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """How many elements over `axis` are not zero (i64)."""
+    return sum(cast_to(as_tensor(x), dt.bool_), axis, keepdims=keepdims)

@@ -1,0 +1,157 @@
+"""Sorting, searching and picking by position along an axis."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rung.core import dtype as dt
+from rung.core.errors import DTypeError, IndexingError, ShapeError
+from rung.ir.node import Value
+from rung.ops import indexing as i
+from rung.ops import sorting as s
+from rung.ops.creation import full
+from rung.ops.elementwise import add, less, where
+from rung.tensor.operate import Operand, as_tensor, cast_to, one_axis, torch_names
+from rung.tensor.shapes import broadcast_shapes, broadcast_to, reshape
+from rung.tensor.state import TensorState, apply, apply_many, buffer_of, state
+
+if TYPE_CHECKING:
+    from rung.tensor.tensor import Tensor
+
+_CHECKED_SIZE = 1 << 16
+
+
+@torch_names
+def sort(x: Operand, axis: int = -1, descending: bool = False, stable: bool = True) -> Tensor:
+    """The elements in rising (or falling) order along `axis`; always stable."""
+    x = as_tensor(x)
+    dim = one_axis("sort", axis, x.ndim)
+    return apply(lambda v: s.sort(v, dim=dim, descending=descending), x)
+
+
+@torch_names
+def argsort(x: Operand, axis: int = -1, descending: bool = False, stable: bool = True) -> Tensor:
+    """The positions (i64) that sort x along `axis`; always stable."""
+    x = as_tensor(x)
+    dim = one_axis("argsort", axis, x.ndim)
+    return apply(lambda v: s.argsort(v, dim=dim, descending=descending), x)
+
+
+@torch_names
+def topk(x: Operand, k: int, axis: int = -1, largest: bool = True) -> tuple[Tensor, Tensor]:
+    """The k largest (or smallest) elements along `axis`, and their positions (i64)."""
+    x = as_tensor(x)
+    dim = one_axis("topk", axis, x.ndim)
+    if not 0 <= k <= x.shape[dim]:
+        raise ShapeError(f"topk: k={k} of {x.shape[dim]} elements along dim {dim} of {x._type}")
+    values, positions = apply_many(
+        lambda v: s.top_k.build((v,), s.TopAttrs(k, dim, largest)), x
+    )
+    return values, positions
+
+
+# ---- positions
+
+
+def checked_index(name: str, index: Operand, length: int) -> Tensor:
+    """Positions as a tensor, checked against `length` where they are known. Raises IndexingError,
+    DTypeError."""
+    positions = as_tensor(index)
+    if positions.size == 0 and positions.dtype.is_float and not isinstance(index, TensorState):
+        positions = as_tensor(np.zeros(positions.shape, np.int64))
+    if not positions.dtype.is_integer:
+        raise DTypeError(
+            f"{name}: positions are {positions._type}, not integers",
+            fix="use integers, or a bool mask",
+        )
+    known = positions._buffer is not None and state.trace is None
+    if known and 0 < positions.size <= _CHECKED_SIZE:
+        array = buffer_of(positions).array
+        low, high = int(array.min()), int(array.max())
+        if low < -length or high >= length:
+            wrong = low if low < -length else high
+            raise IndexingError(
+                f"{name}: index {wrong} is out of range for {length} elements",
+                fix=f"indices go from {-length} to {length - 1}" if length else None,
+            )
+        if low >= 0:
+            return positions
+    return _from_front(positions, length)
+
+
+def _from_front(positions: Tensor, length: int) -> Tensor:
+    """Negative positions counted from the end, as positions from the front."""
+    dtype = positions.dtype
+    if dtype.kind == "u":
+        return positions
+    if not dt.fits(length, dtype):
+        positions = cast_to(positions, dt.int64)
+
+    def build(v: Value) -> Value:
+        zero, size = full(v.shape, 0, v.type.dtype), full(v.shape, length, v.type.dtype)
+        return where(less(v, zero), add(v, size), v)
+
+    return apply(build, positions)
+
+
+@torch_names
+def take(x: Operand, indices: Operand, axis: int | None = None) -> Tensor:
+    """The slices of x at positions `indices` (any shape, which stands in place of `axis`). Without
+    `axis` of the flattened x. Positions unknown until the run are held inside the range."""
+    x = as_tensor(x)
+    if axis is None:
+        if x.ndim != 1:
+            x = reshape(x, (-1,))
+        axis = 0
+    dim = one_axis("take", axis, x.ndim)
+    positions = checked_index("take", indices, x.shape[dim])
+    return apply(lambda v, at: i.take(v, at, dim=dim), x, positions)
+
+
+@torch_names
+def take_along_axis(x: Operand, indices: Operand, axis: int = -1) -> Tensor:
+    """For each element of `indices` the element of x at that position along `axis`; the other dims
+    broadcast."""
+    x = as_tensor(x)
+    dim = one_axis("take_along_axis", axis, x.ndim)
+    positions = checked_index("take_along_axis", indices, x.shape[dim])
+    if positions.ndim != x.ndim:
+        raise ShapeError(
+            f"take_along_axis: indices {positions._type} must have the {x.ndim} dims of {x._type}"
+        )
+    rest = [(*t.shape[:dim], 1, *t.shape[dim + 1 :]) for t in (x, positions)]
+    shape = broadcast_shapes(*rest)
+    x = broadcast_to(x, (*shape[:dim], x.shape[dim], *shape[dim + 1 :]))
+    positions = broadcast_to(positions, (*shape[:dim], positions.shape[dim], *shape[dim + 1 :]))
+    return apply(lambda v, at: i.take_along(v, at, dim=dim), x, positions)
+
+
+def gather(x: Operand, dim: int, index: Operand) -> Tensor:
+    """PyTorch's name and order of arguments for `take_along_axis`."""
+    return take_along_axis(x, index, dim)
+
+
+def nonzero(x: Operand) -> tuple[Tensor, ...]:
+    """The positions of the elements that are not zero, one tensor (i64) a dim. Their number depends
+    on the values, so inside jit this is a TraceError."""
+    array = buffer_of(as_tensor(x), "nonzero").array
+    return tuple(as_tensor(np.ascontiguousarray(a)) for a in np.nonzero(array))
+
+
+def searchsorted(x: Operand, values: Operand, side: str = "left") -> Tensor:
+    """The positions (i64) at which `values` would be put into the sorted vector x."""
+    x, values = as_tensor(x), as_tensor(values)
+    if x.ndim != 1:
+        raise ShapeError(f"searchsorted: x is {x._type}, not a vector")
+    row = reshape(values, (*values.shape, 1))
+    before = x < row if side == "left" else x <= row
+    return before.sum(-1, dtype=dt.int64)
+
+
+def bincount(x: Operand, length: int) -> Tensor:
+    """How often each of 0 … length - 1 is among the integers x (i64)."""
+    x = as_tensor(x)
+    flat = reshape(x, (-1, 1))
+    return (flat == as_tensor(np.arange(length)).astype(x.dtype)).sum(0, dtype=dt.int64)
