@@ -1,0 +1,294 @@
+"""What all optimizers share: parameter groups, a step and learning rates that are tensors, state.
+
+The step count (i64) and the learning rate of each group (f64) are 0-d tensors, so a jitted train
+step reads them anew and is never compiled again when they change. All updates are written in place:
+in a jitted step into the same memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Final
+
+import numpy as np
+
+from rung.core import dtype as dt
+from rung.core.errors import CheckpointError, GradientError, RungError
+from rung.nn.module import Module
+from rung.optim.schedule import Schedule
+from rung.tensor import tree
+from rung.tensor.autograd import no_grad
+from rung.tensor.creation import array, asarray
+from rung.tensor.jit import guard
+from rung.tensor.state import TensorState
+from rung.tensor.tensor import Tensor
+
+Rate = float | Schedule
+Params = Module | Iterable[Any]
+"""A module, tensors, (name, tensor) pairs, or groups: dicts with "params" and hyperparameters."""
+
+
+class Group(dict[str, Any]):
+    """A parameter group: `params` (tensors), `names`, `lr` (f64[]), and hyperparameters.
+
+    Assigning a number to `lr` puts it into the tensor; assigning a Schedule follows that."""
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        if name == "lr" and isinstance(self.get("lr"), TensorState):
+            super().__setitem__("schedule", value if isinstance(value, Schedule) else None)
+            if not isinstance(value, Schedule):
+                self["lr"].assign(value)
+            return
+        super().__setitem__(name, value)
+
+    @property
+    def num_parameters(self) -> int:
+        """The number of elements of all parameters."""
+        return sum(p.size for p in self["params"])
+
+
+class Optimizer:
+    """Base of the optimizers. A class gives `slots` (the tensors kept for each parameter), and
+    `_update`.
+
+    `step()` reads `p.grad`; `step(grads)` takes gradients in a tree or module of the order of the
+    parameters."""
+
+    slots: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, params: Params, lr: Rate, **defaults: Any) -> None:
+        self.defaults = {"lr": lr, **defaults}
+        self.step_count = array(0, dtype=dt.int64)
+        self.param_groups: list[Group] = []
+        self.state: dict[int, dict[str, Tensor]] = {}
+        for group in _groups(params):
+            self.add_param_group(group)
+        if not any(group["params"] for group in self.param_groups):
+            raise RungError(f"{type(self).__name__}: no parameters", fix="pass model.parameters()")
+
+    def add_param_group(self, group: Mapping[str, Any]) -> None:
+        """Add parameters with hyperparameters of their own; what is left out is the default."""
+        unknown = set(group) - {"params", "names", *self.defaults}
+        if unknown:
+            raise RungError(
+                f"{type(self).__name__}: a group has {', '.join(sorted(unknown))}",
+                fix=f"it takes params, {', '.join(self.defaults)}",
+            )
+        given = {**self.defaults, **group}
+        lr = given.pop("lr")
+        self._check(given)
+        schedule = lr if isinstance(lr, Schedule) else None
+        first = schedule(0) if schedule is not None else float(lr)
+        if first < 0:
+            raise RungError(f"{type(self).__name__}: lr={first}", fix="a rate of at least 0")
+        given["params"], given["names"] = self._named(group)
+        new = Group(given, lr=array(first, dtype=dt.float64), schedule=schedule)
+        self.param_groups.append(new)
+        for p in new["params"]:
+            kind = dt.accumulator(p.dtype)
+            self.state[id(p)] = {n: _zeros(p.shape, kind) for n in self._slots(new)}
+
+    def _named(self, group: Mapping[str, Any]) -> tuple[list[Tensor], list[str]]:
+        """The parameters of a group and their names: those given, or numbers."""
+        known = sum(len(g["params"]) for g in self.param_groups)
+        params: list[Tensor] = []
+        names: list[str] = []
+        for item in _items(group["params"]):
+            name, p = item if isinstance(item, tuple) else (str(known + len(params)), item)
+            if not isinstance(p, TensorState) or not p.dtype.is_float:
+                raise RungError(f"{type(self).__name__}: parameter {name} is no float tensor")
+            if id(p) in self.state or any(p is q for q in params):
+                raise RungError(f"{type(self).__name__}: parameter {name} is given twice")
+            params.append(p)  # type: ignore[arg-type]
+            names.append(name)
+        return params, names
+
+    def _check(self, hyperparameters: Mapping[str, Any]) -> None:
+        """Raise RungError for hyperparameters out of range."""
+
+    def _slots(self, group: Group) -> tuple[str, ...]:
+        """The tensors that a parameter of this group needs."""
+        return self.slots
+
+    # ---- rates
+
+    @property
+    def lr(self) -> Tensor:
+        """The learning rate of the first group, f64[]; assign a number or a Schedule for all."""
+        return self.param_groups[0]["lr"]  # type: ignore[no-any-return]
+
+    @lr.setter
+    def lr(self, rate: Rate) -> None:
+        for group in self.param_groups:
+            group["lr"] = rate
+
+    def _rate(self, group: Group) -> Tensor:
+        """The learning rate of this step; follows the schedule."""
+        schedule = group["schedule"]
+        guard(lambda: group["schedule"], "the schedule of the optimizer")
+        if schedule is not None:
+            group["lr"].assign(schedule(self.step_count))
+        return group["lr"]  # type: ignore[no-any-return]
+
+    # ---- stepping
+
+    def zero_grad(self) -> None:
+        """Forget the gradients of all parameters."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.grad = None
+
+    def step(self, grads: Any = None) -> None:
+        """Update every parameter by its gradient; one without a gradient stays as it is.
+
+        Raises GradientError when no parameter has one, or `grads` has not one for each."""
+        given = self._gradients(grads)
+        with no_grad():
+            for group in self.param_groups:
+                guard(_hyperparameters(group), "the hyperparameters of the optimizer")
+                pairs = [(p, given[id(p)]) for p in group["params"] if given[id(p)] is not None]
+                self._update(group, self._rate(group), pairs)
+            self.step_count.assign(self.step_count + 1)
+
+    def _gradients(self, grads: Any) -> dict[int, Tensor | None]:
+        params = [p for group in self.param_groups for p in group["params"]]
+        found = [p.grad for p in params] if grads is None else tree.leaves(grads)
+        if len(found) != len(params):
+            raise GradientError(
+                f"{type(self).__name__}: {len(found)} gradients for {len(params)} parameters"
+            )
+        if not any(g is not None for g in found):
+            raise GradientError(
+                f"{type(self).__name__}.step: no parameter has a gradient",
+                fix="call loss.backward() first, or pass gradients: step(grads)",
+            )
+        return {id(p): g for p, g in zip(params, found, strict=True)}
+
+    def _update(
+        self, group: Group, lr: Tensor, pairs: Sequence[tuple[Tensor, Tensor]]
+    ) -> None:
+        """Update parameters by their gradients; `lr` is f64[]."""
+        raise NotImplementedError
+
+    # ---- state
+
+    def _each(self) -> Iterator[tuple[str, Tensor, dict[str, Tensor]]]:
+        for group in self.param_groups:
+            for name, p in zip(group["names"], group["params"], strict=True):
+                yield name, p, self.state[id(p)]
+
+    def named_state(self) -> dict[str, Tensor]:
+        """All that must be kept, by name: `step`, `lr.<group>`, `<slot>.<parameter>`; a snapshot."""
+        found = {"step": self.step_count.detach()}
+        for i, group in enumerate(self.param_groups):
+            found[f"lr.{i}"] = group["lr"].detach()
+        for name, _, state in self._each():
+            found.update({f"{slot}.{name}": t.detach() for slot, t in state.items()})
+        return found
+
+    def _places(self) -> dict[str, Tensor]:
+        places = {"step": self.step_count}
+        places.update({f"lr.{i}": g["lr"] for i, g in enumerate(self.param_groups)})
+        for name, _, state in self._each():
+            places.update({f"{slot}.{name}": t for slot, t in state.items()})
+        return places
+
+    def check_named_state(self, given: Mapping[str, Any]) -> None:
+        """Raise CheckpointError unless `given` has what `named_state` has, in the same shapes."""
+        places = self._places()
+        problems = [f"missing: {n}" for n in places if n not in given]
+        problems += [f"unexpected: {n}" for n in given if n not in places]
+        problems += [
+            f"shape of {n}: {list(np.shape(x))}, the optimizer has {list(places[n].shape)}"
+            for n, x in given.items()
+            if n in places and tuple(np.shape(x)) != tuple(places[n].shape)
+        ]
+        if problems:
+            text = "".join(f"\n    {p}" for p in problems[:20])
+            raise CheckpointError(
+                f"{type(self).__name__}: the state given is of another optimizer or model:{text}"
+            )
+
+    def load_named_state(self, given: Mapping[str, Any]) -> None:
+        """Put back what `named_state` gave. Raises CheckpointError before anything is changed."""
+        self.check_named_state(given)
+        for name, place in self._places().items():
+            place.assign(asarray(given[name]))
+
+    def state_dict(self) -> dict[str, Any]:
+        """{"state": {number: {slot: tensor}}, "param_groups": [...]}, as in PyTorch; a snapshot."""
+        numbers = {id(p): i for i, (_, p, _) in enumerate(self._each())}
+        groups = []
+        for group in self.param_groups:
+            plain = {k: v for k, v in group.items() if k not in ("params", "names", "schedule")}
+            plain["lr"] = float(group["lr"])
+            groups.append({**plain, "params": [numbers[id(p)] for p in group["params"]]})
+        step = self.step_count.detach()
+        state = {
+            numbers[id(p)]: {"step": step, **{n: t.detach() for n, t in own.items()}}
+            for _, p, own in self._each()
+        }
+        return {"state": state, "param_groups": groups}
+
+    def load_state_dict(self, given: Mapping[str, Any]) -> None:
+        """Put back what `state_dict` gave, of this optimizer or of PyTorch's of the same name.
+
+        Raises CheckpointError unless groups and shapes are the same."""
+        groups = given["param_groups"]
+        sizes = [len(g["params"]) for g in groups]
+        if sizes != [len(g["params"]) for g in self.param_groups]:
+            raise CheckpointError(f"{type(self).__name__}: groups of {sizes} parameters are given")
+        flat: dict[str, Any] = {"step": np.int64(0)}
+        for i, group in enumerate(groups):
+            flat[f"lr.{i}"] = np.float64(group["lr"])
+        for number, (name, _, own) in enumerate(self._each()):
+            known = given["state"].get(number, {})
+            flat["step"] = np.int64(np.asarray(known.get("step", flat["step"])))
+            for slot, tensor in own.items():
+                value = known.get(slot)
+                flat[f"{slot}.{name}"] = (
+                    np.zeros(tensor.shape, np.float32) if value is None else np.asarray(value)
+                )
+        self.load_named_state(flat)
+        for group, saved in zip(self.param_groups, groups, strict=True):
+            group.update({k: v for k, v in saved.items() if k in self.defaults and k != "lr"})
+
+    def __repr__(self) -> str:
+        lines = [type(self).__name__]
+        for i, group in enumerate(self.param_groups):
+            rest = {k: v for k, v in group.items() if k not in ("params", "names", "lr")}
+            text = ", ".join(f"{k}={v}" for k, v in rest.items() if v is not None)
+            count = f"{len(group['params'])} tensors, {group.num_parameters} elements"
+            lines.append(f"  group {i}: {count}, {text}")
+        return "\n".join(lines)
+
+
+_NOT_HYPER: Final = ("params", "names", "lr", "schedule")
+
+
+def _hyperparameters(group: Group) -> Callable[[], Any]:
+    """What a traced step holds for: numbers of a group that are no tensors."""
+    return lambda: tuple((k, v) for k, v in group.items() if k not in _NOT_HYPER)
+
+
+def _items(params: Any) -> Iterable[Any]:
+    if isinstance(params, Module):
+        return params.named_parameters()
+    if isinstance(params, TensorState):
+        return [params]
+    return params  # type: ignore[no-any-return]
+
+
+def _groups(params: Params) -> list[Mapping[str, Any]]:
+    if isinstance(params, Module):
+        return [{"params": params}]
+    given = list(_items(params))
+    if given and isinstance(given[0], dict):
+        return given
+    return [{"params": given}]
+
+
+def _zeros(shape: tuple[int, ...], dtype: dt.DType) -> Tensor:
+    """Zeros in memory of their own: lazy zeros of one shape would share it, and shared memory
+    cannot be updated in place."""
+    return array(np.zeros(shape, dtype.numpy))
