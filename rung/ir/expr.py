@@ -166,6 +166,10 @@ def bounds(e: Expr) -> tuple[int, int] | None:
         return (int(e.value), int(e.value)) if e.dtype.is_integer else None
     if isinstance(e, Var):
         return (0, max(e.extent - 1, 0))
+    if isinstance(e, Read):
+        return _dtype_range(e.dtype)
+    if isinstance(e, Call) and e.op == "cast":
+        return _cast_bounds(e)
     if not isinstance(e, Call) or len(e.args) != 2:
         return None
     a, b = bounds(e.args[0]), bounds(e.args[1])
@@ -189,6 +193,22 @@ def bounds(e: Expr) -> tuple[int, int] | None:
     if e.op == "maximum":
         return (max(a[0], b[0]), max(a[1], b[1]))
     return None
+
+
+def _dtype_range(dtype: DType) -> tuple[int, int] | None:
+    """The least and the greatest value of an integer type."""
+    if dtype.is_bool or not dtype.is_integer:
+        return (0, 1) if dtype.is_bool else None
+    low = 0 if dtype.kind == "u" else -(2 ** (dtype.bits - 1))
+    return low, low + 2**dtype.bits - 1
+
+
+def _cast_bounds(e: Call) -> tuple[int, int] | None:
+    """Those of the argument where they fit the type, else those of the type."""
+    own, inner = _dtype_range(e.dtype), bounds(e.args[0])
+    if own is None or inner is None or not (own[0] <= inner[0] and inner[1] <= own[1]):
+        return own
+    return inner
 
 
 def linear_terms(e: Expr) -> tuple[dict[Expr, int], int]:
