@@ -29,7 +29,8 @@ class ReadSource(Protocol):
 class Expr:
     """Base of scalar expressions: immutable and interned; compare with `is`."""
 
-    __slots__ = ("__weakref__", "dtype")
+    __slots__ = ("__weakref__", "_free", "dtype")
+    _free: frozenset[Var]
     _table: ClassVar[WeakValueDictionary[tuple[object, ...], Expr]] = WeakValueDictionary()
     dtype: DType
 
@@ -113,7 +114,7 @@ def var(name: str, extent: int) -> Var:
 def const(value: bool | int | float, dtype: DType = dt.int64) -> Const:
     """A constant; the Python value is brought to the kind of `dtype`."""
     value = bool(value) if dtype.is_bool else int(value) if dtype.is_integer else float(value)
-    key = (Const, _bits(value), dtype)
+    key = (Const, _bits(value), dtype.name)
     found = Expr._table.get(key)
     if found is None:
         found = Const()
@@ -124,7 +125,7 @@ def const(value: bool | int | float, dtype: DType = dt.int64) -> Const:
 
 def raw_call(op: str, args: tuple[Expr, ...], dtype: DType) -> Call:
     """`op(*args)` as it is, without simplification."""
-    key = (Call, op, args, dtype)
+    key = (Call, op, args, dtype.name)
     found = Expr._table.get(key)
     if found is None:
         found = Call()
@@ -148,7 +149,7 @@ def read(
         if not guard.value:
             return const(0, dtype)
         guard = None
-    key = (Read, source, index, guard, dtype)
+    key = (Read, source, index, guard, dtype.name)
     found = Expr._table.get(key)
     if found is None:
         found = Read()
@@ -379,7 +380,25 @@ def compare(op: str, a: Expr, b: Expr | int) -> Expr:
         true, false = decided[op]
         if true or false:
             return const(true, dt.bool_)
+    if op in ("less", "greater_equal"):
+        coarse = _coarse_comparison(isub(a, b))
+        if coarse is not None:
+            return compare(op, coarse, 0)
     return raw_call(op, (a, b), dt.bool_)
+
+
+def _coarse_comparison(difference: Expr) -> Expr | None:
+    """`coarse` where difference = g * coarse + fine with 0 <= fine < g: both have one sign."""
+    terms, constant = linear_terms(difference)
+    for g in sorted({abs(c) for c in terms.values() if abs(c) > 1}, reverse=True):
+        fine = from_terms({t: c for t, c in terms.items() if c % g}, constant % g)
+        limits = bounds(fine)
+        if limits is not None and limits[0] >= 0 and limits[1] < g and fine.dtype is dt.int64:
+            if isinstance(fine, Const) and not fine.value:
+                continue
+            coarse = {t: c // g for t, c in terms.items() if c % g == 0}
+            return from_terms(coarse, constant // g)
+    return None
 
 
 def both(a: Expr | None, b: Expr | None) -> Expr | None:
@@ -453,9 +472,14 @@ def transform(e: Expr, leaf: Callable[[Expr], Expr | None]) -> Expr:
 
 def substitute(e: Expr, mapping: dict[Var, Expr]) -> Expr:
     """`e` with loop variables replaced."""
-    if not mapping:
-        return e
-    return transform(e, lambda x: mapping.get(x) if isinstance(x, Var) else None)
+    keys = mapping.keys()
+
+    def leaf(x: Expr) -> Expr | None:
+        if isinstance(x, Var):
+            return mapping.get(x)
+        return x if free_variables(x).isdisjoint(keys) else None
+
+    return e if free_variables(e).isdisjoint(keys) else transform(e, leaf)
 
 
 def walk(*roots: Expr) -> Iterator[Expr]:
@@ -471,6 +495,17 @@ def walk(*roots: Expr) -> Iterator[Expr]:
         stack.extend(e.children())
 
 
+def free_variables(e: Expr) -> frozenset[Var]:
+    """The loop variables that occur, found once for each expression."""
+    if isinstance(e, Var):
+        return frozenset((e,))
+    try:
+        return e._free
+    except AttributeError:
+        e._free = frozenset().union(*map(free_variables, e.children()))
+        return e._free
+
+
 def variables(*roots: Expr) -> set[Var]:
     """The loop variables that occur."""
-    return {e for e in walk(*roots) if isinstance(e, Var)}
+    return set().union(*(free_variables(e) for e in roots))

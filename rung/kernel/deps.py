@@ -4,8 +4,8 @@ Two accesses of a buffer conflict when they may touch one element and one of the
 *pinned* by a pair when touching one element implies the same value of that axis; an axis that is
 pinned by every conflicting pair has independent iterations.
 
-The equation "both touch the same element" is, per dim, sum(coefficient * delta) + offset = 0 over the
-differences of loop variables. It falls apart into groups that must each be zero: where the larger
+The equation "both touch the same element" is, per dim, sum(coefficient * delta) + offset = 0 over
+the differences of loop variables. It falls apart into groups that must each be zero: where the larger
 coefficients have a greatest common divisor g and the rest stays within (-g, g), both are zero.
 """
 
@@ -17,7 +17,16 @@ from math import gcd, inf
 
 from rung.ir.expr import Call, Const, Expr, Read, Var, bounds, linear_terms, variables, walk
 from rung.kernel.loop import (
-    Accumulate, Alloc, Block, Buffer, For, If, Opaque, Stmt, Store, walk_stmts,
+    Accumulate,
+    Alloc,
+    Block,
+    Buffer,
+    For,
+    If,
+    Opaque,
+    Stmt,
+    Store,
+    walk_stmts,
 )  # fmt: skip
 
 
@@ -118,8 +127,8 @@ class Delta:
 def pinned(
     a: Access, b: Access, band: tuple[For, ...], written: frozenset[Buffer] = frozenset()
 ) -> frozenset[Var] | None:
-    """The axes of the loops `band` that have one value whenever a and b touch one element; None when they
-    never do. `band` is around both; loops inside differ freely. `written` are buffers
+    """The axes of the loops `band` that have one value whenever a and b touch one element; None when
+    they never do. `band` is around both; loops inside differ freely. `written` are buffers
     that change meanwhile."""
     if a.opaque != b.opaque:
         return frozenset()

@@ -24,7 +24,18 @@ from rung.ir.expr import Call, Const, Expr, Read, Var
 from rung.ir.op import NO_ATTRS, Op
 from rung.kernel.deps import carried
 from rung.kernel.loop import (
-    Accumulate, Alloc, Block, Buffer, For, If, Kernel, Opaque, Prefetch, Stmt, Store, children,
+    Accumulate,
+    Alloc,
+    Block,
+    Buffer,
+    For,
+    If,
+    Kernel,
+    Opaque,
+    Prefetch,
+    Stmt,
+    Store,
+    children,
     walk_stmts,
 )  # fmt: skip
 from rung.ops.elementwise import DTypeAttrs
@@ -235,7 +246,9 @@ class Run:
         place = self.place(s.buffer, s.index, frame.mask, frame, np.shape(value))
         if place is not None:
             array, index, active = place
-            array[index] = np.broadcast_to(value, active.shape)[active] if np.ndim(active) else value
+            array[index] = (
+                np.broadcast_to(value, active.shape)[active] if np.ndim(active) else value
+            )
 
     def guarded(self, guard: Expr | None, frame: Frame) -> Frame:
         """The frame of the iterations in which a guard holds: nothing else is read or written."""

@@ -22,8 +22,9 @@ from __future__ import annotations
 
 import keyword
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, fields, replace
-from functools import cache, cached_property
+from dataclasses import MISSING, dataclass, field, fields
+from functools import cache
+from itertools import chain
 from math import prod
 from typing import Any
 from weakref import WeakValueDictionary
@@ -55,8 +56,38 @@ class Interning(type):
     """Makes equal records of a class one object."""
 
     def __call__(cls, *args: Any, **fields: Any) -> Any:
-        new = super().__call__(*args, **fields)
-        return _interned.setdefault((cls, *vars(new).values()), new)
+        values = _values(cls, args, fields)
+        found = _interned.get((cls, *values))
+        if found is not None:
+            return found
+        new: Any = object.__new__(cls)  # type: ignore[arg-type]
+        new.__dict__.update(zip(field_names(cls), values, strict=True))
+        finish = getattr(new, "__post_init__", None)
+        if finish is not None:
+            finish()
+            values = tuple(new.__dict__.values())
+        return _interned.setdefault((cls, *values), new)
+
+
+def _values(cls: type, args: tuple[Any, ...], given: dict[str, Any]) -> tuple[Any, ...]:
+    """The value of every field of a record, as its constructor is called."""
+    names = field_names(cls)
+    if not given and len(args) == len(names):
+        return args
+    rest = []
+    for name, default in zip(names[len(args) :], _defaults(cls)[len(args) :], strict=True):
+        value = given.pop(name, default)
+        if value is MISSING:
+            raise TypeError(f"{cls.__name__} needs {name}")
+        rest.append(value)
+    if given or len(args) > len(names):
+        raise TypeError(f"{cls.__name__} takes {', '.join(names)}")
+    return (*args, *rest)
+
+
+@cache
+def _defaults(cls: type) -> tuple[Any, ...]:
+    return tuple(f.default for f in fields(cls))
 
 
 @cache
@@ -75,7 +106,8 @@ class Record(metaclass=Interning):
     __slots__ = ()
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (_rebuild, (type(self), tuple(getattr(self, name) for name in field_names(type(self)))))
+        values = tuple(getattr(self, name) for name in field_names(type(self)))
+        return (_rebuild, (type(self), values))
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,8 +115,8 @@ class Buffer(Record):
     """Memory of one dtype. `strides` in elements. Names are identifiers, unique among the buffers
     that a statement can see.
 
-    role: `input`, `output`, `inout` (updated in place) and `temp` (between phases; allocated by the
-    plan) are parameters of the kernel. `scratch` lives in the thread's scratch block within a phase,
+    role: `input`, `output`, `inout` (updated in place) and `temp` (between phases; allocated by
+    the plan) are parameters of the kernel. `scratch` lives in the thread's scratch block within a phase,
     `register` must end up in registers: all its indices are constant once loops are unrolled and
     vectorized."""
 
@@ -115,17 +147,27 @@ class Buffer(Record):
 class Stmt(Record):
     """Base of statements."""
 
-    @cached_property
+    @property
     def axes(self) -> tuple[str, ...]:
         """The names of the axes of loops, this and below, in program order, each once."""
-        own = (self.axis.name,) if isinstance(self, For) else ()
-        return tuple(dict.fromkeys((*own, *(a for c in children(self) for a in c.axes))))
+        known: dict[str, Any] = self.__dict__
+        if "_axes" not in known:
+            own = (self.axis.name,) if isinstance(self, For) else ()
+            below = [c.axes for c in children(self)]
+            only = below[0] if len(below) == 1 else tuple(dict.fromkeys(chain(*below)))
+            known["_axes"] = own + only
+        found: tuple[str, ...] = known["_axes"]
+        return found
 
-    @cached_property
+    @property
     def variables(self) -> frozenset[Var]:
         """The loop variables that occur in expressions, here and below."""
-        below = [c.variables for c in children(self)]
-        return frozenset().union(*map(free_variables, stmt_exprs(self)), *below)
+        known: dict[str, Any] = self.__dict__
+        if "_variables" not in known:
+            here = map(free_variables, stmt_exprs(self))
+            known["_variables"] = frozenset().union(*here, *(c.variables for c in children(self)))
+        found: frozenset[Var] = known["_variables"]
+        return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,8 +179,8 @@ class Block(Stmt):
 
 @dataclass(frozen=True, eq=False)
 class For(Stmt):
-    """`for axis in kind(extent)`. `extent` is a number or, inside a split with a ragged end, an index
-    expression (at most `axis.extent`).
+    """`for axis in kind(extent)`. `extent` is a number or, inside a split with a ragged end, an
+    index expression (at most `axis.extent`).
 
     kind: `serial`; `parallel` (only outermost of a phase; iterations are independent); `unroll`
     (expanded in the code; constant extent); `vector` (one SIMD operation; constant extent; `lanes`
@@ -193,8 +235,8 @@ class Alloc(Stmt):
 @dataclass(frozen=True, eq=False)
 class Opaque(Stmt):
     """An algorithm that is not written as loops: `name` is `sort`, … with its buffers and integer
-    options; the code generator and the interpreter each know these few by name. The parallel grid is
-    the rows: it is performed for row `row` (an index expression over enclosing loops)."""
+    options; the code generator and the interpreter each know these few by name. The parallel grid
+    is the rows: it is performed for row `row` (an index expression over enclosing loops)."""
 
     name: str
     outputs: tuple[Buffer, ...]
@@ -215,7 +257,7 @@ class Prefetch(Stmt):
 class Kernel(Record):
     """A named function over `params` (input, output, inout and temp buffers).
 
-    `sources` are the user's lines it came from; `schedule` are the steps already applied, as text."""
+    `sources` are the user's lines it came from; `schedule` are the steps applied, as text."""
 
     name: str
     params: tuple[Buffer, ...]
@@ -240,7 +282,7 @@ def scratch_buffers(kernel: Kernel) -> tuple[Buffer, ...]:
 
 
 def scratch_offsets(kernel: Kernel) -> dict[Buffer, int]:
-    """Where each scratch buffer starts in the thread's scratch block, in bytes (64-byte aligned)."""
+    """Where each scratch buffer starts in the thread's block, in bytes (64-byte aligned)."""
     offsets: dict[Buffer, int] = {}
     total = 0
     for buffer in scratch_buffers(kernel):
@@ -293,6 +335,13 @@ def loop(axis: Var, *body: Stmt, kind: str = "serial") -> For:
     return For(axis, const(axis.extent), Block(body), kind)
 
 
+def with_body(s: For | If, body: Block) -> For | If:
+    """A loop or condition around another body."""
+    if isinstance(s, If):
+        return If(s.condition, body)
+    return For(s.axis, s.extent, body, s.kind, s.lanes)
+
+
 def map_stmts(s: Stmt, f: Callable[[Stmt], Stmt | None]) -> Stmt:
     """`s` rebuilt bottom up: `f` may return a replacement for each rebuilt statement (a Block in
     place of a statement of a Block is spliced in)."""
@@ -301,11 +350,13 @@ def map_stmts(s: Stmt, f: Callable[[Stmt], Stmt | None]) -> Stmt:
         for c in s.stmts:
             new = map_stmts(c, f)
             stmts.extend(new.stmts if isinstance(new, Block) else (new,))
-        same = len(stmts) == len(s.stmts) and all(a is b for a, b in zip(stmts, s.stmts, strict=True))
+        same = len(stmts) == len(s.stmts) and all(
+            a is b for a, b in zip(stmts, s.stmts, strict=True)
+        )
         s = s if same else Block(tuple(stmts))
     elif isinstance(s, For | If):
         body = map_stmts(s.body, f)
         body = body if isinstance(body, Block) else Block((body,))
-        s = s if body is s.body else replace(s, body=body)
+        s = s if body is s.body else with_body(s, body)
     new_s = f(s)
     return s if new_s is None else new_s

@@ -5,15 +5,41 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from rung.ir.expr import (
-    Expr, Var, compare, const, free_variables, from_terms, iadd, ifloordiv, imod, iminimum, imul, isub,
-    transform, var,
+    Expr,
+    Var,
+    compare,
+    const,
+    free_variables,
+    from_terms,
+    iadd,
+    ifloordiv,
+    iminimum,
+    imod,
+    imul,
+    isub,
+    transform,
+    var,
 )  # fmt: skip
 from rung.kernel.deps import carried, ragged_end
 from rung.kernel.loop import (
-    Accumulate, Alloc, Block, For, If, Kernel, Prefetch, Stmt, Store, walk_stmts,
+    Accumulate,
+    Alloc,
+    Block,
+    For,
+    If,
+    Kernel,
+    Prefetch,
+    Stmt,
+    Store,
+    walk_stmts,
+    with_body,
 )  # fmt: skip
 from rung.kernel.rewrite import (
-    block, constant_extent, loops_named, substitute_stmt, when,
+    block,
+    constant_extent,
+    loops_named,
+    substitute_stmt,
+    when,
 )  # fmt: skip
 from rung.kernel.step import Step, describe_conflict
 
@@ -135,7 +161,7 @@ def tightened(s: Stmt) -> Stmt:
     if isinstance(s, Block):
         return block(*[tightened(c) for c in s.stmts])
     if isinstance(s, If):
-        return replace(s, body=block(tightened(s.body)))
+        return with_body(s, block(tightened(s.body)))
     if not isinstance(s, For):
         return s
     body, axis = tightened(s.body), s.axis
@@ -143,7 +169,7 @@ def tightened(s: Stmt) -> Stmt:
     if n is not None and n < axis.extent:
         axis = var(axis.name, n)
         body = substitute_stmt(body, {s.axis: axis})
-    return replace(s, axis=axis, body=block(body))
+    return For(axis, s.extent, block(body), s.kind, s.lanes)
 
 
 def _extents(s: Stmt) -> list[Expr]:
@@ -178,7 +204,7 @@ class Branch(Step):
         if isinstance(s, Block):
             return block(*[self._within(c) for c in s.stmts])
         if isinstance(s, If):
-            return replace(s, body=block(self._within(s.body)))
+            return with_body(s, block(self._within(s.body)))
         assert isinstance(s, For)
         body: Stmt = block(self._within(s.body))
         for extent in self._ragged(body):
@@ -187,7 +213,7 @@ class Branch(Step):
                 self.fail(f"the extent of {self.axis!r} is not minimum(factor, n - outer)")
             if s.axis in free_variables(extent):
                 body = self._two_ways(s, body, extent, *end)
-        return replace(s, body=block(body))
+        return with_body(s, block(body))
 
     def _ragged(self, s: Stmt) -> list[Expr]:
         found = [x.extent for x in loops_named(s, self.axis) if constant_extent(x) is None]
@@ -214,11 +240,11 @@ def _with_extent(s: Stmt, old: Expr, new: int) -> Stmt:
     if isinstance(s, Block):
         return block(*[_with_extent(c, old, new) for c in s.stmts])
     if isinstance(s, If):
-        return replace(s, body=block(_with_extent(s.body, old, new)))
+        return with_body(s, block(_with_extent(s.body, old, new)))
     if not isinstance(s, For):
         return s
     extent = transform(s.extent, lambda e: const(new) if e is old else None)
-    return replace(s, extent=extent, body=block(_with_extent(s.body, old, new)))
+    return For(s.axis, extent, block(_with_extent(s.body, old, new)), s.kind, s.lanes)
 
 
 @dataclass(frozen=True)
@@ -240,7 +266,7 @@ class Unroll(Step):
             self.fail(f"the extent of {self.axis!r} is not a constant", fix="peel or branch first")
         if loop.kind in ("parallel", "vector"):
             self.fail(f"loop {self.axis!r} is {loop.kind} already")
-        return replace(loop, kind="unroll")
+        return For(loop.axis, loop.extent, loop.body, "unroll", loop.lanes)
 
 
 @dataclass(frozen=True)
@@ -267,7 +293,9 @@ class Vectorize(Step):
         if n is None:
             self.fail(f"the extent of {self.axis!r} is not a constant", fix="peel or branch first")
         if n > self.lanes:
-            self.fail(f"loop {self.axis!r} has {n} iterations for {self.lanes} lanes", fix="split it")
+            self.fail(
+                f"loop {self.axis!r} has {n} iterations for {self.lanes} lanes", fix="split it"
+            )
         if loop.kind == "parallel":
             self.fail(f"loop {self.axis!r} is parallel")
         for s in walk_stmts(loop.body):
@@ -277,7 +305,7 @@ class Vectorize(Step):
         pair = carried(loop, reductions=True)
         if pair is not None:
             self.fail(f"iterations of {self.axis!r} depend: one {describe_conflict(pair)}")
-        return replace(loop, kind="vector", lanes=self.lanes)
+        return For(loop.axis, loop.extent, loop.body, "vector", self.lanes)
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,14 @@ from dataclasses import dataclass, replace
 
 from rung.ir.expr import Expr, Var, variables
 from rung.kernel.deps import accesses, conflicts, local_buffers, pinned
-from rung.kernel.loop import Alloc, Block, Buffer, For, If, Kernel, Stmt, walk_stmts
+from rung.kernel.loop import Alloc, Block, Buffer, For, If, Kernel, Stmt, walk_stmts, with_body
 from rung.kernel.rewrite import (
-    axis_names, block, loops_named, replace_buffer, substitute_stmt, used_buffers,
+    axis_names,
+    block,
+    loops_named,
+    replace_buffer,
+    substitute_stmt,
+    used_buffers,
 )  # fmt: skip
 from rung.kernel.step import Step, describe_conflict
 
@@ -45,7 +50,7 @@ class Reorder(Step):
         if isinstance(s, For) and s.axis.name in self.axes:
             return self._ordered(s)
         if isinstance(s, For | If):
-            return replace(s, body=block(self._within(s.body)))
+            return with_body(s, block(self._within(s.body)))
         return s
 
     def _ordered(self, nest: For) -> Stmt:
@@ -93,7 +98,7 @@ def _perfect(nest: For, axes: Sequence[str]) -> tuple[list[For], Block]:
 
 def _nest(loops: Sequence[For], body: Stmt) -> Stmt:
     for loop in reversed(loops):
-        body = replace(loop, body=block(body))
+        body = with_body(loop, block(body))
     return body
 
 
@@ -123,9 +128,7 @@ def check_permutation(step: Step, old: list[For], new: list[For], body: Block) -
             step.fail(f"an order of {names} is needed: an iteration {describe_conflict(pair)}")
 
 
-def distribute(
-    step: Step, loops: Sequence[For], body: Block, alone: object
-) -> list[Stmt]:
+def distribute(step: Step, loops: Sequence[For], body: Block, alone: object) -> list[Stmt]:
     """The nest `loops` around each group of statements of `body`: those for which `alone` holds
     are groups of their own. Local buffers of the body are grown by the extents of the loops."""
     assert callable(alone)
@@ -154,9 +157,7 @@ def distribute(
     return [*grown, *(_nest(loops, b) for b in blocks)]
 
 
-def _grow(
-    buffer: Buffer, loops: Sequence[For], blocks: list[Stmt]
-) -> tuple[Buffer, list[Stmt]]:
+def _grow(buffer: Buffer, loops: Sequence[For], blocks: list[Stmt]) -> tuple[Buffer, list[Stmt]]:
     """A local buffer with one more dim for each loop."""
     shape = tuple(f.axis.extent for f in loops) + buffer.shape
     big = Buffer(buffer.name, buffer.dtype, shape, buffer.role)
@@ -248,7 +249,7 @@ class FuseLoops(Step):
             return s if same else block(*done)
         if isinstance(s, For | If):
             body = self._within(s.body)
-            return s if body is s.body else replace(s, body=block(body))
+            return s if body is s.body else with_body(s, block(body))
         return s
 
     def _joined(self, a: For, b: For) -> Stmt:

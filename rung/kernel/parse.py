@@ -13,13 +13,39 @@ from rung.core.dtype import DType
 from rung.core.errors import ParseError
 from rung.core.source import NOWHERE, Source
 from rung.ir.expr import (
-    Const, Expr, Var, const, iadd, ifloordiv, imod, imul, isub, raw_call, read, var,
+    Const,
+    Expr,
+    Var,
+    const,
+    iadd,
+    ifloordiv,
+    imod,
+    imul,
+    isub,
+    raw_call,
+    read,
+    var,
 )  # fmt: skip
 from rung.kernel.loop import (
-    Accumulate, Alloc, Block, Buffer, For, If, Kernel, Opaque, Prefetch, Stmt, Store, is_name,
+    Accumulate,
+    Alloc,
+    Block,
+    Buffer,
+    For,
+    If,
+    Kernel,
+    Opaque,
+    Prefetch,
+    Stmt,
+    Store,
+    is_name,
 )  # fmt: skip
 from rung.kernel.text import (
-    AUGMENTED, COMPARISONS, FLOWS, INFIX, default_dtype,
+    AUGMENTED,
+    COMPARISONS,
+    FLOWS,
+    INFIX,
+    default_dtype,
 )  # fmt: skip
 
 DTYPES = {d.name: d for d in dt.ALL}
@@ -378,7 +404,9 @@ def _statement_call(node: ast.expr, scope: Scope) -> Stmt:
     if name == "opaque" and len(args) == 3 and "row" in options:
         row = _expr(options.pop("row"), scope)
         numbers = tuple((k, _integer(v, -LARGEST)) for k, v in options.items())
-        return Opaque(_string(args[0]), _buffers(args[1], scope), _buffers(args[2], scope), row, numbers)
+        return Opaque(
+            _string(args[0]), _buffers(args[1], scope), _buffers(args[2], scope), row, numbers
+        )
     return fail(node, f"{ast.unparse(node)} is not a statement of a kernel")
 
 

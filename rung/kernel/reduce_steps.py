@@ -9,10 +9,25 @@ from rung.ir.expr import Expr, Var, const, iadd, imul, read, var, variables
 from rung.kernel.combine import identity
 from rung.kernel.deps import Access, accesses, carried, pinned
 from rung.kernel.loop import (
-    Accumulate, Alloc, Block, Buffer, For, If, Kernel, Prefetch, Stmt, Store, walk_stmts,
+    Accumulate,
+    Alloc,
+    Block,
+    Buffer,
+    For,
+    If,
+    Kernel,
+    Prefetch,
+    Stmt,
+    Store,
+    walk_stmts,
+    with_body,
 )  # fmt: skip
 from rung.kernel.rewrite import (
-    block, constant_extent, replace_buffer, substitute_stmt, used_buffers,
+    block,
+    constant_extent,
+    replace_buffer,
+    substitute_stmt,
+    used_buffers,
 )  # fmt: skip
 from rung.kernel.step import Step, describe_conflict
 
@@ -101,9 +116,7 @@ class Lanes(Step):
     def _sums(self, loop: For) -> list[Accumulate]:
         found = [s for s in walk_stmts(loop.body) if isinstance(s, Accumulate)]
         local = {s.buffer for s in walk_stmts(loop.body) if isinstance(s, Alloc)}
-        return [
-            s for s in found if loop.axis not in variables(*s.index) and s.buffer not in local
-        ]
+        return [s for s in found if loop.axis not in variables(*s.index) and s.buffer not in local]
 
     def _vector(self, *body: Stmt, extent: int = 0) -> For:
         n = extent or self.width
@@ -217,7 +230,7 @@ class AccumulateIn(Step):
             return s if same else block(*done)
         if isinstance(s, For | If):
             body = self._within(s.body, buffer)
-            return s if body is s.body else replace(s, body=block(body))
+            return s if body is s.body else with_body(s, block(body))
         return s
 
     def _is_target(self, s: Stmt, buffer: Buffer) -> bool:

@@ -8,18 +8,35 @@ from dataclasses import replace
 
 from rung.ir.expr import Const, Expr, Read, Var, read, substitute, transform, walk
 from rung.kernel.loop import (
-    Accumulate, Block, Buffer, For, If, Kernel, Opaque, Prefetch, Stmt, Store, children,
-    stmt_exprs, walk_stmts,
+    Accumulate,
+    Block,
+    Buffer,
+    For,
+    If,
+    Opaque,
+    Prefetch,
+    Stmt,
+    Store,
+    children,
+    stmt_exprs,
+    walk_stmts,
+    with_body,
 )  # fmt: skip
 
 ExprMap = Callable[[Expr], Expr]
+PlaceMap = Callable[[tuple[Expr, ...]], tuple[Buffer, tuple[Expr, ...]]]
 
 
 def block(*stmts: Stmt) -> Block:
     """A block of the statements, with blocks among them spliced in."""
+    if len(stmts) == 1 and isinstance(stmts[0], Block):
+        return stmts[0]
     flat: list[Stmt] = []
     for s in stmts:
-        flat.extend(s.stmts if isinstance(s, Block) else (s,))
+        if isinstance(s, Block):
+            flat.extend(s.stmts)
+        else:
+            flat.append(s)
     return Block(tuple(flat))
 
 
@@ -92,7 +109,7 @@ def substitute_stmt(s: Stmt, mapping: dict[Var, Expr]) -> Stmt:
     return visit(s)
 
 
-def replace_buffer(s: Stmt, old: Buffer, place: Callable[[tuple[Expr, ...]], tuple[Buffer, tuple[Expr, ...]]]) -> Stmt:
+def replace_buffer(s: Stmt, old: Buffer, place: PlaceMap) -> Stmt:
     """`s` with every access of `old` made one of what `place(index)` gives."""
 
     def leaf(e: Expr) -> Expr | None:
@@ -146,18 +163,13 @@ def replace_loops(s: Stmt, name: str, f: Callable[[For], Stmt]) -> Stmt:
         return block(*new)
     if isinstance(s, For | If):
         body = block(replace_loops(s.body, name, f))
-        return s if body is s.body else replace(s, body=body)
+        return s if body is s.body else with_body(s, body)
     return s
 
 
 def constant_extent(loop: For) -> int | None:
     """The trip count of a loop where it is a number."""
     return int(loop.extent.value) if isinstance(loop.extent, Const) else None
-
-
-def with_body(kernel: Kernel, body: Stmt) -> Kernel:
-    """`kernel` with another body."""
-    return replace(kernel, body=body if isinstance(body, Block) else Block((body,)))
 
 
 def used_buffers(s: Stmt) -> set[Buffer]:

@@ -1,8 +1,8 @@
 """Schedules: lists of steps that say how a kernel is performed, as text and applied.
 
-    split('i', 14, 'i0', 'i1')
-    reorder(('i0', 'k', 'i1'))
-    unroll('i1')
+split('i', 14, 'i0', 'i1')
+reorder(('i0', 'k', 'i1'))
+unroll('i1')
 """
 
 from __future__ import annotations

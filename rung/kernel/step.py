@@ -83,9 +83,7 @@ def _allocated(s: Stmt) -> list[Buffer]:
 
 def describe_conflict(pair: tuple[Access, Access]) -> str:
     """`writes c[i] and reads c[i - 1]`"""
-    return " and ".join(
-        f"{_verb(a)} {place_text(a.buffer, a.index)}" for a in pair
-    )
+    return " and ".join(f"{_verb(a)} {place_text(a.buffer, a.index)}" for a in pair)
 
 
 def _verb(a: Access) -> str:

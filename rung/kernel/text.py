@@ -19,10 +19,29 @@ from math import isinf, isnan
 from rung.core import dtype as dt
 from rung.core.dtype import DType
 from rung.ir.expr import (
-    Call, Const, Expr, Read, Var, from_terms, ifloordiv, imod, linear_terms,
+    Call,
+    Const,
+    Expr,
+    Read,
+    Var,
+    from_terms,
+    ifloordiv,
+    imod,
+    linear_terms,
 )  # fmt: skip
 from rung.kernel.loop import (
-    Accumulate, Alloc, Block, Buffer, For, If, Kernel, Opaque, Prefetch, Stmt, Store, row_major,
+    Accumulate,
+    Alloc,
+    Block,
+    Buffer,
+    For,
+    If,
+    Kernel,
+    Opaque,
+    Prefetch,
+    Stmt,
+    Store,
+    row_major,
 )  # fmt: skip
 
 OR, AND, NOT, COMPARE, SUM, PRODUCT, UNARY, ATOM = range(1, 9)
@@ -244,9 +263,7 @@ def stmt_text(s: Stmt) -> str:
 
 def kernel_text(kernel: Kernel) -> str:
     """A kernel as Python text: `parse_kernel(kernel_text(k)) is k`."""
-    lines = [
-        f"@source({s.file!r}, {s.line}, {s.path!r}, {s.via!r})" for s in kernel.sources
-    ]
+    lines = [f"@source({s.file!r}, {s.line}, {s.path!r}, {s.via!r})" for s in kernel.sources]
     if kernel.schedule:
         lines.append("@schedule(")
         lines += [f"    {step!r}," for step in kernel.schedule]
