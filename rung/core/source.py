@@ -22,7 +22,10 @@ class Source:
     via: str = ""
 
     def with_via(self, via: str) -> Source:
-        """The same place, made by `via` (kept in order: `softmax/jvp/transpose`)."""
+        """The same place, made by `via` (kept in order: `softmax/jvp/transpose`; what repeats is
+        written once)."""
+        if self.via == via or self.via.endswith("/" + via):
+            return self
         return Source(self.file, self.line, self.path, f"{self.via}/{via}" if self.via else via)
 
     @property

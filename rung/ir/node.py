@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 from weakref import ReferenceType, WeakValueDictionary, ref
 
@@ -118,7 +119,9 @@ def current_source() -> Source:
 
 
 def make_node(op: Op, inputs: tuple[Value, ...], attrs: Attrs = NO_ATTRS) -> tuple[Value, ...]:
-    """The interned node's values. Raises the typed errors of the op's `type` rule."""
+    """The interned node's values. Attributes that are left out take their defaults.
+
+    Raises the typed errors of the op's `type` rule."""
     source = current_source()
     key = (op, inputs, attrs, source)
     found = _nodes.get(key)
@@ -127,12 +130,23 @@ def make_node(op: Op, inputs: tuple[Value, ...], attrs: Attrs = NO_ATTRS) -> tup
     if op.arity is not None and len(inputs) != op.arity:
         raise GraphError(f"{op.name}: takes {op.arity} operands, got {len(inputs)}")
     if type(attrs) is not op.attrs:
+        if attrs is NO_ATTRS and (default := _default_attrs(op)) is not None:
+            return make_node(op, inputs, default)
         given, wanted = type(attrs).__name__, op.attrs.__name__
         raise GraphError(f"{op.name}: attributes are {given}, not {wanted}")
     types = op.type(attrs, [v.type for v in inputs])
     node = Node(op, inputs, attrs, source, types)
     _nodes[key] = node
     return node.results
+
+
+@cache
+def _default_attrs(op: Op) -> Attrs | None:
+    """The attributes of an op that has a default for each, else None."""
+    try:
+        return op.attrs()
+    except TypeError:
+        return None
 
 
 op_module._maker[:] = [make_node]

@@ -88,9 +88,10 @@ def run_pass(graph: Graph, p: Pass) -> tuple[Graph, PassReport]:
 
 @dataclass(frozen=True)
 class RewriteOptions(Options):
-    """`fuel` is the greatest number of hits before the rules are taken not to end."""
+    """`fuel` is the greatest number of hits before the rules are taken not to end; None is in
+    proportion to the graph."""
 
-    fuel: int = 1_000_000
+    fuel: int | None = None
 
 
 def rewriting(

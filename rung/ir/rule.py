@@ -23,8 +23,18 @@ from itertools import product
 from typing import Any, cast
 
 from rung.core.errors import GraphError
+from rung.core.source import Source
 from rung.ir import op as op_module
-from rung.ir.node import PARAMETER, Graph, Node, Value, make_graph, make_node, provenance
+from rung.ir.node import (
+    PARAMETER,
+    Graph,
+    Node,
+    Value,
+    make_graph,
+    make_node,
+    provenance,
+    topological_order,
+)
 from rung.ir.op import NO_ATTRS, Attrs, Op
 
 # ---- patterns
@@ -211,19 +221,29 @@ Counts = dict[str, RuleCount]
 
 
 def rewrite(
-    graph: Graph, rules: RuleSet, fuel: int = 1_000_000, counts: Counts | None = None
+    graph: Graph, rules: RuleSet, fuel: int | None = None, counts: Counts | None = None
 ) -> Graph:
-    """`graph` with `rules` applied until none applies. Raises GraphError when a rule changes a
-    type, when rules undo each other, and after `fuel` hits. `counts` is added to, by rule name."""
+    """`graph` with `rules` applied until none applies. `counts` is added to, by rule name.
+
+    Raises GraphError when a rule changes a type, when rules undo each other, and after `fuel` hits
+    (by default 100 per node)."""
     outputs = rewrite_values(graph.outputs, rules, fuel, counts)
     return make_graph(graph.name, graph.params, outputs)
 
 
 def rewrite_values(
-    values: Sequence[Value], rules: RuleSet, fuel: int = 1_000_000, counts: Counts | None = None
+    values: Sequence[Value], rules: RuleSet, fuel: int | None = None, counts: Counts | None = None
 ) -> list[Value]:
     """The values that `values` become; see `rewrite`."""
+    if fuel is None:
+        fuel = 1000 + 100 * len(topological_order(values))
     return _Rewriting(rules, fuel, {} if counts is None else counts).run(values)
+
+
+def _made_by(r: Rule, source: Source) -> Source:
+    """The source of what the rule makes from a node. A rule stands in `via` once, so that rules
+    that undo each other come back to the very same node, and are found out."""
+    return source.with_via(r.via) if r.via and r.via not in source.via.split("/") else source
 
 
 @dataclass
@@ -294,7 +314,7 @@ class _Rewriting:
 
     def _try(self, r: Rule, node: Node) -> Sequence[Value] | None:
         start = time.perf_counter()
-        with provenance(node.source.with_via(r.via) if r.via else node.source):
+        with provenance(_made_by(r, node.source)):
             new = r.apply(node)
         count = self.counts.get(r.name)
         if count is None:

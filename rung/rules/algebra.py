@@ -180,6 +180,28 @@ def multiply_by_minus_one(x: Value) -> Value:
     return negative(x)
 
 
+@rule(lambda x, y: multiply(negative(x), y))
+def multiply_negative(x: Value, y: Value) -> Value:
+    """-x * y  →  -(x * y)        (so that the sign reaches a sum, which takes it up)"""
+    return negative(multiply(x, y))
+
+
+@structural(divide)
+def divide_negative(node: Node) -> Value | None:
+    """-x / y  →  -(x / y)        x / -y  →  -(x / y)"""
+    x, y = node.inputs
+    if x.node.op is negative:
+        return negative(divide(x.node.inputs[0], y))
+    return negative(divide(x, y.node.inputs[0])) if y.node.op is negative else None
+
+
+@structural(subtract)
+def subtract_from_negative(node: Node) -> Value | None:
+    """-x - y  →  -(x + y)"""
+    x, y = node.inputs
+    return negative(add(x.node.inputs[0], y)) if x.node.op is negative else None
+
+
 @rule(lambda x: absolute(negative(x)), where=lambda x: x.dtype.kind != "u")
 def absolute_of_negative(x: Value) -> Value:
     """|-x|  →  |x|"""
@@ -293,7 +315,8 @@ def cast_of_cast(node: Node) -> Value | None:
 RULES: Final[tuple[Rule, ...]] = (
     identity_operand, absorbing_operand, equal_operands, subtract_zero, subtract_itself,
     subtract_from_zero, divide_by_one, divide_by_power_of_two, double_negative, add_negative,
-    subtract_negative, product_of_negatives, multiply_by_minus_one, absolute_of_negative,
+    subtract_negative, product_of_negatives, multiply_by_minus_one, multiply_negative,
+    divide_negative, subtract_from_negative, absolute_of_negative,
     absolute_of_absolute, power_one, power_two, power_minus_one, double_complement, where_same,
     where_constant, where_not, cast_to_itself, cast_of_cast,
 )  # fmt: skip

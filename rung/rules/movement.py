@@ -1,4 +1,5 @@
-"""Ops that move elements: identities go, neighbours become one. Every rule keeps each bit."""
+"""Ops that move elements: identities go, neighbours become one. Every rule keeps each bit, unless
+its docstring says otherwise."""
 
 from __future__ import annotations
 
@@ -9,7 +10,9 @@ from rung.ir.rule import Rule, structural
 from rung.ops.broadcast import broadcast_to, reduce_sum, reshape, reshaped
 from rung.ops.contraction import DotAttrs, dot_general
 from rung.ops.creation import ConstantAttrs, full
-from rung.ops.families import ReduceAttrs
+from rung.ops.elementwise import negative
+from rung.ops.families import ReduceAttrs, add
+from rung.ops.indexing import scatter_add
 from rung.ops.movement import (
     ConcatAttrs,
     FlipAttrs,
@@ -23,7 +26,7 @@ from rung.ops.movement import (
     slice_,
 )
 from rung.ops.reduction import reduce_all, reduce_any, reduce_max, reduce_min, reduce_prod
-from rung.rules.constants import SPREADING, filled
+from rung.rules.constants import SPREADING, filled, is_filled
 
 REDUCTIONS: Final = (reduce_sum, reduce_prod, reduce_max, reduce_min, reduce_any, reduce_all)
 
@@ -273,6 +276,75 @@ def reduce_of_reduce(node: Node) -> Value | None:
     return node.op(x, dims=tuple(sorted((*first, *(left[d] for d in second)))))
 
 
+# ---- element-wise ops and movement
+
+
+@structural(*sorted(SPREADING, key=lambda op: op.name), reduce_sum)
+def moved_negative(node: Node) -> Value | None:
+    """broadcast_to(-x)  →  -broadcast_to(x)        sum(-x)  →  -sum(x)        (the sign of a sum
+    that is zero may change)"""
+    inner = node.inputs[0].node
+    if inner.op is not negative:
+        return None
+    return negative(node.op(inner.inputs[0], attrs=node.attrs))
+
+
+@structural()
+def spread_operands(node: Node) -> Value | None:
+    """broadcast_to(x, s) * broadcast_to(y, s)  →  broadcast_to(x * y, s)        (x, y of one shape,
+    or filled; signs go the other way, see `moved_negative`)"""
+    if not node.op.elementwise or len(node.types) != 1 or node.op is negative:
+        return None
+    small: tuple[int, ...] | None = None
+    for v in node.inputs:
+        if filled(v) is None:
+            if v.node.op is not broadcast_to or small not in (None, v.node.inputs[0].shape):
+                return None
+            small = v.node.inputs[0].shape
+    if small is None:
+        return None
+    operands = [_unspread(v, small) for v in node.inputs]
+    return broadcast_to(node.op(*operands, attrs=node.attrs), shape=node.types[0].shape)
+
+
+def _unspread(v: Value, shape: tuple[int, ...]) -> Value:
+    number = filled(v)
+    return v.node.inputs[0] if number is None else full(shape, number.value, v.dtype)
+
+
+@structural(add)
+def sum_of_pads(node: Node) -> Value | None:
+    """pad(x, [0], [2]) + pad(y, [3], [0])  →  concat(x, y)        (neighbours along one dim; -0.0
+    there becomes 0.0 no more)"""
+    first, second = (v.node for v in node.inputs)
+    if first.op is not pad or second.op is not pad:
+        return None
+    a, b = cast(PadAttrs, first.attrs), cast(PadAttrs, second.attrs)
+    shape = node.types[0].shape
+    if any((*a.interior, *b.interior)) or a.value != 0 or b.value != 0:
+        return None
+    differing = [d for d in range(len(shape)) if (a.low[d], a.high[d]) != (b.low[d], b.high[d])]
+    if len(differing) != 1:
+        return None
+    (dim,) = differing
+    if a.low[dim] > b.low[dim]:
+        first, second, a, b = second, first, b, a
+    if min(a.low[dim], b.high[dim]) < 0 or a.high[dim] + b.low[dim] != shape[dim]:
+        return None
+    whole = concat(first.inputs[0], second.inputs[0], dim=dim)
+    return pad(whole, low=a.low, high=_with(a.high, dim, b.high[dim]))
+
+
+@structural(add)
+def add_scattered(node: Node) -> Value | None:
+    """x + scatter_add(0, i, u)  →  scatter_add(x, i, u)        (adds in another order)"""
+    for v, x in (node.inputs, node.inputs[::-1]):
+        inner = v.node
+        if inner.op is scatter_add and is_filled(inner.inputs[0], 0, exact=False):
+            return scatter_add(x, *inner.inputs[1:], attrs=inner.attrs)
+    return None
+
+
 # ---- products
 
 
@@ -320,5 +392,6 @@ RULES: Final[tuple[Rule, ...]] = (
     concat_of_empty, reduce_nothing, moved_constant, reshape_of_reshape, permute_of_permute,
     permute_of_ones, broadcast_of_broadcast, broadcast_of_leading_ones,
     reshape_of_leading_broadcast, slice_of_slice, slice_of_concat, slice_of_pad, pad_of_pad,
-    flip_of_flip, concat_of_concat, reduce_of_reduce, permute_of_product, product_of_permuted,
+    flip_of_flip, concat_of_concat, reduce_of_reduce, moved_negative, spread_operands,
+    sum_of_pads, add_scattered, permute_of_product, product_of_permuted,
 )  # fmt: skip

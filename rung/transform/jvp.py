@@ -7,6 +7,7 @@ of the node it differentiates, via `jvp`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 from rung.core.errors import GradientError, ShapeError
 from rung.core.source import Source
@@ -115,16 +116,10 @@ def jvp_graph(graph: Graph, wrt: Sequence[int]) -> Graph:
 # ---- shared with reverse mode
 
 
+@lru_cache(maxsize=1 << 16)
 def derivative_source(source: Source, via: str) -> Source:
-    """`source` made by `via`; written once when it stands at the end already."""
-    found = _sources.get((source, via))
-    if found is None:
-        same = source.via == via or source.via.endswith("/" + via)
-        found = _sources[source, via] = source if same else source.with_via(via)
-    return found
-
-
-_sources: dict[tuple[Source, str], Source] = {}
+    """`source.with_via(via)`, remembered."""
+    return source.with_via(via)
 
 
 def parameter_name(v: Value) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from rung.core.errors import GradientError
-from rung.core.source import Source
+from rung.core.source import NOWHERE, Source
 from rung.ir.node import Node, Value, provenance, topological_order
 from rung.ops.families import sum_of
 from rung.transform.jvp import check_types, derivative_source
@@ -64,8 +64,7 @@ def pull_back(
     for node in reversed(order):
         if not any(r in pending for r in node.results):
             continue
-        source = derivative_source(node.source, "transpose")
-        cts = [_total(pending.pop(r, ()), source) for r in node.results]
+        cts = [_total(pending.pop(r, ()), node.source) for r in node.results]
         found.update((r, ct) for r, ct in zip(node.results, cts, strict=True) if r in asked)
         wanted = [i for i, v in enumerate(node.inputs) if v in active]
         if wanted:
@@ -73,16 +72,18 @@ def pull_back(
                 if ct is not None:
                     pending.setdefault(node.inputs[i], []).append(ct)
     for v in inputs:
-        terms = pending.get(v, ())
         if v not in found:
-            found[v] = _total(terms, terms[-1].node.source if terms else v.node.source)
+            found[v] = _total(pending.get(v, ()), NOWHERE)
     return [found[v] for v in inputs]
 
 
 def _total(terms: Sequence[Value], source: Source) -> Value | None:
+    """The sum of the cotangents of a value, on its line, or that of its first use if it has none
+    (parameters)."""
     if len(terms) < 2:
         return terms[0] if terms else None
-    with provenance(source):
+    source = source if source.line else terms[-1].node.source
+    with provenance(derivative_source(source, "transpose")):
         return sum_of(terms)
 
 

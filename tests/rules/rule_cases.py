@@ -19,6 +19,7 @@ from rung.ops.elementwise import (
     bitwise_or,
     bitwise_xor,
     cast,
+    divide,
     logical_and,
     logical_not,
     logical_or,
@@ -26,10 +27,13 @@ from rung.ops.elementwise import (
     maximum,
     minimum,
     multiply,
+    negative,
+    subtract,
     where,
 )
 from rung.ops.families import add
 from rung.ops.gradient import stop_gradient
+from rung.ops.indexing import column, scatter_add
 from rung.ops.movement import concat, flip, pad, permute, slice_
 from rung.ops.reduction import reduce_all, reduce_any, reduce_max, reduce_min, reduce_prod
 from rung.ops.softmax import softmax
@@ -37,6 +41,9 @@ from rung.ops.transcendental import exp
 
 Case = Callable[[], Value]
 NUMERIC = (dt.float16, dt.bfloat16, dt.float32, dt.float64, dt.int8, dt.int32, dt.uint8, dt.uint64)
+
+
+PLACES = column(array(np.array([1, 3, 1])))
 
 
 def x(*shape: int, dtype: DType = dt.float32, index: int = 0) -> Value:
@@ -223,6 +230,29 @@ CASES: dict[str, list[Case]] = {
     ] + [
         lambda op=op: op(op(x(2, 3, 4, dtype=dt.bool_), dims=(0,)), dims=(1,))
         for op in (reduce_any, reduce_all)
+    ],
+    "divide_negative": [lambda: divide(negative(x(4)), y(4)), lambda: divide(x(4), negative(y(4)))],
+    "subtract_from_negative": [lambda d=d: subtract(negative(x(4, dtype=d)), y(4, dtype=d))
+                               for d in (dt.float32, dt.int8, dt.bfloat16)],
+    "moved_negative": [
+        lambda: broadcast_to(negative(x(3, 1)), shape=(2, 3, 4)),
+        lambda: reshape(negative(x(6, dtype=dt.int8)), shape=(2, 3)),
+        lambda: permute(negative(x(2, 3)), dims=(1, 0)),
+        lambda: reduce_sum(negative(x(5, 40)), dims=(1,)),
+    ],
+    "spread_operands": [
+        lambda: multiply(broadcast_to(x(3, 1), shape=(3, 4)), broadcast_to(y(3, 1), shape=(3, 4))),
+        lambda: add(full((2, 3), 1.5, dt.float32), broadcast_to(x(3), shape=(2, 3))),
+        lambda: cast(broadcast_to(x(), shape=(2, 3)), dtype=dt.int8),
+    ],
+    "sum_of_pads": [
+        lambda: add(pad(x(2, 3), low=(0, 0), high=(0, 4)), pad(y(2, 4), low=(0, 3), high=(0, 0))),
+        lambda: add(pad(x(2), low=(4,), high=(1,)), pad(y(3), low=(1,), high=(3,))),
+        lambda: add(pad(x(2, 2), low=(1, 4), high=(1, 1)), pad(y(2, 3), low=(1, 1), high=(1, 3))),
+    ],
+    "add_scattered": [
+        lambda: add(x(5), scatter_add(full((5,), 0, dt.float32), PLACES, y(3))),
+        lambda: add(scatter_add(full((5,), -0.0, dt.float32), PLACES, y(3)), x(5)),
     ],
     "permute_of_product": swapped(),
     "product_of_permuted": products(),
