@@ -453,6 +453,22 @@ def test_sorts(extent: int, dtype: DType) -> None:
         assert made[2].tobytes() == values[:, :k].tobytes()
 
 
+def test_long_chains() -> None:
+    """Two thousand ops one after the other, each value used twice."""
+    x = Buffer("x", dt.int64, (16,), "input")
+    y = Buffer("y", dt.int64, (16,), "output")
+    v = var("v", 16)
+    value = read(x, (v,))
+    a = given((16,), dt.int64)
+    want = a.copy()
+    for _ in range(1000):
+        value = call("bitwise_xor", call("add", value, value), const(5))
+        want = (want + want) ^ 5
+    b = np.zeros(16, np.int64)
+    Compiled(kernel([x, y], vector(v, Store(y, (v,), value))))(a, b)
+    np.testing.assert_array_equal(b, want)
+
+
 def test_errors() -> None:
     x, y = buffers(("x", (16,)), ("y", (16,)))
     v, w = var("v", 16), var("w", 16)

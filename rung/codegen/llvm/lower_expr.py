@@ -217,7 +217,7 @@ class ExprLowering:
             mask = self._lane_comparison(e)
             if mask is not None:
                 return mask
-        if e.dtype is dt.int64 and len(e.args) == 2 and bounds(e) is not None:
+        if e.dtype is dt.int64 and len(e.args) == 2 and not self.reach(e).buffers:
             value = self._index_arithmetic(e)
             if value is not None:
                 return value
@@ -227,6 +227,8 @@ class ExprLowering:
 
     def _index_arithmetic(self, e: Call) -> Val | None:
         """Arithmetic whose bounds are known cannot overflow."""
+        if bounds(e) is None:
+            return None
         varies = self.varies(e)
         a, b = [self.emit_lanes(x) if varies else self.emit(x) for x in e.args]
         if e.op in ("add", "subtract", "multiply"):
@@ -248,7 +250,7 @@ class ExprLowering:
     def _lane_comparison(self, e: Call) -> Val | None:
         """a op b on indices with a - b = lane part + rest: lane numbers against one scalar."""
         a, b = e.args
-        if a.dtype is not dt.int64 or self.lanes is None:
+        if a.dtype is not dt.int64 or self.lanes is None or self.reach(e).buffers:
             return None
         address = find_address((isub(a, b),), (1,), self.lanes, self.varies)
         if address.varying or address.is_invariant:
