@@ -1,0 +1,63 @@
+"""Derivatives of the composites: reverse against forward, and forward against differences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from test_derivatives import check, param
+
+from rung.core import dtype as dt
+from rung.ir.node import Value, make_graph, topological_order
+from rung.ops.activation import gelu, mish, relu, silu, softplus
+from rung.ops.attention import attention
+from rung.ops.linear import embedding, linear
+from rung.ops.loss import cross_entropy
+from rung.ops.normalization import batch_norm, group_norm, layer_norm, rms_norm
+from rung.ops.softmax import log_softmax, logsumexp, softmax
+
+Program = Callable[[], Value | tuple[Value, ...]]
+
+
+def integers(index: int, shape: tuple[int, ...]) -> Value:
+    return param(index, shape, dt.int32)
+
+
+PROGRAMS: dict[str, Program] = {
+    "relu": lambda: relu(param(0)),
+    "silu": lambda: silu(param(0)),
+    "mish": lambda: mish(param(0)),
+    "softplus": lambda: softplus(param(0)),
+    "gelu": lambda: gelu(param(0)),
+    "gelu_tanh": lambda: gelu(param(0), approximate="tanh"),
+    "softmax": lambda: softmax(param(0), dim=0),
+    "log_softmax": lambda: log_softmax(param(0)),
+    "logsumexp": lambda: logsumexp(param(0)),
+    "layer_norm": lambda: layer_norm(param(0, (4, 5)), param(1, (5,)), param(2, (5,))),
+    "rms_norm": lambda: rms_norm(param(0, (4, 5)), param(1, (5,))),
+    "batch_norm": lambda: batch_norm(param(0, (4, 3, 2)), param(1, (3,)), param(2, (3,))),
+    "group_norm": lambda: group_norm(param(0, (2, 4, 3)), param(1, (4,)), num_groups=2),
+    "linear": lambda: linear(param(0, (4, 3)), param(1, (5, 3)), param(2, (5,))),
+    "embedding": lambda: embedding(param(0, (5, 3)), integers(1, (2, 4))),
+    "cross_entropy": lambda: cross_entropy(param(0, (4, 5)), integers(1, (4,))),
+    "attention": lambda: attention(param(0, (2, 2, 3, 4)), param(1, (2, 2, 3, 4)),
+                                   param(2, (2, 2, 3, 5)), causal=True),
+    "grouped_attention": lambda: attention(param(0, (1, 4, 3, 4)), param(1, (1, 2, 5, 4)),
+                                           param(2, (1, 2, 5, 2)), param(3, (3, 5))),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_gradients(name: str) -> None:
+    result = PROGRAMS[name]()
+    outputs = result if isinstance(result, tuple) else (result,)
+    leaves = [n.results[0] for n in topological_order(outputs) if n.op.name == "parameter"]
+    params = sorted(leaves, key=lambda v: v.node.attrs.index)
+    rng = np.random.default_rng(3)
+    args = [
+        rng.normal(size=p.shape) if p.dtype.is_float else rng.integers(0, 3, p.shape, np.int32)
+        for p in params
+    ]
+    wrt = [i for i, p in enumerate(params) if p.dtype.is_float]
+    check(make_graph(name, params, outputs), args, wrt)
