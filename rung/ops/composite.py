@@ -11,7 +11,9 @@ import functools
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
+
+import numpy as np
 
 from rung.core.dtype import DType
 from rung.core.errors import GraphError
@@ -125,25 +127,50 @@ def composite(function: Callable[P, R]) -> Callable[P, R]:
     def build(*args: P.args, **kwargs: P.kwargs) -> R:
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
-        given = dict(zip(bound.arguments, bound.args, strict=False))
-        types = tuple((n, v.type if isinstance(v, Value) else None) for n, v in given.items())
-        key = (types, tuple((n, type(v), v) for n, v in bound.kwargs.items()))
+        operands = dict(zip(bound.arguments, bound.args, strict=False))
+        types = tuple((n, _operand_type(name, n, v)) for n, v in operands.items())
+        static = {n: _static(name, n, v) for n, v in bound.kwargs.items()}
+        key = (types, repr(static))
         found = bodies.get(key)
         if found is None:
-            found = bodies[key] = _trace(name, function, types, bound.kwargs)
+            found = bodies[key] = _trace(name, function, types, static)
         body, attributes, single = found
-        inputs = tuple(v for v in given.values() if isinstance(v, Value))
+        inputs = tuple(v for v in operands.values() if isinstance(v, Value))
         results = COMPOSITE.build(inputs, CompositeAttrs(name, body, attributes))
         return results[0] if single else results  # type: ignore[return-value]
 
     return build
 
 
+def _operand_type(name: str, operand: str, value: object) -> TensorType | None:
+    """The type of an operand, None for one that is left out."""
+    if value is None or isinstance(value, Value):
+        return None if value is None else value.type
+    raise GraphError(
+        f"{name}: {operand} is {value!r}, not a value of a graph",
+        fix=f"make it one with constant or array, or leave {operand} out",
+    )
+
+
+def _static(name: str, field: str, value: object) -> Static:
+    """The attribute as it is kept: lists become tuples, NumPy scalars Python ones."""
+    if isinstance(value, list | tuple):
+        return tuple(_static(name, field, v) for v in value)  # type: ignore[return-value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or isinstance(value, bool | int | float | str | DType):
+        return value
+    raise GraphError(
+        f"{name}: {field}={value!r} is not an attribute",
+        fix="attributes are numbers, text, dtypes and tuples of them",
+    )
+
+
 def _trace(
     name: str,
     function: Callable[..., Value | tuple[Value, ...]],
     types: tuple[tuple[str, TensorType | None], ...],
-    static: dict[str, Any],
+    static: dict[str, Static],
 ) -> tuple[Graph, tuple[tuple[str, Static], ...], bool]:
     params: list[Value] = []
     operands: list[Value | None] = []

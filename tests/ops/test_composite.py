@@ -16,6 +16,7 @@ from rung.ops.attention import attention
 from rung.ops.composite import COMPOSITE, CompositeAttrs, composite, inline
 from rung.ops.elementwise import multiply
 from rung.ops.families import add
+from rung.ops.pooling import avg_pool
 from rung.ops.shorthand import times
 from rung.ops.softmax import softmax
 from rung.ops.table import OPS
@@ -109,3 +110,21 @@ def test_errors_of_the_body_are_on_the_line_of_the_call():
     assert caught.value.message == "softmax: dim 2 is out of range for x f32[3,4]"
     assert caught.value.fix == "dims go from -2 to 1"
     assert caught.value.source.file == __file__
+
+
+def test_attributes_are_kept_in_a_plain_form():
+    x = parameter(0, "x", TensorType(dt.float32, (1, 1, 4, 4)))
+    pooled = avg_pool(x, size=[2, np.int64(2)], count_include_pad=np.bool_(True))
+    static = dict(pooled.node.attrs.static)
+    assert repr(static["size"]) == "(2, 2)"
+    assert static["count_include_pad"] is True
+
+
+def test_what_is_neither_operand_nor_attribute_is_refused():
+    x = parameter(0, "x", ROW)
+    with pytest.raises(GraphError, match=r"scaled_sum: y is 1.5, not a value of a graph"):
+        scaled_sum(x, 1.5)
+    with pytest.raises(
+        GraphError, match=r"softmax: dim=<parameter f32\[3,4\]> is not an attribute"
+    ):
+        softmax(x, dim=x)
