@@ -1,0 +1,264 @@
+"""Runs a graph at every level, and compares the results.
+
+Exact values must be equal. Others must be as near to a float64 run as the naive computation is;
+how near that is for one element is found by running it again with roundings of other luck.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from rung.core import dtype as dt
+from rung.core.dtype import DType
+from rung.ir.interpret import evaluate
+from rung.ir.interpret import interpret as interpret_graph
+from rung.ir.node import PARAMETER, Graph, Node, Value
+from rung.ir.op import Array
+from rung.ir.passes import run_passes
+from rung.ir.text import graph_text
+from rung.kernel.interpret import interpret as interpret_kernel
+from rung.kernel.loop import Kernel
+from rung.kernel.parse import parse_kernel
+from rung.kernel.plan import ConstantMemory, InputMemory, Memory, OutputMemory, TempMemory
+from rung.kernel.text import kernel_text
+from rung.ops.elementwise import DTypeAttrs
+from rung.ops.parse import parse
+from rung.rules.pipeline import PIPELINE
+from rung.runtime.memory import aligned_empty
+from rung.runtime.program import CompiledGraph, CompiledKernel, compile_graph
+from tests.random_graphs import RandomGraph
+
+Form = Callable[[CompiledKernel, Kernel], Kernel]
+
+EPSILON = {"f16": 2.0**-10, "bf16": 2.0**-7, "f32": 2.0**-23, "f64": 2.0**-52}
+LUCKS = 3
+"""Runs with other roundings; so many more when an element is off."""
+AGAIN = 40
+SLACK = 16.0
+"""How many times the error of the naive runs is still as near."""
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """A level that does not give what the graph means."""
+
+    level: str
+    output: int
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{self.level}: output {self.output}: {self.detail}"
+
+
+# ---- float64 and other luck
+
+
+def run_wide(graph: Graph, inputs: Sequence[Array], luck: int | None, exact: Mapping[Value, bool]):  # type: ignore[no-untyped-def]
+    """The outputs of `graph` in float64 (luck None), or in its own dtypes with each float that is
+    not exact moved by up to two units in the last place."""
+    rng = None if luck is None else np.random.default_rng(luck)
+    values: dict[Value, Array] = dict(zip(graph.params, inputs, strict=True))
+    for v in graph.params:
+        values[v] = _moved(values[v], v, rng, exact)
+    for node in graph.nodes:
+        if node.op is PARAMETER:
+            continue
+        operands = [values[v] for v in node.inputs]
+        with np.errstate(all="ignore"):
+            results = _wide_results(node, operands) if rng is None else evaluate(node, operands)
+        for v, a in zip(node.results, results, strict=True):
+            values[v] = _moved(a, v, rng, exact)
+    return [values[v] for v in graph.outputs]
+
+
+def _wide_results(node: Node, operands: Sequence[Array]) -> tuple[Array, ...]:
+    attrs = node.attrs
+    if isinstance(attrs, DTypeAttrs) and node.op.name == "cast" and attrs.dtype.is_float:
+        return (np.asarray(operands[0], np.float64),)
+    if node.op.name == "bitcast":
+        operands = [a.astype(node.inputs[0].type.dtype.numpy) for a in operands]
+    return node.op.ref(attrs, operands)
+
+
+def _moved(
+    a: Array, v: Value, rng: np.random.Generator | None, exact: Mapping[Value, bool]
+) -> Array:
+    dtype: DType = v.type.dtype
+    if not dtype.is_float:
+        return a
+    if rng is None:
+        return np.asarray(a, np.float64)
+    if exact.get(v, False):
+        return a
+    factor = 1 + rng.uniform(-2, 2, a.shape) * EPSILON[dtype.name]
+    with np.errstate(all="ignore"):
+        return np.asarray(np.asarray(a, np.float64) * factor).astype(dtype.numpy)
+
+
+class Truth:
+    """What the outputs of a graph must be, and how near each element can be expected."""
+
+    def __init__(self, drawn: RandomGraph) -> None:
+        self.drawn = drawn
+        self.graph = drawn.graph
+        self.naive = interpret_graph(drawn.graph, drawn.inputs)
+        self._wide: list[Array] | None = None
+        self._spread: list[Array] = []
+        self._lucks = 0
+
+    def check(self, level: str, outputs: Sequence[Array]) -> list[Mismatch]:
+        """Where `outputs` are wrong."""
+        found = []
+        for k, (v, ours) in enumerate(zip(self.graph.outputs, outputs, strict=True)):
+            exact = self.drawn.exact.get(v, False) or not v.type.dtype.is_float
+            detail = self._exact(k, ours) if exact else self._near(k, ours)
+            if detail:
+                found.append(Mismatch(level, k, f"{v.type} {v.node.op.name}: {detail}"))
+        return found
+
+    def _exact(self, k: int, ours: Array) -> str:
+        naive = self.naive[k]
+        same = (ours == naive) | ((ours != ours) & (naive != naive))
+        return "" if np.all(same) else self._describe(naive, ours, ~same)
+
+    def _near(self, k: int, ours: Array) -> str:
+        wrong = self._far(k, ours, LUCKS)
+        if np.any(wrong):
+            wrong = self._far(k, ours, AGAIN)
+        return self._describe(self.naive[k], ours, wrong) if np.any(wrong) else ""
+
+    def _far(self, k: int, ours: Array, lucks: int) -> Array:
+        """Which elements are farther from float64 than the naive runs are."""
+        self._sample(lucks)
+        assert self._wide is not None
+        truth, spread = self._wide[k], self._spread[k]
+        epsilon = EPSILON[self.graph.outputs[k].type.dtype.name]
+        with np.errstate(all="ignore"):
+            wide = np.asarray(ours, np.float64)
+            limit = SLACK * spread + 4 * epsilon * np.abs(truth) + 1e-300
+            off = ~(np.abs(wide - truth) <= limit)
+        settled = np.isfinite(truth) & np.isfinite(spread)
+        odd = ~np.isfinite(truth) & (spread == 0)
+        same = (wide == truth) | (np.isnan(wide) & np.isnan(truth))
+        return np.asarray((settled & off) | (odd & ~same))
+
+    def _sample(self, lucks: int) -> None:
+        drawn = self.drawn
+        if self._wide is None:
+            self._wide = run_wide(drawn.graph, drawn.inputs, None, drawn.exact)
+            self._spread = [_distance(a, w) for a, w in zip(self.naive, self._wide, strict=True)]
+        while self._lucks < lucks:
+            self._lucks += 1
+            again = run_wide(drawn.graph, drawn.inputs, self._lucks, drawn.exact)
+            for k, (a, w) in enumerate(zip(again, self._wide, strict=True)):
+                self._spread[k] = np.maximum(self._spread[k], _distance(a, w))
+
+    def _describe(self, naive: Array, ours: Array, wrong: Array) -> str:
+        place = tuple(int(i) for i in np.argwhere(wrong)[0]) if np.ndim(wrong) else ()
+        return (
+            f"{int(np.sum(wrong))} of {np.size(wrong)} wrong, first at {list(place)}: "
+            f"{ours[place]!r}, not {naive[place]!r}"
+        )
+
+
+def _distance(a: Array, wide: Array) -> Array:
+    """|a - wide|; 0 where both are the same infinity or NaN, inf where only one is finite."""
+    ours = np.asarray(a, np.float64)
+    truth = np.asarray(wide, np.float64)
+    with np.errstate(all="ignore"):
+        same = (ours == truth) | (np.isnan(ours) & np.isnan(truth))
+        gap = np.where(same, 0.0, np.abs(ours - truth))
+    return np.where(np.isnan(gap), np.inf, gap)
+
+
+# ---- kernels in their interpreter
+
+
+class Memories:
+    """The arrays behind the memory of a plan."""
+
+    def __init__(self, drawn: RandomGraph) -> None:
+        graph = drawn.graph
+        self.inputs = [np.array(a).reshape(-1) for a in drawn.inputs]
+        self.outputs = [np.zeros(v.type.size, v.type.dtype.numpy) for v in graph.outputs]
+        for output, source in drawn.aliases.items():
+            self.outputs[output] = self.inputs[source]
+        self.temps: dict[int, Array] = {}
+
+    def array(self, memory: Memory, dtype: DType, shape: tuple[int, ...]) -> Array:
+        """The array of `memory` as a kernel sees it."""
+        if isinstance(memory, InputMemory):
+            found = self.inputs[memory.index]
+        elif isinstance(memory, OutputMemory):
+            found = self.outputs[memory.index]
+        elif isinstance(memory, ConstantMemory):
+            found = np.array(memory.array).reshape(-1)
+        else:
+            assert isinstance(memory, TempMemory)
+            found = self.temps.setdefault(memory.index, np.zeros(memory.nbytes, np.uint8))
+        return found.view(dtype.numpy).reshape(shape)
+
+
+def run_kernels(compiled: CompiledGraph, drawn: RandomGraph, form: Form) -> list[Array]:
+    """The outputs by interpreting the kernels of the plan, each in the given form."""
+    memories = Memories(drawn)
+    for call, kernel in zip(compiled.plan.calls, compiled.kernels, strict=True):
+        chosen = form(kernel, call.kernel)
+        pairs = zip(chosen.params, call.memory, strict=True)
+        arrays = [memories.array(m, b.dtype, b.shape) for b, m in pairs]
+        interpret_kernel(chosen, arrays)
+    shapes = [v.type.shape for v in drawn.graph.outputs]
+    return [a.reshape(s) for a, s in zip(memories.outputs, shapes, strict=True)]
+
+
+# ---- machine code
+
+
+def run_machine(compiled: CompiledGraph, drawn: RandomGraph) -> list[Array]:
+    """The outputs of the machine code."""
+    inputs = [np.array(a, order="C") for a in drawn.inputs]
+    outputs = [aligned_empty(t.shape, t.dtype.numpy) for t in compiled.output_types]
+    for output, source in drawn.aliases.items():
+        outputs[output] = inputs[source]
+    compiled.run([a.ctypes.data for a in inputs], [a.ctypes.data for a in outputs])
+    return outputs
+
+
+# ---- all of them
+
+
+def check_levels(drawn: RandomGraph, kernels: bool = True) -> list[Mismatch]:
+    """Every mismatch between the levels of one graph; `kernels` includes the interpreter of
+    kernels, naive and scheduled, and the text of every level."""
+    truth = Truth(drawn)
+    lowered, _ = run_passes(drawn.graph, PIPELINE)
+    found = truth.check("simplified graph", interpret_graph(lowered, drawn.inputs))
+    compiled = compile_graph(lowered, drawn.aliases)
+    found += truth.check("machine code", run_machine(compiled, drawn))
+    if kernels or found:
+        naive = run_kernels(compiled, drawn, lambda _, kernel: kernel)
+        found += truth.check("naive kernels", naive)
+        scheduled = run_kernels(compiled, drawn, lambda kernel, _: kernel.scheduled)
+        found += truth.check("scheduled kernels", scheduled)
+        found += check_text(drawn.graph, lowered, compiled)
+    return found
+
+
+def check_text(graph: Graph, lowered: Graph, compiled: CompiledGraph) -> list[Mismatch]:
+    """Texts that do not read back to the identical object."""
+    found = [
+        Mismatch("text", -1, f"of the graph {which} reads back to another")
+        for which, g in (("drawn", graph), ("lowered", lowered))
+        if parse(graph_text(g)) is not g
+    ]
+    for k in dict.fromkeys(compiled.kernels):
+        for form in (k.naive, k.scheduled):
+            if parse_kernel(kernel_text(form)) is not form:
+                found.append(Mismatch("text", -1, f"of {form.name} reads back to another"))
+    return found
+
+
+__all__ = ["Mismatch", "Truth", "check_levels", "dt"]
