@@ -14,9 +14,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING
 
-from rung.ir.expr import Call, Expr, Read, Var, variables, walk
+from rung.ir.expr import Call, Expr, Read, Var, var, variables, walk
 from rung.kernel.loop import Buffer, For
 from rung.kernel.loop_steps import Branch, Peel, Split, Unroll, Vectorize
 from rung.kernel.memory_steps import Pack, Stage
@@ -26,6 +27,10 @@ from rung.kernel.recognise import SumNest, element_bytes, stride
 if TYPE_CHECKING:
     from rung.kernel.strategy import Scheduler
 
+GRID = 8
+"""Parallel tiles that a contraction should have at least."""
+BLOCK_ROWS = 48
+"""Rows that a block of rows keeps at least."""
 CACHE_WAY = 4096
 """Bytes after which addresses share a set of the first-level cache."""
 PACK_ROWS = 32
@@ -131,6 +136,8 @@ class ContractionTiling:
         rows, extra_rows = self._merged(self.c.rows, "m")
         columns, extra_columns = self._merged(self.c.columns, "n")
         batch += [*extra_rows, *extra_columns]
+        if stage:
+            rows, batch = self._blocks(rows, columns, batch)
         height, vectors = tile_shape(rows.extent, columns.extent, self.registers, self.lanes)
         self.m, self.n = f"{rows.name}_r", f"{columns.name}_c"
         m0, n0 = f"{rows.name}_t", f"{columns.name}_t"
@@ -143,6 +150,21 @@ class ContractionTiling:
             self._stage(batch, m0, -(-rows.extent // height))
         self.s.do(Reorder((*batch, n0, m0, *self.reduce, self.m, self.n)))
         return batch, m0, n0
+
+    def _blocks(self, rows: Var, columns: Var, batch: list[str]) -> tuple[Var, list[str]]:
+        """Where there are too few panels to share out, the rows are cut into equal blocks."""
+        _, vectors = tile_shape(rows.extent, columns.extent, self.registers, self.lanes)
+        panels = -(-columns.extent // (vectors * self.lanes))
+        axes = (*self.c.batch, *self.c.rows[:-1], *self.c.columns[:-1])
+        panels *= prod(v.extent for v in axes)
+        for n in range(1, rows.extent // BLOCK_ROWS + 1):
+            if rows.extent % n == 0 and panels * n >= GRID:
+                if n == 1:
+                    break
+                block, within = f"{rows.name}_b", f"{rows.name}_i"
+                self.s.do(Split(rows.name, rows.extent // n, block, within))
+                return var(within, rows.extent // n), [*batch, block]
+        return rows, batch
 
     def _stage(self, batch: list[str], m0: str, num_tiles: int) -> None:
         """Copy the factor that is broadcast where its layout would be slow to read: tile after

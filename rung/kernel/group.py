@@ -345,6 +345,9 @@ class Grouping:
             if group.rows % rows or other.rows % rows or rows < min(MIN_ROWS, group.rows):
                 continue
             nbytes = group.local_bytes + other.local_bytes
+            coarser = rows < min(MIN_ROWS, max(group.rows, other.rows))
+            if coarser and not all(map(self._is_small, (*group.members, *other.members))):
+                continue
             if nbytes // rows > 4 * ROW_BYTES or self._path_between(group, other):
                 continue
             members = [self.storage.bodies[m] for m in group.members]
@@ -353,6 +356,11 @@ class Grouping:
             if not all(row_split(_extents(m), rows) for m in other.members):
                 continue
             self._merge(group, other, rows)
+
+    def _is_small(self, node: Node) -> bool:
+        body = self.storage.bodies[node]
+        points = prod(v.extent for v in body.axes + body.reduce)
+        return points <= SMALL_WORK and not is_contraction(node, self.storage.elements)
 
     def _merge(self, group: Group, other: Group, rows: int) -> None:
         order = {n: i for i, n in enumerate(self.storage.stored)}

@@ -100,6 +100,13 @@ def stride(e: Read | Store | Accumulate, v: Var) -> int | None:
     return total
 
 
+def load_cost(loads: list[Read], v: Var) -> float:
+    """What vectors along `v` cost to load: one for contiguous, little for equal elements, much for a
+    gather."""
+    costs = {1: 1.0, 0: 0.25, -1: 1.5}
+    return sum(costs.get(step, 8.0) if (step := stride(r, v)) is not None else 10.0 for r in loads)
+
+
 def independent(s: For) -> bool:
     """Whether the naive outermost loop of a phase may be shared out (that of a scatter may not)."""
     for x in walk_stmts(s):

@@ -7,7 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from rung.ir.expr import Call, Const, Expr, Var, const, from_terms, iadd, imul, var, walk
+from rung.core.dtype import int64
+from rung.ir.expr import (
+    Call, Const, Expr, Var, const, iadd, imul, isub, linear_terms, var, walk,
+)  # fmt: skip
+
+
+_COMPARISONS = ("less", "less_equal", "greater", "greater_equal")
+
+
+def _place(digit: Expr, v: Var) -> int:
+    """What one step of `digit` is in steps of `v`: 1 for v and v % e, d for v // d and
+    (v // d) % e; 0 when it is no digit of `v`."""
+    place = 1
+    if isinstance(digit, Call) and digit.op == "remainder":
+        digit = digit.args[0]
+    if isinstance(digit, Call) and digit.op == "floor_divide" and isinstance(digit.args[1], Const):
+        place = int(digit.args[1].value)
+        digit = digit.args[0]
+    return place if digit is v else 0
 
 
 def boundaries(v: Var, exprs: Iterable[Expr]) -> list[int]:
@@ -25,6 +43,10 @@ def boundaries(v: Var, exprs: Iterable[Expr]) -> list[int]:
                     base, place = base.args[0], int(inner.value)
             if base is v:
                 found |= {place, place * int(d.value)}
+        elif isinstance(e, Call) and e.op in _COMPARISONS and e.args[0].dtype is int64:
+            terms, constant = linear_terms(isub(*e.args))
+            if len(terms) == 1 and abs(next(iter(terms.values()))) == 1:
+                found.add(abs(constant) * _place(next(iter(terms)), v))
     return sorted(b for b in found if 1 < b < v.extent)
 
 
@@ -44,5 +66,3 @@ def digits(v: Var, exprs: Iterable[Expr]) -> tuple[tuple[Var, ...], Expr] | None
         total = iadd(total, imul(axis, place))
     return tuple(reversed(axes)), total
 
-
-__all__ = ["boundaries", "digits", "from_terms"]

@@ -19,8 +19,8 @@ from rung.kernel.loop_steps import Branch, Fuse, Parallel, Split, Unroll, Vector
 from rung.kernel.machine import Machine
 from rung.kernel.order_steps import Reorder
 from rung.kernel.recognise import (
-    SumNest, accumulates_outside, element_bytes, independent, nest, only_stores, reads, stores,
-    stride, sum_nest,
+    SumNest, accumulates_outside, element_bytes, independent, load_cost, nest, only_stores, reads,
+    stores, stride, sum_nest,
 )  # fmt: skip
 from rung.kernel.reduce_steps import Lanes
 from rung.kernel.rewrite import loops_named
@@ -137,14 +137,14 @@ class Scheduler:
     # ---- reductions
 
     def _by_columns(self, found: SumNest) -> bool:
-        """Whether neighbouring results are made from neighbouring elements."""
+        """Whether vectors along the results are cheaper to load than along the reduction."""
         column, last = found.loops[-1].axis, found.reduce[-1].axis
         if column.extent < 4:
             return False
-        steps = [(stride(r, column), stride(r, last)) for r in reads(found.loops[0])]
-        along_column = sum(c == 1 for c, _ in steps)
-        along_row = sum(k == 1 for _, k in steps)
-        return along_column > along_row or (along_column == along_row and last.extent < 16)
+        if last.extent < 4:
+            return True
+        loads = reads(found.loops[0])
+        return load_cost(loads, column) < load_cost(loads, last)
 
     def _column_phase(self, found: SumNest) -> None:
         lanes = self.lanes(found.loops[0])
