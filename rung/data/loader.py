@@ -1,0 +1,229 @@
+"""Data sets and loaders: shuffled batches, made ahead by a thread, resumable at any batch.
+
+A loader's place in the data is (seed, epoch, batch): the order of an epoch and what a transform
+draws depend on these alone, so a loader put back into its place gives the same batches as one that
+was never interrupted, whatever was made ahead.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from rung.core.errors import CheckpointError, RungError, ShapeError
+from rung.tensor.creation import asarray
+from rung.tensor.tensor import Tensor
+
+Array = np.ndarray[Any, Any]
+Batch = tuple[Array, ...]
+Transform = Callable[[Batch, np.random.Generator], Batch]
+"""(arrays of a batch, generator for what it draws) -> arrays of the batch."""
+
+
+@runtime_checkable
+class Dataset(Protocol):
+    """Anything with a length and examples by number; an example is a tuple of arrays or numbers.
+
+    A data set that also has `batch(numbers) -> arrays` is asked for whole batches."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int) -> Any: ...
+
+
+class TensorDataset:
+    """Examples along the first dim of arrays (or tensors) of the same length, held in memory."""
+
+    def __init__(self, *arrays: Any) -> None:
+        if not arrays:
+            raise RungError("TensorDataset: no arrays are given")
+        self.arrays = tuple(np.asarray(a) for a in arrays)
+        lengths = {a.shape[0] if a.ndim else 0 for a in self.arrays}
+        if len(lengths) != 1:
+            shapes = ", ".join(str(list(a.shape)) for a in self.arrays)
+            raise ShapeError(f"TensorDataset: arrays {shapes}", fix="give equal first dims")
+
+    def __len__(self) -> int:
+        return int(self.arrays[0].shape[0])
+
+    def __getitem__(self, index: Any) -> Batch:
+        return tuple(a[index] for a in self.arrays)
+
+    def batch(self, numbers: Array) -> Batch:
+        """The examples of these numbers."""
+        return tuple(a[numbers] for a in self.arrays)
+
+
+def gather(dataset: Any, numbers: Array) -> Batch:
+    """The examples of these numbers, each part stacked along a new first dim."""
+    if hasattr(dataset, "batch"):
+        return tuple(dataset.batch(numbers))
+    examples = [dataset[int(i)] for i in numbers]
+    if not isinstance(examples[0], tuple | list):
+        return (np.stack([np.asarray(x) for x in examples]),)
+    return tuple(np.stack([np.asarray(x) for x in part]) for part in zip(*examples, strict=True))
+
+
+class Loader:
+    """Base of the loaders. A class says how many batches an epoch has, and makes one from its place
+    (epoch, batch). Iterating gives the batches from the place on to the end of the epoch."""
+
+    def __init__(self, seed: int, prefetch: int) -> None:
+        if prefetch < 0:
+            raise RungError(f"{type(self).__name__}: prefetch={prefetch}", fix="0 or more batches")
+        self.seed = seed
+        self.prefetch = prefetch
+        self.epoch = 0
+        self.position = 0
+
+    def __len__(self) -> int:
+        """The number of batches in an epoch."""
+        raise NotImplementedError
+
+    def make(self, epoch: int, position: int) -> Batch:
+        """The arrays of one batch. Called on another thread when batches are made ahead."""
+        raise NotImplementedError
+
+    def generator(self, epoch: int, position: int = -1) -> np.random.Generator:
+        """The generator of an epoch, or of one batch of it."""
+        sequence = np.random.SeedSequence([self.seed, epoch, position + 1])
+        return np.random.Generator(np.random.Philox(sequence))
+
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+        count = len(self)
+        places = [(self.epoch, i) for i in range(self.position, count)]
+        source = (self.make(*place) for place in places)
+        batches = ahead(source, self.prefetch) if self.prefetch else source
+        for epoch, position in places:
+            arrays = next(batches)  # type: ignore[call-overload]
+            last = position + 1 == count
+            self.epoch, self.position = (epoch + 1, 0) if last else (epoch, position + 1)
+            yield tuple(asarray(a) for a in arrays)
+
+    def forever(self) -> Iterator[tuple[Tensor, ...]]:
+        """Batches of one epoch after the other, without end."""
+        if len(self) == 0:
+            raise RungError(f"{type(self).__name__} has no batch", fix="a smaller batch_size")
+        while True:
+            yield from self
+
+    def state_dict(self) -> dict[str, Any]:
+        """The place of the next batch that has not been handed out."""
+        return {"seed": self.seed, "epoch": self.epoch, "position": self.position}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a place. Iterators that are already under way are not moved."""
+        if set(state) != {"seed", "epoch", "position"}:
+            raise CheckpointError(f"{type(self).__name__}: {dict(state)} is no place in the data")
+        self.seed, self.epoch = int(state["seed"]), int(state["epoch"])
+        self.position = int(state["position"])
+
+
+class DataLoader(Loader):
+    """Batches of `batch_size` examples of a data set, as tuples of tensors.
+
+    `shuffle` draws an order for each epoch from `seed`; `drop_last` leaves out a smaller last
+    batch; `transform` changes the arrays of a batch (augmentation); `prefetch` batches are made
+    ahead by a thread (0: none)."""
+
+    def __init__(
+        self,
+        dataset: Any,
+        batch_size: int = 1,
+        shuffle: bool = False,
+        *,
+        seed: int = 0,
+        drop_last: bool = False,
+        transform: Transform | None = None,
+        prefetch: int = 2,
+    ) -> None:
+        super().__init__(seed, prefetch)
+        if batch_size < 1:
+            raise RungError(f"DataLoader: batch_size={batch_size}", fix="at least 1")
+        self.dataset = dataset
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.drop_last = drop_last
+        self.transform = transform
+        self._order: tuple[tuple[int, int], Array] | None = None
+
+    def __len__(self) -> int:
+        whole, rest = divmod(len(self.dataset), self.batch_size)
+        return whole + (rest > 0 and not self.drop_last)
+
+    def order(self, epoch: int) -> Array:
+        """The numbers of the examples in the order of this epoch."""
+        key = (self.seed, epoch)
+        known = self._order
+        if known is not None and known[0] == key:
+            return known[1]
+        count = len(self.dataset)
+        found = self.generator(epoch).permutation(count) if self.shuffle else np.arange(count)
+        self._order = (key, found)
+        return found
+
+    def make(self, epoch: int, position: int) -> Batch:
+        start = position * self.batch_size
+        arrays = gather(self.dataset, self.order(epoch)[start : start + self.batch_size])
+        if self.transform is not None:
+            arrays = self.transform(arrays, self.generator(epoch, position))
+        return arrays
+
+
+# ---- making ahead
+
+
+class _Failed:
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+
+_END = object()
+
+
+def ahead(source: Iterator[Batch], count: int) -> Iterator[Batch]:
+    """The items of `source`, up to `count` of them made ahead by a thread. An error there is raised
+    where its item would have come. The thread ends with the iterator."""
+    made: queue.Queue[Any] = queue.Queue(count)
+    stop = threading.Event()
+
+    def put(item: Any) -> bool:
+        while not stop.is_set():
+            try:
+                made.put(item, timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def work() -> None:
+        try:
+            for item in source:
+                if not put(item):
+                    return
+            put(_END)
+        except BaseException as error:  # handed over to the thread that waits for the item
+            put(_Failed(error))
+
+    thread = threading.Thread(target=work, name="rung-loader", daemon=True)
+    thread.start()
+    try:
+        while (item := made.get()) is not _END:
+            if isinstance(item, _Failed):
+                raise item.error
+            yield item
+    finally:
+        stop.set()
+        thread.join()
+
+
+def split_indices(count: int, parts: Sequence[float], seed: int) -> list[Array]:
+    """0 … count - 1 in a random order fixed by `seed`, cut into parts of these fractions."""
+    if abs(sum(parts) - 1) > 1e-9:
+        raise RungError(f"split_indices: fractions {list(parts)} do not add up to 1")
+    order = np.random.Generator(np.random.Philox(seed)).permutation(count)
+    bounds = np.round(np.cumsum(parts)[:-1] * count).astype(int)
+    return np.split(order, bounds)
