@@ -257,7 +257,8 @@ def test_broken_texts_raise_nothing_but_parse_errors(seed: int) -> None:
     for _ in range(250):
         text = _mutated(rng.choice(texts), pieces, rng)
         try:
-            parse(text)
+            graph = parse(text)
+            assert parse(graph_text(graph)) is graph
             parsed += 1
         except ParseError as e:
             assert e.lineno and e.lineno >= 1, text
