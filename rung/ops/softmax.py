@@ -5,13 +5,22 @@ The maximum that is taken away for safety is no part of the derivative.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
+
+from rung.core import dtype as dt
+from rung.core.dtype import as_dtype
+from rung.core.errors import AxisError
 from rung.ir.node import Value
+from rung.ir.op import Array, Sample
+from rung.ir.types import TensorType
 from rung.ops.broadcast import reduce_sum, spread
 from rung.ops.composite import composite
-from rung.ops.elementwise import divide, equal, isfinite, subtract, where
-from rung.ops.families import add
+from rung.ops.elementwise import divide, equal, isfinite, multiply, subtract, where
+from rung.ops.families import add, cost_per_element, require_dtype, structured
 from rung.ops.gradient import stop_gradient
-from rung.ops.reduction import reduce_max
+from rung.ops.reduction import DimAttrs, reduce_max
 from rung.ops.shorthand import as_type, normal_dim, number, require_float, summed, wide
 from rung.ops.transcendental import exp, log
 
@@ -25,14 +34,70 @@ def _under(w: Value, row: Value, dim: int) -> Value:
     return spread(row, (dim,), w.shape)
 
 
-@composite
+def _softmax_type(attrs: DimAttrs, types: Sequence[TensorType]) -> tuple[TensorType, ...]:
+    (x,) = types
+    require_dtype("softmax", "x", x, dt.FLOATS)
+    if not 0 <= attrs.dim < x.rank:
+        raise AxisError(f"softmax: dim {attrs.dim} is out of range for x {x}", fix="count from 0")
+    return (x,)
+
+
+def _softmax_ref(attrs: DimAttrs, operands: Sequence[Array]) -> tuple[Array, ...]:
+    (x,) = operands
+    w = x.astype(dt.accumulator(as_dtype(x.dtype)).numpy)
+    with np.errstate(invalid="ignore"):
+        e = np.exp(w - w.max(attrs.dim, keepdims=True, initial=-np.inf))
+        return ((e / e.sum(attrs.dim, keepdims=True)).astype(x.dtype),)
+
+
+def _softmax_body(attrs: DimAttrs, inputs: Sequence[Value]) -> Sequence[Value]:
+    (x,) = inputs
+    w = wide(x)
+    e = exp(subtract(w, _under(w, _largest(w, attrs.dim), attrs.dim)))
+    return (as_type(divide(e, summed(e, (attrs.dim,))), x.dtype),)
+
+
+def _softmax_jvp(
+    attrs: DimAttrs,
+    inputs: Sequence[Value],
+    outputs: Sequence[Value],
+    tangents: Sequence[Value | None],
+) -> tuple[Value | None, ...]:
+    (y,), (t,) = outputs, tangents
+    if t is None:
+        return (None,)
+    wy, wt = wide(y), wide(t)
+    mean = reduce_sum(multiply(wy, wt), dims=(attrs.dim,))
+    return (as_type(multiply(wy, subtract(wt, _under(wy, mean, attrs.dim))), y.dtype),)
+
+
+def _softmax_samples(rng: np.random.Generator) -> Sequence[Sample]:
+    shapes: tuple[tuple[tuple[int, ...], int], ...] = (((5,), 0), ((3, 7), 1), ((2, 3, 5), 1))
+    return [Sample((TensorType(d, s),), DimAttrs(dim)) for d in dt.FLOATS for s, dim in shapes]
+
+
+softmax_op = structured(
+    "softmax",
+    "composite",
+    "exp(x) / sum(exp(x)) along `dim`; the derivative needs the result alone.",
+    arity=1,
+    attrs=DimAttrs,
+    type=_softmax_type,
+    ref=_softmax_ref,
+    axes=None,
+    jvp=_softmax_jvp,
+    decompose=_softmax_body,
+    cost=cost_per_element(30),
+    dtypes=dt.FLOATS,
+    samples=_softmax_samples,
+    blank={"axes": "decomposed before anything needs the index map", "emit": "decomposed"},
+)
+
+
 def softmax(x: Value, *, dim: int = -1) -> Value:
     """exp(x) / sum(exp(x)) along `dim`. A row of only -inf gives NaN."""
     require_float("softmax", "x", x)
-    dim = normal_dim("softmax", dim, x.type)
-    w = wide(x)
-    e = exp(subtract(w, _under(w, _largest(w, dim), dim)))
-    return as_type(divide(e, summed(e, (dim,))), x.dtype)
+    return softmax_op(x, attrs=DimAttrs(normal_dim("softmax", dim, x.type)))
 
 
 @composite
@@ -74,3 +139,6 @@ def log_sum_exp(w: Value, dim: int) -> Value:
     top = where(isfinite(top), top, number(0, top))
     total = reduce_sum(exp(subtract(w, _under(w, top, dim))), dims=(dim,))
     return add(log(total), top)
+
+
+RECORDS = (softmax_op,)

@@ -19,6 +19,7 @@ from rung.ops import (
     pooling,
     random,
     reduction,
+    softmax,
     sorting,
     transcendental,
 )
@@ -39,6 +40,7 @@ RECORDS: Final[tuple[Op, ...]] = (
     *random.RECORDS,
     *gradient.RECORDS,
     *composite.RECORDS,
+    *softmax.RECORDS,
 )
 
 OPS: Final[dict[str, Op]] = {op.name: op for op in RECORDS}
