@@ -4,6 +4,8 @@ The main namespace follows the Python array API standard where it applies, with 
 beside it where they differ. Tensors are lazy; a look at a value compiles and runs what is pending.
 """
 
+# ruff: noqa: F401
+
 from math import e, inf, nan, pi
 
 from rung.core.dtype import (
@@ -205,5 +207,3 @@ cumsum = cumulative_sum
 cumprod = cumulative_prod
 newaxis = None
 __version__ = "0.1.0"
-
-__all__ = [name for name in dir() if not name.startswith("_")]

@@ -104,6 +104,8 @@ def backward(
 
 
 def _cotangent(x: Tensor, value: Value, gradient: Tensor | None) -> Value:
+    if x._spent and x._value is None:
+        raise _let_go_error()
     if not x._requires_grad:
         raise GradientError(
             f"backward: this tensor {x._type} does not depend on one that requires a gradient",

@@ -14,6 +14,7 @@ from rung.ir.types import TensorType
 from rung.tensor import tree
 from rung.tensor.leaf import TRANSPARENT, Buffer, LeafAttrs, Placeholder, others
 from rung.tensor.linear import Linear, linearize
+from rung.tensor.pending import lock
 from rung.tensor.programs import Runnable, copied_buffer, find_program, new_buffer
 from rung.tensor.state import TensorState, buffer_of, new_tensor, raw_value, state
 from rung.tensor.trace import Guard, Trace
@@ -137,6 +138,10 @@ class Compiled:
 
     def run(self, tensors: Sequence[Any]) -> Any:
         """One call with the tensors among the arguments."""
+        with lock:
+            return self._run(tensors)
+
+    def _run(self, tensors: Sequence[Any]) -> Any:
         runnable = self.runnable
         outputs: list[Buffer] = []
         if runnable is not None:
@@ -307,15 +312,18 @@ def _plan(
     inputs = _bind_inputs(found, trace, numbers, linear)
     aliases: dict[int, int] = {}
     results = set(places[:num_results])
+    # an input that is itself an output must not be overwritten by another output
+    given = {number for number, _ in linear.inputs}
+    fixed = {at for at, (number, _) in enumerate(linear.inputs) if number in order}
     for t, at in zip(written, places[num_results:], strict=False):
         alias = inputs.get(id(t), -1)
-        if at in aliases or at in results:
+        if at in aliases or at in results or alias in fixed or linear.outputs[at] in given:
             alias = -1
         if alias >= 0:
             aliases[at] = alias
         found.states.append(_State(t, at, alias))
     _bind_gradients(found, changed, places[num_results + len(written) :])
-    _bind_donations(found, linear, donated, aliases, values, places[:num_results])
+    _bind_donations(found, linear, donated, aliases, values, places[:num_results], fixed)
     taken = {s.output for s in found.states if s.output not in results}
     taken |= {output for _, output, _ in found.donations}
     found.fresh = [i for i in range(len(linear.outputs)) if i not in taken]
@@ -372,11 +380,14 @@ def _bind_donations(
     aliases: dict[int, int],
     values: Sequence[Value],
     places: Sequence[int],
+    fixed: set[int],
 ) -> None:
     """Give each donated buffer to a result of its type."""
-    free = {number: at for at, number in found.arguments if number in donated}
+    free = {
+        number: at for at, number in found.arguments if number in donated and at not in fixed
+    }
     for value, output in zip(values, places, strict=False):
-        if output in aliases:
+        if output in aliases or linear.outputs[output] in {n for n, _ in linear.inputs}:
             continue
         for number, at in free.items():
             if linear.inputs[at][1] == value.type:

@@ -55,7 +55,14 @@ def array(data: Any, dtype: object = None, device: object = None) -> Tensor:
     return asarray(data, dtype, device, copy=True)
 
 
-tensor = array
+def tensor(
+    data: Any, dtype: object = None, device: object = None, requires_grad: bool = False
+) -> Tensor:
+    """A tensor of its own, whose gradients `backward()` follows if `requires_grad`."""
+    made = array(data, dtype, device)
+    if requires_grad:
+        made.requires_grad = True
+    return made
 
 
 def full(

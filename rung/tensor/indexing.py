@@ -263,7 +263,7 @@ def _gathered(x: Tensor, items: Sequence[Item]) -> Tensor:
 
     def build(v: Value, at: Value) -> Value:
         moved = permuted(_sliced(v, cuts), (*dims, *rest))
-        found = gather(moved, at)
+        found = gather(moved, at, batch_dims=0)
         order = _moved(len(found.shape), 0, rank, _before(items, place))
         return reshaped(permuted(found, order), shape)
 
@@ -404,7 +404,7 @@ def _write_scattered(x: Tensor, items: Sequence[Item], y: Operand) -> None:
     many = index.shape[:-1]
     moved = permuted(reshaped(graph_value(update), region.kept_shape), region.order(dims, rest))
     updates = reshaped(moved, (*many, *[x.shape[d] for d in rest]))
-    done = scatter(value, graph_value(index), updates)
+    done = scatter(value, graph_value(index), updates, batch_dims=0)
     back = tuple(order.index(d) for d in range(x.ndim))
     _put(x, permuted(done, back), update)
 

@@ -22,6 +22,7 @@ from rung.tensor.leaf import LEAF, TRANSPARENT, Buffer, LeafAttrs, Placeholder
 Key = tuple[Any, ...]
 Step = tuple[Op, Attrs, tuple[int, ...], Source, int]
 """op, attributes, numbers of its operands, source, number of its first result."""
+_CONSTANT = "constant"
 
 
 class Linear:
@@ -147,22 +148,32 @@ def build_graph(linear: Linear, lifted: Sequence[bool], name: str) -> Graph:
             type = TensorType(attrs.dtype, ())
             scalars[at] = parameter(len(params), f"x{len(params)}", type)
             params.append(scalars[at])
-    _build_steps(linear, values, scalars)
+    for at, step in enumerate(linear.steps):
+        if at in scalars:
+            values[step[4]] = scalars[at]
+        else:
+            _build_step(step, values, _program_source(step, values))
     return make_graph(name, params, [values[n] for n in linear.outputs])
+
+
+def _program_source(step: Step, values: Mapping[int, Value]) -> Source:
+    """Where a node of a program comes from. A node that needs no input says so: else it would be
+    the very node of the pending graph, and the program would keep that and its buffer alive."""
+    _, _, operands, source, _ = step
+    vias = [values[n].node.source.via for n in operands]
+    return source.with_via(_CONSTANT) if all(v.endswith(_CONSTANT) for v in vias) else source
 
 
 def rebuild(linear: Linear, leaves: Sequence[Value]) -> list[Value]:
     """The outputs as pending values again, over one leaf for each input."""
     values = {n: leaf for (n, _), leaf in zip(linear.inputs, leaves, strict=True)}
-    _build_steps(linear, values, {})
+    for step in linear.steps:
+        _build_step(step, values, step[3])
     return [values[n] for n in linear.outputs]
 
 
-def _build_steps(linear: Linear, values: dict[int, Value], scalars: Mapping[int, Value]) -> None:
-    for at, (op, attrs, operands, source, first) in enumerate(linear.steps):
-        if at in scalars:
-            values[first] = scalars[at]
-            continue
-        with provenance(source):
-            results = make_node(op, tuple([values[n] for n in operands]), attrs)
-        values.update(enumerate(results, first))
+def _build_step(step: Step, values: dict[int, Value], source: Source) -> None:
+    op, attrs, operands, _, first = step
+    with provenance(source):
+        results = make_node(op, tuple([values[n] for n in operands]), attrs)
+    values.update(enumerate(results, first))

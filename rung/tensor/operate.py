@@ -46,7 +46,7 @@ def from_data(data: Any, dtype: DType | None, copy: bool) -> Tensor:
     """A tensor of an array, a number or nested sequences of numbers (or of tensors)."""
     if isinstance(data, np.ndarray | np.generic):
         array = np.asarray(data)
-        given = dt.as_dtype(array.dtype)
+        given = dt.as_dtype(array.dtype.newbyteorder("="))
         target = given if dtype is None else dtype
         if target is not given:
             array = _converted(array, target)

@@ -6,8 +6,8 @@ steps, and what nobody holds any more is never computed.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Sequence
-from threading import RLock
 from typing import TYPE_CHECKING
 from weakref import ReferenceType, ref
 
@@ -22,26 +22,34 @@ if TYPE_CHECKING:
 
 _PURGE_AT = 4096
 
-_lock = RLock()
-_pending: list[ReferenceType[TensorState]] = []
-_purge_at = [_PURGE_AT]
+class _Waiting(threading.local):
+    """The tensors of this thread that are not computed yet, held weakly."""
+
+    def __init__(self) -> None:
+        self.tensors: list[ReferenceType[TensorState]] = []
+        self.purge_at = _PURGE_AT
+
+
+lock = threading.RLock()
+"""Held while tensors change from pending to computed."""
+_waiting = _Waiting()
 _realized: dict[int, Buffer] = {}
 _realized_refs: dict[int, ReferenceType[Value]] = {}
 
 
 def note_pending(tensor: TensorState) -> None:
     """Remember a tensor whose value is not computed yet; held weakly."""
-    _pending.append(ref(tensor))
-    if len(_pending) > _purge_at[0]:
-        with _lock:
-            _pending[:] = [ref(t) for t in waiting()]
-            _purge_at[0] = max(_PURGE_AT, 2 * len(_pending))
+    _waiting.tensors.append(ref(tensor))
+    if len(_waiting.tensors) > _waiting.purge_at:
+        _waiting.tensors = [ref(t) for t in waiting()]
+        _waiting.purge_at = max(_PURGE_AT, 2 * len(_waiting.tensors))
 
 
 def waiting() -> list[TensorState]:
-    """The tensors that are alive and not computed, in the order in which they became so."""
+    """The tensors of this thread that are alive and not computed, in the order in which they
+    became so."""
     found: dict[int, TensorState] = {}
-    for weak in _pending:
+    for weak in _waiting.tensors:
         tensor = weak()
         if tensor is not None and tensor._buffer is None and tensor._value is not None:
             found[id(tensor)] = tensor
@@ -65,22 +73,22 @@ def _realize(value: Value, buffer: Buffer) -> None:
 
 
 def evaluate(wanted: TensorState | None = None) -> None:
-    """Compute all pending tensors that are alive. If that fails and `wanted` can be computed alone,
-    the others stay pending."""
-    with _lock:
+    """Compute all pending tensors of this thread that are alive. If that fails and `wanted` can be
+    computed alone, the others stay pending."""
+    with lock:
         targets = waiting()
         if wanted is not None and not any(t is wanted for t in targets):
             targets.append(wanted)
         if wanted is None or len(targets) == 1:
             _run(targets)
-            _pending.clear()
+            _waiting.tensors.clear()
             return
         try:
             _run(targets)
         except Exception:
             _run([wanted])
         else:
-            _pending.clear()
+            _waiting.tensors.clear()
 
 
 def source_buffer(value: Value) -> Buffer | None:

@@ -19,7 +19,7 @@ from rung.ir.node import Value, current_source, provenance
 from rung.ir.types import Shape, TensorType
 from rung.tensor.leaf import LEAF, Buffer, Placeholder, Tag, detached, tagged
 from rung.tensor.linear import linearize
-from rung.tensor.pending import evaluate, leaked, note_pending
+from rung.tensor.pending import evaluate, leaked, lock, note_pending
 
 if TYPE_CHECKING:
     from rung.tensor.tensor import Tensor
@@ -134,9 +134,18 @@ def raw_value(tensor: TensorState) -> Value:
     value = tensor._value
     if value is not None:
         return value
-    if tensor._buffer is None:
-        raise RungError(f"this tensor {tensor._type} is gone: {tensor._gone}")
-    return tensor._buffer.leaf()
+    buffer = tensor._buffer
+    return _settled_value(tensor) if buffer is None else buffer.leaf()
+
+
+def _settled_value(tensor: TensorState) -> Value:
+    """For a tensor that is empty: gone, or just being computed by another thread."""
+    with lock:
+        if tensor._value is not None:
+            return tensor._value
+        if tensor._buffer is None:
+            raise RungError(f"this tensor {tensor._type} is gone: {tensor._gone}")
+        return tensor._buffer.leaf()
 
 
 def _settle_leaked(tensor: TensorState) -> None:
@@ -177,10 +186,11 @@ def buffer_of(tensor: TensorState, what: str = "the value") -> Buffer:
         _check_look(tensor, what)
     buffer = tensor._buffer
     if buffer is None:
-        if tensor._value is None:
-            raise RungError(f"this tensor {tensor._type} is gone: {tensor._gone}")
-        evaluate(tensor)
-        buffer = tensor._buffer
+        with lock:
+            if tensor._buffer is None:
+                _settled_value(tensor)
+                evaluate(tensor)
+            buffer = tensor._buffer
         assert buffer is not None
     return buffer
 

@@ -39,7 +39,7 @@ class Structure:
     def __repr__(self) -> str:
         if self.kind is None:
             return "*"
-        inner = ", ".join(map(repr, self.children))
+        inner = ", ".join([repr(child) for child in self.children])
         return f"{self.kind.__name__}({inner})"
 
 
