@@ -8,6 +8,7 @@ beside it where they differ. Tensors are lazy; a look at a value compiles and ru
 
 from math import e, inf, nan, pi
 
+from rung import data, models, nn, optim
 from rung.core.dtype import (
     DType,
     bfloat16,

@@ -1,0 +1,1 @@
+"""The command line: `rung train`, `rung sample`, `rung ops` and the rest."""
