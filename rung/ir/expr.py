@@ -7,6 +7,7 @@ equal expressions are the same object; build them with the functions below, whic
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from collections.abc import Callable, Iterator
 from math import gcd
@@ -29,8 +30,12 @@ class ReadSource(Protocol):
 class Expr:
     """Base of scalar expressions: immutable and interned; compare with `is`."""
 
-    __slots__ = ("__weakref__", "_free", "dtype")
+    __slots__ = ("__weakref__", "_free", "_limits", "_linear", "_order", "_reads", "dtype")
     _free: frozenset[Var]
+    _limits: tuple[int, int] | None
+    _linear: tuple[dict[Expr, int], int]
+    _reads: bool
+    _order: str
     _table: ClassVar[WeakValueDictionary[tuple[object, ...], Expr]] = WeakValueDictionary()
     dtype: DType
 
@@ -163,6 +168,14 @@ def read(
 
 def bounds(e: Expr) -> tuple[int, int] | None:
     """Inclusive (low, high) of an index expression, or None when unknown."""
+    try:
+        return e._limits
+    except AttributeError:
+        e._limits = _bounds(e)
+        return e._limits
+
+
+def _bounds(e: Expr) -> tuple[int, int] | None:
     if isinstance(e, Const):
         return (int(e.value), int(e.value)) if e.dtype.is_integer else None
     if isinstance(e, Var):
@@ -213,7 +226,16 @@ def _cast_bounds(e: Call) -> tuple[int, int] | None:
 
 
 def linear_terms(e: Expr) -> tuple[dict[Expr, int], int]:
-    """`e` as sum(coefficient * term) + constant; terms are opaque to addition and scaling."""
+    """`e` as sum(coefficient * term) + constant; terms are opaque to addition and scaling. The
+    result is kept with the expression: do not change it."""
+    try:
+        return e._linear
+    except AttributeError:
+        e._linear = _linear_terms(e)
+        return e._linear
+
+
+def _linear_terms(e: Expr) -> tuple[dict[Expr, int], int]:
     terms: dict[Expr, int] = {}
 
     def walk(x: Expr, scale: int) -> int:
@@ -252,10 +274,39 @@ def _recombine(terms: dict[Expr, int]) -> dict[Expr, int]:
     return terms
 
 
+def order_key(e: Expr) -> str:
+    """What terms are sorted by: the text of a small expression, a digest of a large one, whose
+    text may be exponentially long because parts are shared."""
+    stack = [e]
+    while stack:
+        x = stack[-1]
+        missing = [c for c in x.children() if not hasattr(c, "_order")]
+        if missing:
+            stack.extend(missing)
+            continue
+        stack.pop()
+        if not hasattr(x, "_order"):
+            text = _shallow_text(x)
+            x._order = text if len(text) <= 160 else hashlib.sha256(text.encode()).hexdigest()
+    return e._order
+
+
+def _shallow_text(x: Expr) -> str:
+    """The text of an expression, with the keys of its parts in place of their text."""
+    keys = [c._order for c in x.children()]
+    if isinstance(x, Call):
+        return f"{x.op}({', '.join(keys)})"
+    if isinstance(x, Read):
+        name = f"${x.source}" if isinstance(x.source, int) else x.source.name
+        place = f"{name}[{', '.join(keys[: len(x.index)])}]"
+        return place if x.guard is None else f"guarded({place}, {keys[-1]})"
+    return repr(x)
+
+
 def from_terms(terms: dict[Expr, int], constant: int) -> Expr:
     """The canonical expression of a linear form: by falling coefficient, the constant last."""
     total: Expr | None = None
-    for term, scale in sorted(terms.items(), key=lambda kv: (-kv[1], repr(kv[0]))):
+    for term, scale in sorted(terms.items(), key=lambda kv: (-kv[1], order_key(kv[0]))):
         part = term if scale == 1 else raw_call("multiply", (term, const(scale)), dt.int64)
         total = part if total is None else raw_call("add", (total, part), dt.int64)
     if total is None:
@@ -421,8 +472,10 @@ _INDEX_BUILDERS: dict[str, Callable[[Expr, Expr], Expr]] = {
 
 
 def rebuild(e: Call, args: tuple[Expr, ...]) -> Expr:
-    """`e` with other arguments; integer index arithmetic is simplified again."""
-    if e.dtype is dt.int64 and len(args) == 2 and all(a.dtype is dt.int64 for a in args):
+    """`e` with other arguments; integer index arithmetic is simplified again. Arithmetic on data
+    stays as it is: it may overflow, and then (x * 4) // 4 is not x."""
+    is_index = all(a.dtype is dt.int64 and not reads_data(a) for a in args)
+    if e.dtype is dt.int64 and len(args) == 2 and is_index:
         if e.op in _INDEX_BUILDERS:
             return _INDEX_BUILDERS[e.op](*args)
         if isinstance(args[1], Const) and args[1].value > 0:
@@ -504,6 +557,15 @@ def free_variables(e: Expr) -> frozenset[Var]:
     except AttributeError:
         e._free = frozenset().union(*map(free_variables, e.children()))
         return e._free
+
+
+def reads_data(e: Expr) -> bool:
+    """Whether an element of memory occurs, found once for each expression."""
+    try:
+        return e._reads
+    except AttributeError:
+        e._reads = isinstance(e, Read) or any(map(reads_data, e.children()))
+        return e._reads
 
 
 def variables(*roots: Expr) -> set[Var]:

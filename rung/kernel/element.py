@@ -11,7 +11,7 @@ from math import prod
 
 from rung.core.errors import LoweringError
 from rung.ir.expr import (
-    Const, Expr, Read, Var, both, const, from_terms, iadd, ifloordiv, imod, imul, linear_terms,
+    Expr, Read, Var, both, const, from_terms, iadd, ifloordiv, imod, imul, linear_terms,
     raw_call, read, transform, var,
 )  # fmt: skip
 from rung.ir.node import Node, Value
@@ -119,7 +119,7 @@ class Elements:
             raise LoweringError(f"{node.op.name}: cannot be inlined", source=node.source)
         bound = dict(zip(form.axes, index, strict=True))
         body = self.inline(node, form.bodies[value.index], bound, guard)
-        if guard is None or isinstance(body, Const):
+        if guard is None or body is const(0, body.dtype):
             return body
         if isinstance(body, Read):  # reads under a guard are zero outside of it
             return body

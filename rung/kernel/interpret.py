@@ -402,7 +402,7 @@ def fold(array: Array, flat: Array, values: Array, combine: Callable[[Any, Any],
         raise ShapeError("accumulation into an array that is not contiguous")
     if len(flat) and np.all(flat == flat[0]) and isinstance(combine, np.ufunc) and combine.nin == 2:
         chain = np.concatenate([target[flat[:1]], values])
-        target[flat[0]] = combine.accumulate(chain)[-1]
+        target[flat[0]] = combine.accumulate(chain, dtype=chain.dtype)[-1]
         return
     order = np.argsort(flat, kind="stable")
     places, starts, counts = np.unique(flat[order], return_index=True, return_counts=True)

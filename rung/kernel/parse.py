@@ -113,7 +113,7 @@ def _integer(node: ast.expr, low: int = 0) -> int:
     negative = isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub)
     inner = node.operand if isinstance(node, ast.UnaryOp) and negative else node
     value = inner.value if isinstance(inner, ast.Constant) else None
-    if type(value) is not int or value > LARGEST:
+    if type(value) is not int or value > LARGEST + negative:
         fail(node, f"expected an integer, not {ast.unparse(node)}")
     value = -value if negative else value
     return value if value >= low else fail(node, f"{value} is less than {low}")
@@ -190,6 +190,8 @@ def _name(node: ast.Name, scope: Scope) -> Expr:
 
 
 def _unary(node: ast.UnaryOp, scope: Scope) -> Expr:
+    if isinstance(node.op, ast.USub) and _is_integer(node.operand):
+        return const(_integer(node, -LARGEST - 1))
     operand = _expr(node.operand, scope)
     if isinstance(node.op, ast.Not):
         return raw_call("logical_not", (operand,), dt.bool_)
@@ -277,14 +279,26 @@ def _call(node: ast.Call, scope: Scope) -> Expr:
         keywords = bool(options)
     if keywords:
         fail(node, f"{name} takes no keywords")
-    args = tuple(_expr(a, scope) for a in operands)
     if name in DTYPES and dtype is None:
-        return _typed_constant(node, DTYPES[name], args)
+        return _typed_constant(node, DTYPES[name], operands, scope)
+    args = tuple(_expr(a, scope) for a in operands)
     return raw_call(name, args, dtype or default_dtype(name, args))
 
 
-def _typed_constant(node: ast.Call, dtype: DType, args: tuple[Expr, ...]) -> Expr:
-    value = args[0].value if len(args) == 1 and isinstance(args[0], Const) else None
+def _is_integer(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and type(node.value) is int
+
+
+def _typed_constant(
+    node: ast.Call, dtype: DType, operands: list[ast.expr], scope: Scope
+) -> Expr:
+    value: bool | int | float | None = None
+    if len(operands) == 1:
+        only = operands[0]
+        if isinstance(only, ast.Constant) and type(only.value) is int:
+            value = only.value  # u64 goes beyond what a bare number may be
+        elif isinstance(inner := _expr(only, scope), Const):
+            value = inner.value
     if value is None or (dtype.is_float != isinstance(value, float)):
         fail(node, f"{ast.unparse(node)} is not a constant of {dtype}")
     if not dtype.is_float and not dtype.is_bool and not dt.fits(int(value), dtype):

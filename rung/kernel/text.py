@@ -129,7 +129,7 @@ def _linear_text(e: Call) -> tuple[str, int] | None:
     if e.dtype is not dt.int64 or e.op not in ("add", "multiply"):
         return None
     terms, constant = linear_terms(e)
-    if from_terms(terms, constant) is not e:
+    if e in terms or from_terms(terms, constant) is not e:
         return None
     parts = [(c, _scaled(abs(c), t)) for t, c in terms.items()]
     if constant:

@@ -21,6 +21,7 @@ from rung.ops.families import (
     is_narrow,
     require_dtype,
     require_same_dtype,
+    scalar_cast,
     structured,
     widened,
 )
@@ -119,7 +120,9 @@ def _dot_axes(attrs: DotAttrs, ins: Sequence[TensorType]) -> LoopForm:
         for side, t in enumerate(ins)
     )
     body = raw_call("multiply", tuple(reads), accumulator(a.dtype))
-    return LoopForm(tuple(axes), (body,), tuple(reduce), "add" if reduce else None)
+    if not reduce:
+        return LoopForm(tuple(axes), (scalar_cast(body, a.dtype),))
+    return LoopForm(tuple(axes), (body,), tuple(reduce), "add")
 
 
 def _dot_transpose(
