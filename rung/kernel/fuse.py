@@ -327,6 +327,7 @@ class GroupNest:
         shared: dict[int, list[Stmt]] = {}
         after: list[Stmt] = []
         alone: list[Stmt] = []
+        inner: dict[tuple[int, ...], list[Node]] = {}
         for node in members:
             body = self.storage.bodies[node]
             size = prod(v.extent for v in body.axes) // rows
@@ -341,7 +342,11 @@ class GroupNest:
                 shared.setdefault(length, []).extend(stmts)
                 after.extend(final)
             else:
-                alone.extend(self._inner_reduction(node, body, size, row, rows))
+                alone_always = is_contraction(node, self.storage.elements)
+                key = (size, *(v.extent for v in body.reduce), id(node) * alone_always)
+                inner.setdefault(key, []).append(node)
+        for nodes in inner.values():
+            alone.extend(self._inner_reductions(nodes, row, rows))
         loops = [
             loop(axis, *stmts) if isinstance(axis := self._inner(length), Var) else Block(tuple(stmts))
             for length, stmts in shared.items()
@@ -433,30 +438,35 @@ class GroupNest:
         self.local[value] = (rounded, row)
         return [*stmts, Alloc(rounded), Store(rounded, (), result)]
 
-    def _inner_reduction(
-        self, node: Node, body: Body, size: int, row: Expr, rows: int
-    ) -> list[Stmt]:
-        """A reduction (or contraction) with several results per row."""
+    def _inner_reductions(self, nodes: list[Node], row: Expr, rows: int) -> list[Stmt]:
+        """Reductions (or one contraction) of one shape with several results per row."""
+        first = self.storage.bodies[nodes[0]]
+        size = prod(v.extent for v in first.axes) // rows
         self._locals += 1
         inner = var(f"o{self._locals}", size) if size != 1 else const(0)
-        bound = self._bind(body, size, row, inner)
-        reduce = tuple(var(f"k{self._locals}_{i}", v.extent) for i, v in enumerate(body.reduce))
-        bound.update(zip(body.reduce, reduce, strict=True))
-        combine = body.form.combine or "add"
-        stmts: list[Stmt] = []
-        allocs: list[Stmt] = []
-        for value, e in zip(node.results, body.exprs, strict=True):
-            if value not in self.kept and value not in self.local:
-                allocs.append(self._alloc(value, rows, row))
-            buffer, start = self._accumulator(value, combine)
-            element = _cast(self._resolve(substitute(e, bound)), buffer.dtype)
-            accumulate: Stmt = Accumulate(buffer, (), combine, element)
-            for k in reversed(reduce):
-                accumulate = loop(k, accumulate)
-            result = _cast(read(buffer, ()), value.type.dtype)
-            stmts += [*start, accumulate, self._store_inner(value, size, row, inner, result)]
-        nest = [loop(inner, *stmts)] if isinstance(inner, Var) else stmts
-        return [*allocs, *nest]
+        reduce = tuple(var(f"k{self._locals}_{i}", v.extent) for i, v in enumerate(first.reduce))
+        before: list[Stmt] = []
+        starts: list[Stmt] = []
+        sums: list[Stmt] = []
+        ends: list[Stmt] = []
+        for node in nodes:
+            body = self.storage.bodies[node]
+            bound = self._bind(body, size, row, inner)
+            bound.update(zip(body.reduce, reduce, strict=True))
+            for value, e in zip(node.results, body.exprs, strict=True):
+                if value not in self.kept and value not in self.local:
+                    before.append(self._alloc(value, rows, row))
+                combine = body.form.combine or "add"
+                buffer, start = self._accumulator(value, combine)
+                starts += start
+                element = _cast(self._resolve(substitute(e, bound)), buffer.dtype)
+                sums.append(Accumulate(buffer, (), combine, element))
+                result = _cast(read(buffer, ()), value.type.dtype)
+                ends.append(self._store_inner(value, size, row, inner, result))
+        for k in reversed(reduce):
+            sums = [loop(k, *sums)]
+        stmts = [*starts, *sums, *ends]
+        return [*before, *([loop(inner, *stmts)] if isinstance(inner, Var) else stmts)]
 
     def _store_inner(self, value: Value, size: int, row: Expr, inner: Expr, e: Expr) -> Stmt:
         place = iadd(imul(row, size), inner)

@@ -178,7 +178,7 @@ class Grouping:
         self.of: dict[Node, Group] = {}
         self._before: dict[int, int] = {}  # group -> bit set of groups it depends on
         self._after: dict[int, int] = {}
-        self._alive: set[int] = set()
+        self._readers: dict[Value, list[Group]] = {}  # of reductions, by what they read
         for node in storage.stored:
             self._assign(node)
 
@@ -194,8 +194,36 @@ class Grouping:
                 self._depend(group, producers)
                 self._absorb(group, node, producers)
                 return
+        sibling = self._sibling(body, producers)
+        if sibling is not None:
+            self._add(sibling, node)
+            self._depend(sibling, producers)
+            return
         group = self._start(node, body)
         self._depend(group, producers)
+        for value in self._large_reads(body):
+            self._readers.setdefault(value, []).append(group)
+
+    def _large_reads(self, body: Body) -> list[Value]:
+        """What a plain reduction reads of at least its own iteration space."""
+        form = body.form
+        if not form.reduce or form.scan or form.write or is_contraction(body.node, self.storage.elements):
+            return []
+        points = prod(v.extent for v in body.axes + body.reduce)
+        owners = dict.fromkeys(self._owner(r) for r in body.reads)
+        return [v for v in owners if v.type.size >= points >= SMALL_WORK]
+
+    def _sibling(self, body: Body, producers: Iterable[Group]) -> Group | None:
+        """A group that starts with a reduction of the same shape over the same memory."""
+        for value in self._large_reads(body):
+            for group in self._readers.get(value, ()):
+                if not group.members or any(p is group for p in producers):
+                    continue
+                first = self.storage.bodies[group.members[0]]
+                same = _space(first) == _space(body) and first.form.combine == body.form.combine
+                if same and len(group.members) < 6 and not self._reaches_any(group, producers):
+                    return group
+        return None
 
     def _producers(self, body: Body) -> list[Group]:
         found: dict[int, Group] = {}
@@ -441,6 +469,10 @@ def row_counts(shape: tuple[int, ...], limit: int) -> list[int]:
     if limit and total and total % limit == 0:
         counts.add(limit)
     return sorted(counts, reverse=True)
+
+
+def _space(body: Body) -> tuple[int, ...]:
+    return (*(v.extent for v in body.axes), -1, *(v.extent for v in body.reduce))
 
 
 def _extents(node: Node) -> tuple[int, ...]:

@@ -20,6 +20,7 @@ from rung.core.dtype import DType
 from rung.ir.expr import Expr, Read, read, var, walk
 from rung.ir.node import PARAMETER, Graph, Value
 from rung.kernel.fuse import FusedGraph, KernelCall, fuse, rename
+from rung.kernel.split_reduce import split_reductions
 from rung.kernel.loop import Accumulate, Block, Buffer, Kernel, Stmt, Store, loop, walk_stmts
 
 
@@ -80,6 +81,7 @@ class Plan:
 def make_plan(graph: Graph, aliases: Mapping[int, int]) -> Plan:
     """Fuse a primitive graph and give memory to everything. `aliases`: output -> input whose buffer
     the caller passes for both."""
+    graph = split_reductions(graph)
     return _Planner(graph, fuse(graph), aliases).plan()
 
 
