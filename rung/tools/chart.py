@@ -53,15 +53,16 @@ def round_ticks(low: float, high: float, count: int = 6) -> tuple[float, ...]:
     return tuple(round(i * step, 12) for i in range(first, last + 1))
 
 
-def smoothed(points: Sequence[Point], window: int) -> list[Point]:
-    """The mean of the last `window` values at each point."""
+def smoothed(points: Sequence[Point], reach: int) -> list[Point]:
+    """The mean of the values up to `reach` places before and after each point (fewer at the ends,
+    as many before as after), so that a falling curve is not moved."""
+    sums = [0.0]
+    for _, y in points:
+        sums.append(sums[-1] + y)
     found: list[Point] = []
-    total = 0.0
-    for i, (x, y) in enumerate(points):
-        total += y
-        if i >= window:
-            total -= points[i - window][1]
-        found.append((x, total / min(i + 1, window)))
+    for i, (x, _) in enumerate(points):
+        near = min(reach, i, len(points) - 1 - i)
+        found.append((x, (sums[i + near + 1] - sums[i - near]) / (2 * near + 1)))
     return found
 
 

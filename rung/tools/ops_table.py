@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from rung.core.dtype import ALL, FLOATS, INTEGERS, DType
@@ -17,14 +18,16 @@ from rung.ir.op import EVERY_OPERAND, Facts, Op
 from rung.ops.table import OPS
 
 _BLANK = "—"
+_PLAIN_WIDTH = 240
+"""Characters in a line where the output is no terminal."""
 
 
 @dataclass(frozen=True)
 class Row:
     """What `rung ops` says about one op; a blank cell holds the reason why it is blank."""
 
-    op: str
     family: str
+    op: str
     operands: str
     dtypes: str
     attrs: str
@@ -50,8 +53,8 @@ def rows(family: str | None = None) -> list[Row]:
 
 def _row(op: Op) -> Row:
     return Row(
-        op=op.name,
         family=op.family,
+        op=op.name,
         operands="any" if op.arity is None else str(op.arity),
         dtypes=_dtypes(op.dtypes),
         attrs=", ".join(f.name for f in fields(op.attrs)) or _BLANK,
@@ -115,26 +118,44 @@ def _facts(facts: Facts) -> str:
 
 def _short(value: Any) -> str:
     if isinstance(value, tuple):
-        return "(" + ",".join(f"{x:g}" for x in value) + ")"
+        shown = [f"{x:g}" for x in value]
+        if len(shown) > 6:
+            shown = [*shown[:2], "…", *shown[-2:]]
+        return "(" + ",".join(shown) + ")"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def table(found: list[Row]) -> Table:
-    """The rows as a table with a section for each family."""
+def table(found: list[Row], notes: list[str]) -> Table:
+    """The rows as a table with a section for each family. Reasons for blank cells, which are longer
+    than a cell, are added to `notes` and shown by their number there."""
     shown = Table(title=f"{len(found)} ops", header_style="bold", padding=(0, 1))
-    for f in fields(Row):
-        shown.add_column(f.name, no_wrap=f.name == "op", overflow="fold", style=_style(f.name))
+    for name in SHOWN:
+        shown.add_column(name, no_wrap=name in ("op", "family"), overflow="fold", style=_style(name))
     family = found[0].family
     for row in found:
         if row.family != family:
             shown.add_section()
             family = row.family
-        shown.add_row(*(str(value) for value in _values(row)))
+        blank = OPS[row.op].blank
+        cells = []
+        for name in SHOWN:
+            text = getattr(row, name)
+            cells.append(escape(_noted(text, notes)) if text and text == blank.get(name) else text)
+        shown.add_row(*cells)
     return shown
 
 
+SHOWN = tuple(f.name for f in fields(Row) if f.name != "doc")
+
+
+def _noted(reason: str, notes: list[str]) -> str:
+    if reason not in notes:
+        notes.append(reason)
+    return f"— [{notes.index(reason) + 1}]"
+
+
 def _style(column: str) -> str:
-    return {"op": "bold cyan", "doc": "dim"}.get(column, "")
+    return {"op": "bold cyan", "family": "dim"}.get(column, "")
 
 
 def _values(row: Row) -> Iterator[str]:
@@ -152,8 +173,12 @@ def command(
         return
     console = Console()
     if not console.is_terminal:
-        console = Console(width=280)
-    console.print(table(found))
+        console = Console(width=_PLAIN_WIDTH)
+    notes: list[str] = []
+    console.print(table(found, notes))
+    console.print("blank cells:")
+    for number, reason in enumerate(notes, 1):
+        console.print(f"  [{number}] {reason}", markup=False, highlight=False)
 
 
 def _names() -> list[str]:

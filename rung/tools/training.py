@@ -303,10 +303,9 @@ def _save(run: Run, step: int, history: History) -> None:
 
 def loss_chart(title: str, history: History) -> str:
     """The curve of a run as SVG: raw, smoothed, validation."""
-    window = max(1, len(history.losses) // 40)
     curves = [
         Curve("raw", history.losses, faint=True),
-        Curve("training loss", smoothed(history.losses, window)),
+        Curve("training loss", smoothed(history.losses, len(history.losses) // 60)),
     ]
     if history.validation:
         curves.append(Curve("validation loss", history.validation, colour=1, dots=True))
