@@ -1,7 +1,7 @@
 """Random graphs through every level, as many as wanted, on several processes.
 
-    python -m tests.fuzz --graphs 50000 --jobs 2
-    python -m tests.fuzz --seed 1234        # one graph, made small, with its text and inputs
+python -m tests.fuzz --graphs 50000 --jobs 2
+python -m tests.fuzz --seed 1234        # one graph, made small, with its text and inputs
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def show(seed: int) -> int:
     if found:
         kind = kind_of(found[0])
         drawn = shrink(drawn, lambda d: any(kind_of(f) == kind for f in failures(d)))
-    print(graph_text(drawn.graph))
+    print(graph_text(drawn.graph, data=False))
     np.set_printoptions(threshold=60, linewidth=100)
     for i, a in enumerate(drawn.inputs):
         print(f"x{i} = {a!r}")
@@ -110,7 +110,9 @@ def show(seed: int) -> int:
 
 def main() -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--graphs", type=int, default=1000)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=2)
@@ -120,7 +122,9 @@ def main() -> int:
     if given.worker:
         work(*given.worker)
         return 0
-    bad = show(given.seed) if given.seed is not None else fuzz(given.first, given.graphs, given.jobs)
+    bad = (
+        show(given.seed) if given.seed is not None else fuzz(given.first, given.graphs, given.jobs)
+    )
     return int(bad > 0)
 
 

@@ -37,23 +37,29 @@ WHOLE = {"f16": 2**11, "bf16": 2**8, "f32": 2**24, "f64": 2**53}
 """Up to here each whole number is a float."""
 DIMS = (1, 1, 2, 3, 4, 5, 7, 8, 12, 16, 17, 33)
 
-JUMPS = frozenset(
+
+def names_in(text: str) -> frozenset[str]:
+    """The words of a text."""
+    return frozenset(text.split())
+
+
+JUMPS = names_in(
     "floor ceil round trunc sign floor_divide remainder equal not_equal less less_equal greater "
-    "greater_equal signbit copysign nextafter bitcast argmax argmin argsort top_k".split()
+    "greater_equal signbit copysign nextafter bitcast argmax argmin argsort top_k"
 )
 """Ops that are not continuous: they take exact floats."""
-SIGNS_OF_ZERO = frozenset("signbit copysign bitcast atan2 nextafter".split())
+SIGNS_OF_ZERO = names_in("signbit copysign bitcast atan2 nextafter")
 """Ops that tell 0.0 from -0.0; they take floats without zeros."""
-KEEPS_EXACT = frozenset(
+KEEPS_EXACT = names_in(
     "negative abs sign floor ceil round trunc maximum minimum where cast reshape broadcast_to "
     "permute slice pad flip concat take take_along gather scatter dynamic_slice reduce_max "
     "reduce_min dynamic_update_slice sort top_k window_max window_take stop_gradient copysign "
-    "nextafter bitcast isnan".split()
+    "nextafter bitcast isnan"
 )
 """Ops whose floats are exact when their operands are."""
-SUMS = frozenset(
+SUMS = names_in(
     "add subtract multiply reduce_sum reduce_prod cumulative_sum cumulative_prod dot_general conv "
-    "window_sum scatter_add window_put floor_divide remainder".split()
+    "window_sum scatter_add window_put floor_divide remainder"
 )
 """Ops whose floats are exact when their operands are small whole numbers."""
 
@@ -246,8 +252,7 @@ class Drawer:
             values = op.build([k.value for k in operands], attrs)
         self.used.update(k.value for k in operands)
         found = [
-            Known(v, a, exact or not v.dtype.is_float)
-            for v, a in zip(values, results, strict=True)
+            Known(v, a, exact or not v.dtype.is_float) for v, a in zip(values, results, strict=True)
         ]
         self.pool.extend(found)
         return found
@@ -299,9 +304,7 @@ class Drawer:
             outputs.append(self.known().value)
         graph = make_graph("random", self.params, outputs)
         exact = {v: k.exact for v, k in values.items()}
-        return RandomGraph(
-            self.seed, graph, tuple(self.inputs), exact, self.aliases(graph.outputs)
-        )
+        return RandomGraph(self.seed, graph, tuple(self.inputs), exact, self.aliases(graph.outputs))
 
     def aliases(self, outputs: Sequence[Value]) -> dict[int, int]:
         """Now and then outputs are donated the memory of inputs of their type."""
@@ -310,9 +313,7 @@ class Drawer:
             return found
         for k, v in enumerate(outputs):
             free = [
-                i
-                for i, p in enumerate(self.params)
-                if p.type == v.type and i not in found.values()
+                i for i, p in enumerate(self.params) if p.type == v.type and i not in found.values()
             ]
             if free and outputs.count(v) == 1:
                 found[k] = self.pick(free)
@@ -413,6 +414,11 @@ def draw_arg(d: Drawer) -> None:
     d.apply(*_with(attrs_of(d.pick(["argmax", "argmin"]), dim=d.dim(x)), x))
 
 
+def draw_softmax(d: Drawer) -> None:
+    x = d.of_dtypes(dt.FLOATS, rank=1)
+    d.apply(*_with(attrs_of("softmax", dim=d.dim(x)), x))
+
+
 def draw_cumulative(d: Drawer) -> None:
     x = d.known(lambda k: not k.dtype.is_bool)
     name = d.pick(["cumulative_sum", "cumulative_sum", "cumulative_prod"])
@@ -489,7 +495,9 @@ def _joins(x: Known, y: Known, dim: int) -> bool:
 def index(d: Drawer, shape: Shape) -> Known:
     """Positions of any kind of integer."""
     if d.chance(0.3):
-        return d.whole() if not shape else d.known(lambda k: k.dtype.is_integer and k.shape == shape)
+        return (
+            d.whole() if not shape else d.known(lambda k: k.dtype.is_integer and k.shape == shape)
+        )
     dtype = d.pick((dt.int32, dt.int64, dt.uint8, dt.int8))
     return d.input(TensorType(dtype, shape))
 
@@ -635,16 +643,20 @@ def _with(op: tuple[Op, Attrs], x: Known) -> tuple[Op, list[Known], Attrs]:
 
 
 ELEMENTWISE = [op for op in RECORDS if op.elementwise]
-COMMON = "add add multiply multiply subtract divide maximum exp tanh sqrt negative log".split()
+COMMON = (
+    "add", "add", "multiply", "multiply", "subtract", "divide", "maximum", "exp", "tanh", "sqrt",
+    "negative", "log",
+)  # fmt: skip
 WEIGHTS: dict[Callable[[Drawer], None], int] = {
-    draw_elementwise: 30, draw_common: 16, draw_reduction: 10, draw_arg: 2, draw_cumulative: 3, draw_reshape: 5,
-    draw_broadcast: 4, draw_permute: 5, draw_slice: 5, draw_pad: 3, draw_flip: 2,
-    draw_concat: 3, draw_take: 2, draw_take_along: 2, draw_gather: 4, draw_dynamic: 3, draw_sort: 3, draw_dot: 6,
-    draw_conv: 2, draw_pool: 3, draw_creation: 4, draw_random: 1,
+    draw_elementwise: 30, draw_common: 16, draw_reduction: 10, draw_arg: 2, draw_softmax: 2,
+    draw_cumulative: 3, draw_reshape: 5, draw_broadcast: 4, draw_permute: 5, draw_slice: 5,
+    draw_pad: 3, draw_flip: 2, draw_concat: 3, draw_take: 2, draw_take_along: 2, draw_gather: 4,
+    draw_dynamic: 3, draw_sort: 3, draw_dot: 6, draw_conv: 2, draw_pool: 3, draw_creation: 4,
+    draw_random: 1,
 }  # fmt: skip
 DRAWS = [draw for draw, weight in WEIGHTS.items() for _ in range(weight)]
 NOT_DRAWN = frozenset({"composite"})
-"""Composites are drawn by their names in the operator tests."""
+"""The other composites have tests of their own; they are made of what is drawn."""
 
 
 def random_graph(seed: int) -> RandomGraph:

@@ -178,9 +178,9 @@ def test_what_is_public_has_a_docstring() -> None:
         if not ast.get_docstring(m.tree):
             missing.append(m.place)
         for node in m.tree.body:
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-                if not node.name.startswith("_") and not ast.get_docstring(node):
-                    missing.append(f"{m.place}:{node.lineno} {node.name}")
+            named = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+            if named and not node.name.startswith("_") and not ast.get_docstring(node):
+                missing.append(f"{m.place}:{node.lineno} {node.name}")
     fail_with(missing)
 
 

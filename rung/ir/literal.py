@@ -76,7 +76,7 @@ def _array_text(data: ArrayData, printing: Printing) -> str:
     `array_data("digest")`."""
     type_text = literal_text(data.type, printing)
     if data.type.size <= SMALL_ARRAY:
-        items = tuple(data.array.ravel().tolist())
+        items = tuple(NAN if v != v else v for v in data.array.ravel().tolist())
         if np.array(items, data.array.dtype).tobytes() == data.array.tobytes():
             return f"array_data({type_text}, {literal_text(items, printing)})"
     elif not printing.data:
