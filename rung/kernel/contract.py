@@ -202,7 +202,7 @@ class ContractionTiling:
         for copy, _ in self.packed:
             self.s.vectorize(copy, self.lanes)
         for copy, outer in self.copies:
-            self.s.parallel(outer, "q")
+            self.s.parallel(outer, f"{copy}_p")
             do(Branch(copy))
             self.s.vectorize(copy, self.lanes)
         self._unroll_reduction()

@@ -5,8 +5,8 @@ Two accesses of a buffer conflict when they may touch one element and one of the
 pinned by every conflicting pair has independent iterations.
 
 The equation "both touch the same element" is, per dim, sum(coefficient * delta) + offset = 0 over
-the differences of loop variables. It falls apart into groups that must each be zero: where the larger
-coefficients have a greatest common divisor g and the rest stays within (-g, g), both are zero.
+the differences of loop variables. It falls apart into groups that must each be zero: where the
+larger coefficients have a greatest common divisor g and the rest stays within (-g, g), both are.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import gcd, inf
 
-from rung.ir.expr import Call, Const, Expr, Read, Var, bounds, linear_terms, variables, walk
+from rung.ir.expr import (
+    Call, Const, Expr, Read, Var, bounds, ifloordiv, linear_terms, variables, walk,
+)  # fmt: skip
 from rung.kernel.loop import (
     Accumulate,
     Alloc,
@@ -127,8 +129,8 @@ class Delta:
 def pinned(
     a: Access, b: Access, band: tuple[For, ...], written: frozenset[Buffer] = frozenset()
 ) -> frozenset[Var] | None:
-    """The axes of the loops `band` that have one value whenever a and b touch one element; None when
-    they never do. `band` is around both; loops inside differ freely. `written` are buffers
+    """The axes of the loops `band` that have one value whenever a and b touch one element; None
+    when they never do. `band` is around both; loops inside differ freely. `written` are buffers
     that change meanwhile."""
     if a.opaque != b.opaque:
         return frozenset()
@@ -149,9 +151,9 @@ def _recombined(zero: set[Expr], sides: _Sides) -> set[Expr]:
     """Terms that do not differ because their quotient and remainder do not."""
     more: set[Expr] = set()
     for t in zero:
-        if isinstance(t, Call) and t.op == "floor_divide":
+        if isinstance(t, Call) and t.op == "remainder" and isinstance(t.args[1], Const):
             x = t.args[0]
-            if any(isinstance(r, Call) and r.op == "remainder" and r.args == t.args for r in zero):
+            if ifloordiv(x, int(t.args[1].value)) in zero:
                 more |= {x} | (_zero_terms(*sides.equation(x, x)) or set())
     return more
 
