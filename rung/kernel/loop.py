@@ -96,18 +96,10 @@ def field_names(cls: type) -> tuple[str, ...]:
     return tuple(f.name for f in fields(cls))
 
 
-def _rebuild(cls: type, values: tuple[object, ...]) -> object:
-    return cls(*values)
-
-
 class Record(metaclass=Interning):
     """Base of the interned records."""
 
     __slots__ = ()
-
-    def __reduce__(self) -> tuple[object, ...]:
-        values = tuple(getattr(self, name) for name in field_names(type(self)))
-        return (_rebuild, (type(self), values))
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,8 +108,8 @@ class Buffer(Record):
     that a statement can see.
 
     role: `input`, `output`, `inout` (updated in place) and `temp` (between phases; allocated by
-    the plan) are parameters of the kernel. `scratch` lives in the thread's scratch block within a phase,
-    `register` must end up in registers: all its indices are constant once loops are unrolled and
+    the plan) are parameters of the kernel. `scratch` lives in the thread's scratch block within a
+    phase, `register` must end up in registers: all its indices are constant once loops are unrolled and
     vectorized."""
 
     name: str

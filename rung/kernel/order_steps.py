@@ -257,6 +257,8 @@ class FuseLoops(Step):
             self.fail(f"the extents of {self.first!r} and {self.second!r} differ")
         if a.kind != b.kind:
             self.fail(f"loop {self.first!r} is {a.kind}, loop {self.second!r} is {b.kind}")
+        if self.first in b.body.axes or self.second in a.body.axes:
+            self.fail("one has a loop over the axis of the other inside")
         mapping: dict[Var, Expr] = {b.axis: a.axis}
         second = block(substitute_stmt(b.body, mapping))
         _check_distribution_of(self, a, (a.body, second))

@@ -10,16 +10,18 @@ import numpy as np
 
 from rung.core import dtype as dt
 from rung.ir.expr import (
-    Expr, Var, bounds, compare, const, iadd, ifloordiv, imod, imul, raw_call, read, var,
+    Expr, Read, Var, bounds, compare, const, iadd, ifloordiv, imod, imul, raw_call, read, var,
+    variables,
 )  # fmt: skip
 from rung.kernel.interpret import interpret
 from rung.kernel.loop import (
     Accumulate, Alloc, Block, Buffer, For, If, Kernel, Stmt, Store, loop, walk_stmts,
 )  # fmt: skip
+from rung.kernel.memory_steps import all_exprs
 from rung.kernel.rewrite import axis_names
 from rung.kernel.schedule import (
     AccumulateIn, Branch, ComputeAt, Fission, Fuse, FuseLoops, Inline, Lanes, Pack, Parallel,
-    Peel, PrefetchIn, Reorder, Split, Step, Unroll, Vectorize,
+    Peel, PrefetchIn, Reorder, Split, Stage, Step, Unroll, Vectorize,
 )  # fmt: skip
 
 SIZE = 96
@@ -35,7 +37,7 @@ def run(kernel: Kernel, batch: bool = False, hostile: bool = False) -> list[np.n
     """The outputs after a run on fixed inputs."""
     rng = np.random.default_rng(7)
     start = {b: rng.integers(-9, 9, b.shape, np.int32) for b in PARAMS}
-    arrays = [start[b] for b in kernel.params]
+    arrays = [start[b] if b in start else np.zeros(b.shape, np.int32) for b in kernel.params]
     interpret(kernel, arrays, batch=batch, hostile=hostile)
     return [a for b, a in zip(kernel.params, arrays, strict=True) if b.role != "temp"]
 
@@ -158,7 +160,12 @@ class Nests:
         buffers = ["x", "y", "z", "t", *(s.buffer.name for s in walk_stmts(kernel.body)
                                          if isinstance(s, Alloc))]  # fmt: skip
         buffer = self.rng.choice(buffers)
-        picked = self.rng.sample(inside, self.rng.randint(0, len(inside)))
+        found = [e for e in all_exprs(some.body) if isinstance(e, Read)]
+        seen = self.rng.choice(found) if found else None
+        around = sorted(v.name for v in variables(seen)) if seen else [axis]
+        self.rng.shuffle(around)
+        picked = [n for n in around if n in inside]
+        packed = seen.source.name if seen and self.chance(0.8) else buffer
         chain = [axis, *inside]
         order = self.rng.sample(chain, self.rng.randint(1, len(chain)))
         a, b = f"a{turn}", f"b{turn}"
@@ -175,10 +182,11 @@ class Nests:
             lambda: Parallel(axis),
             lambda: Lanes(axis, 2, self.rng.choice([1, 2])),
             lambda: AccumulateIn(buffer, axis),
-            lambda: Pack(buffer, axis, tuple(picked), f"p{turn}"),
+            lambda: Pack(packed, axis, tuple(picked), f"p{turn}"),
+            lambda: Stage(packed, tuple(around), self.rng.choice([0, 3]), f"s{turn}"),
             lambda: ComputeAt("t", axis),
             lambda: Inline("t"),
             lambda: PrefetchIn(buffer, axis, 2),
         ]
-        weights = [4, 4, 2, 2, 2, 2, 2, 0.5, 1, 1, 3, 4, 3, 2, 1, 0.3]
+        weights = [4, 4, 2, 2, 2, 2, 2, 0.5, 1, 1, 3, 4, 3, 2, 2, 1, 0.3]
         return self.rng.choices(makers, weights)[0]()
