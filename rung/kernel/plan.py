@@ -20,8 +20,8 @@ from rung.core.dtype import DType
 from rung.ir.expr import Expr, Read, read, var, walk
 from rung.ir.node import PARAMETER, Graph, Value
 from rung.kernel.fuse import FusedGraph, KernelCall, fuse, rename
-from rung.kernel.split_reduce import split_reductions
 from rung.kernel.loop import Accumulate, Block, Buffer, Kernel, Stmt, Store, loop, walk_stmts
+from rung.kernel.split_reduce import split_reductions
 
 
 @dataclass(frozen=True)
@@ -99,14 +99,32 @@ class _Planner:
     def plan(self) -> Plan:
         calls = self._order(self._claim_outputs())
         planned = [self._bind(c) for c in calls]
-        copies = [self._copy(v, k) for v, k in self.copy_to]
-        return Plan((*planned, *copies), len(copies))
+        early, late = self._copies()
+        return Plan((*early, *planned, *late), len(early) + len(late))
+
+    def _copies(self) -> tuple[list[PlannedCall], list[PlannedCall]]:
+        """Copies before and after the kernels. A donated input is copied before anything overwrites
+        it; where its target is donated memory as well, by way of a temporary."""
+        donated = {self.graph.params[i] for i in self.aliases.values()}
+        early: list[PlannedCall] = []
+        late: list[PlannedCall] = []
+        for value, k in self.copy_to:
+            source = self._memory_of(value)
+            if value not in donated:
+                late.append(_copy(value, source, OutputMemory(k)))
+            elif k not in self.aliases:
+                early.append(_copy(value, source, OutputMemory(k)))
+            else:
+                saved = TempMemory(self._temps, value.type.nbytes)
+                self._temps += 1
+                early.append(_copy(value, source, saved))
+                late.append(_copy(value, saved, OutputMemory(k)))
+        return early, late
 
     def _claim_outputs(self) -> list[KernelCall]:
         """Give outputs their memory; those that cannot be written directly are copied."""
         calls = list(self.fused.calls)
         writer = {v: i for i, c in enumerate(calls) for v in _written(c)}
-        donated = {i for i in self.aliases.values()}
         for k, value in enumerate(self.fused.outputs):
             claimed = value in self.memory or value not in writer
             source = self.aliases.get(k)
@@ -121,14 +139,13 @@ class _Planner:
                 continue  # given back as it came
             if claimed:
                 self.copy_to.append((value, k))
-                self._temporary_if_free(value, donated)
+                self._temporary_if_free(value)
             else:
                 self.memory[value] = OutputMemory(k)
         return calls
 
-    def _temporary_if_free(self, value: Value, donated: set[int]) -> None:
-        """A donated input that is copied out late must not have been overwritten by then: such an
-        output is copied first, into its own memory, which the order of copies sees to."""
+    def _temporary_if_free(self, value: Value) -> None:
+        """Memory for an output that is copied out late, unless it has some."""
         if value not in self.memory and value.node.op is not PARAMETER:
             self._memory_of(value)
 
@@ -199,9 +216,10 @@ class _Planner:
     def _bind(self, call: KernelCall) -> PlannedCall:
         return PlannedCall(call.kernel, tuple(map(self._memory_of, call.args)), call.group)
 
-    def _copy(self, value: Value, output: int) -> PlannedCall:
-        kernel = copy_kernel(value.type.dtype, value.type.size)
-        return PlannedCall(kernel, (self._memory_of(value), OutputMemory(output)), "rows")
+
+def _copy(value: Value, source: Memory, target: Memory) -> PlannedCall:
+    kernel = copy_kernel(value.type.dtype, value.type.size)
+    return PlannedCall(kernel, (source, target), "rows")
 
 
 def copy_kernel(dtype: DType, size: int) -> Kernel:

@@ -253,12 +253,12 @@ def where(condition: Operand, x: Operand, y: Operand) -> Tensor:
     def build(c: Value, *values: Value) -> Value:
         given = iter(values)
         branches = [
-            cast_value(next(given), dtype)
+            broadcasted(cast_value(next(given), dtype), shape)
             if isinstance(o, TensorState)
-            else scalar_value("where", o, dtype)
+            else scalar_value("where", o, dtype, shape)
             for o in operands
         ]
-        return e.where(*[broadcasted(v, shape) for v in (c, *branches)])
+        return e.where(broadcasted(c, shape), *branches)
 
     return apply(build, *tensors)
 

@@ -16,6 +16,7 @@ from rung.core.source import Source
 from rung.ir.node import Graph, Value, make_graph, make_node, parameter, provenance
 from rung.ir.op import Attrs, Op
 from rung.ir.types import TensorType
+from rung.ops.broadcast import broadcast_to
 from rung.ops.creation import ConstantAttrs, constant
 from rung.tensor.leaf import LEAF, TRANSPARENT, Buffer, LeafAttrs, Placeholder
 
@@ -89,13 +90,13 @@ class _Walk:
                 self._input(top)
                 stack.pop()
                 continue
-            missing = [v for v in node.inputs if v not in numbers]
+            missing = [v for v in node.inputs if v not in numbers and not _is_number(v)]
             if missing:
                 stack.extend(reversed(missing))
                 continue
             stack.pop()
             if op in TRANSPARENT:
-                numbers[top] = numbers[node.inputs[0]]
+                numbers[top] = self._operand(node.inputs[0])
             else:
                 self._step(top)
 
@@ -115,10 +116,19 @@ class _Walk:
             self.key.append(value.type)
         self.numbers[value] = number
 
+    def _operand(self, value: Value) -> int:
+        """The number of an operand. A number (a constant, perhaps repeated) gets steps of its own
+        for each use: whether two uses have equal values must not change the structure."""
+        number = self.numbers.get(value)
+        if number is not None:
+            return number
+        self._step(value)
+        return self.numbers.pop(value)
+
     def _step(self, value: Value) -> None:
         node = value.node
         numbers = self.numbers
-        operands = tuple([numbers[v] for v in node.inputs])
+        operands = tuple([self._operand(v) for v in node.inputs])
         attrs: Any = node.attrs
         linear = self.linear
         if node.op is constant:
@@ -131,6 +141,14 @@ class _Walk:
         for result in node.results:
             numbers[result] = self.total + result.index
         self.total += len(node.types)
+
+
+def _is_number(value: Value) -> bool:
+    """Whether a value is a scalar constant, or one repeated."""
+    node = value.node
+    if node.op is broadcast_to:
+        node = node.inputs[0].node
+    return node.op is constant
 
 
 def build_graph(linear: Linear, lifted: Sequence[bool], name: str) -> Graph:

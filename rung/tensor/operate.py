@@ -11,10 +11,11 @@ import numpy as np
 from rung.core import dtype as dt
 from rung.core.dtype import DType, Scalar
 from rung.core.errors import AxisError, DTypeError, ShapeError
-from rung.ir.node import Value
+from rung.core.source import NOWHERE
+from rung.ir.node import Value, provenance
 from rung.ir.types import Shape
 from rung.ops.broadcast import broadcasted
-from rung.ops.creation import ConstantAttrs, constant
+from rung.ops.creation import constant
 from rung.ops.elementwise import cast
 from rung.tensor.leaf import Buffer, tensor_type
 from rung.tensor.programs import new_buffer
@@ -159,12 +160,9 @@ def apply_together(
         given = iter(values)
         return build(
             *[
-                broadcasted(
-                    cast_value(next(given), dtype)
-                    if isinstance(x, TensorState)
-                    else scalar_value(name, x, dtype),
-                    shape,
-                )
+                broadcasted(cast_value(next(given), dtype), shape)
+                if isinstance(x, TensorState)
+                else scalar_value(name, x, dtype, shape)
                 for x in operands
             ]
         )
@@ -172,21 +170,22 @@ def apply_together(
     return apply(together, *tensors)
 
 
-def scalar_value(name: str, x: Scalar, dtype: DType) -> Value:
-    """The constant x. Raises DTypeError if an integer does not fit."""
+def scalar_value(name: str, x: Scalar, dtype: DType, shape: Shape = ()) -> Value:
+    """The constant x in every element. Raises DTypeError if an integer does not fit."""
     if dtype.is_integer and not isinstance(x, float) and not dt.fits(int(x), dtype):
         raise DTypeError(
             f"{name}: the Python integer {x} does not fit {dtype}",
             fix="cast the tensor to a wider dtype first",
         )
-    bits = x.hex() if isinstance(x, float) else x
-    return constant(attrs=_constant_attrs(bits, type(x), dtype))
+    return _constant(x.hex() if isinstance(x, float) else x, type(x), dtype, shape)
 
 
 @lru_cache(maxsize=4096)
-def _constant_attrs(bits: str | int, kind: type, dtype: DType) -> ConstantAttrs:
-    """The attributes of a constant, made once for each value."""
-    return ConstantAttrs(float.fromhex(bits) if isinstance(bits, str) else kind(bits), dtype)
+def _constant(bits: str | int, kind: type, dtype: DType, shape: Shape) -> Value:
+    """A constant, made once for each value (by its bits), dtype and shape; it has no line."""
+    value = float.fromhex(bits) if isinstance(bits, str) else kind(bits)
+    with provenance(NOWHERE):
+        return broadcasted(constant(value=value, dtype=dtype), shape)
 
 
 def common_shape(name: str, tensors: Sequence[TensorState]) -> Shape:

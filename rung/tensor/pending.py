@@ -131,7 +131,7 @@ def _compute(targets: Sequence[TensorState]) -> None:
     try:
         buffers = _execute(linear, _aliases(linear, targets, positions))
     except BaseException:
-        _restore(linear, targets, positions)
+        _restore(linear, targets, positions, kept)
         raise
     for tensor, at, value, old in zip(targets, positions, kept, weak, strict=True):
         alive = old()
@@ -217,9 +217,14 @@ def run_program(
     return outputs
 
 
-def _restore(linear: Linear, targets: Sequence[TensorState], positions: Sequence[int]) -> None:
+def _restore(
+    linear: Linear,
+    targets: Sequence[TensorState],
+    positions: Sequence[int],
+    kept: Sequence[Value | None],
+) -> None:
     """Put the pending values back after a failure, as if nothing had been tried."""
     leaves = [h.leaf() for h in linear.holders if isinstance(h, Buffer)]
     values = rebuild(linear, leaves)
-    for tensor, at in zip(targets, positions, strict=True):
-        tensor._value = values[at]
+    for tensor, at, value in zip(targets, positions, kept, strict=True):
+        tensor._value = values[at] if value is None else value

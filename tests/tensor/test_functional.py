@@ -82,7 +82,8 @@ CASES: dict[str, Case] = {
         [Q, K[:, :, :5], V[:, :, :5]],
     ),
     "conv2d": (
-        lambda x, w: f.conv2d(x, w, None, 2, 1, 1, 2), lambda x, w: tf.conv2d(x, w, None, 2, 1, 1, 2),
+        lambda x, w: f.conv2d(x, w, None, 2, 1, 1, 2),
+        lambda x, w: tf.conv2d(x, w, None, 2, 1, 1, 2),
         [IMAGE, KERNEL],
     ),
     "conv1d": (

@@ -165,6 +165,24 @@ def test_swapped_state() -> None:
     assert (a.item(), b.item()) == (1, 2)
 
 
+def test_swapped_state_that_simplifying_uncovers() -> None:
+    a, b, c = rung.ones(100) * 1, rung.ones(100) * 2, rung.ones(100) * 3
+
+    @rung.jit
+    def rotate() -> Any:
+        old = a * 1
+        a.assign(b * 1)
+        b.assign(c * 1)
+        c.assign(old + 0)
+        return old * 1, c * 2
+
+    for _ in range(3):
+        before = [t.numpy()[7] for t in (a, b, c)]
+        old, double = rotate()
+        assert [t.numpy()[7] for t in (a, b, c)] == [before[1], before[2], before[0]]
+        assert (old.numpy()[7], double.numpy()[7]) == (before[0], 2 * before[0])
+
+
 def test_state_that_is_only_written() -> None:
     a = rung.zeros(2)
 

@@ -78,6 +78,15 @@ def test_a_constant_that_varies_becomes_an_input(compiled: list[object]) -> None
     assert z.tolist() == [5, 8]
 
 
+def test_equal_constants_do_not_change_the_structure(compiled: list[object]) -> None:
+    x = rung.tensor([1.0, 2.0])
+    for i in range(12):
+        y = x * (0.5 * i) + 2.0 + (x - 3.0) * 1.5
+        expected = np.array([1, 2]) * 0.5 * i + 2 + np.array([-2, -1]) * 1.5
+        np.testing.assert_allclose(y.numpy(), expected, 1e-6)
+    assert len(compiled) == programs.LIFT_AFTER
+
+
 def test_a_loop_of_updates_of_elements_compiles_few_programs(compiled: list[object]) -> None:
     x = rung.zeros(50)
     for i in range(50):
