@@ -12,8 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rung.core.dtype import DType
-from rung.ir.interpret import evaluate
-from rung.ir.interpret import interpret
+from rung.ir.interpret import evaluate, interpret
 from rung.ir.node import PARAMETER, Graph, Node, Value
 from rung.ir.op import Array
 from rung.ir.passes import run_passes

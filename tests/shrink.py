@@ -27,6 +27,8 @@ def shrink(drawn: RandomGraph, fails: Fails) -> RandomGraph:
         if smaller is None:
             break
         found = smaller
+    results = [v for n in found.graph.nodes if n.op is not PARAMETER for v in n.results]
+    found = _first((cut(found, [v], {}, ()) for v in results), fails) or found
     return _shorten(found, fails)
 
 
