@@ -27,8 +27,8 @@ from rung.kernel.recognise import SumNest, element_bytes, stride
 if TYPE_CHECKING:
     from rung.kernel.strategy import Scheduler
 
-GRID = 8
-"""Parallel tiles that a contraction should have at least."""
+IMBALANCE = 1.2
+"""By how much the busiest thread may exceed the mean before rows are cut into blocks."""
 BLOCK_ROWS = 48
 """Rows that a block of rows keeps at least."""
 CACHE_WAY = 4096
@@ -74,14 +74,14 @@ def find_contraction(found: SumNest) -> Contraction | None:
 def tile_shape(rows: int, columns: int, registers: int, lanes: int) -> tuple[int, int]:
     """(MR, NV): rows and vectors of columns of the register tile with the least predicted time.
 
-    A step of k costs MR * NV multiply-adds (at least 8, to hide their latency); a part of the
-    MR + NV loads and of the loop shows."""
+    A step of k costs MR * NV multiply-adds (at least 8, to hide their latency); of the loads, the NV
+    vectors come from the second-level cache and show more than the MR broadcasts."""
     best: tuple[float, int, int] | None = None
     for vectors in range(1, 7):
         panels = -(-columns // (vectors * lanes))
         for height in range(1, (registers - 1 - vectors) // vectors + 1):
             steps = -(-rows // height) * panels
-            cost = steps * (max(height * vectors, 8) + 0.25 * (height + vectors) + 1)
+            cost = steps * (max(height * vectors, 8) + 0.25 * height + vectors + 1)
             if best is None or (cost, -height * vectors) < (best[0], -best[1] * best[2]):
                 best = (cost, height, vectors)
     assert best is not None
@@ -136,6 +136,7 @@ class ContractionTiling:
         rows, extra_rows = self._merged(self.c.rows, "m")
         columns, extra_columns = self._merged(self.c.columns, "n")
         batch += [*extra_rows, *extra_columns]
+        self.block: list[str] = []
         if stage:
             rows, batch = self._blocks(rows, columns, batch)
         height, vectors = tile_shape(rows.extent, columns.extent, self.registers, self.lanes)
@@ -157,11 +158,14 @@ class ContractionTiling:
         panels = -(-columns.extent // (vectors * self.lanes))
         axes = (*self.c.batch, *self.c.rows[:-1], *self.c.columns[:-1])
         panels *= prod(v.extent for v in axes)
+        cores = self.s.machine.cores
         for n in range(1, rows.extent // BLOCK_ROWS + 1):
-            if rows.extent % n == 0 and panels * n >= GRID:
+            rounds = -(-panels * n // cores)
+            if rows.extent % n == 0 and rounds * cores <= IMBALANCE * panels * n:
                 if n == 1:
                     break
                 block, within = f"{rows.name}_b", f"{rows.name}_i"
+                self.block = [block]
                 self.s.do(Split(rows.name, rows.extent // n, block, within))
                 return var(within, rows.extent // n), [*batch, block]
         return rows, batch
@@ -172,8 +176,9 @@ class ContractionTiling:
         row, last = self.rows, self.found.reduce[-1].axis
         for r in _panel_reads(self.c.left, row, self.found.reduce):
             assert isinstance(r.source, Buffer)
-            free = {v.name for v in variables(r)}
+            free = {v.name for v in variables(r)} | set(self.block)
             outer = [v.name for v in (*self.c.batch, *self.c.rows[:-1]) if v.name in free]
+            outer += self.block
             reduce = [k for k in self.reduce if k in free]
             if len(outer) + len(reduce) + 1 != len(free):
                 continue

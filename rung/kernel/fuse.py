@@ -524,23 +524,30 @@ class GroupNest:
 
     def _epilogue(self, hero: Node, result: Expr) -> list[Stmt]:
         """Stores of the hero's result and of the element-wise members, at the hero's position."""
-        elements: dict[Value, Expr] = {hero.results[0]: result}
+        elements: dict[Value, Expr] = {}
+        stores: list[Stmt] = []
 
         def leaf(x: Expr) -> Expr | None:
             if isinstance(x, Read) and isinstance(x.source, Buffer):
                 return elements.get(self.storage.elements.owner(x.source))
             return None
 
+        def define(value: Value, e: Expr) -> None:
+            """What is stored is read back where it is used again: nothing is read after its
+            memory was overwritten, so state can be updated in place."""
+            elements[value] = e
+            if value in self.kept:
+                place = canonical(self.group.position[value])
+                stores.append(Store(self._buffer(value), (place,), e))
+                elements[value] = read(self._buffer(value), (place,))
+
+        define(hero.results[0], result)
         for m in self.members[1:]:
             body = self.storage.bodies[m]
             bound = dict(zip(body.axes, self.group.binding[m], strict=True))
             for value, e in zip(m.results, body.exprs, strict=True):
-                elements[value] = transform(substitute(e, bound), leaf)
-        return [
-            Store(self._buffer(v), (canonical(self.group.position[v]),), elements[v])
-            for v in elements
-            if v in self.kept
-        ]
+                define(value, transform(substitute(e, bound), leaf))
+        return stores
 
     # ---- scatter
 

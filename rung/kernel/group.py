@@ -131,7 +131,9 @@ class Storage:
         readers = self.users[value]
         if any(self._needs_memory(user, value) for user in readers):
             return True
-        if cost and self._amplified(value, value.type.size, cost, len(reads)):
+        if (cost or len(reads) > 1) and self._amplified(
+            value, value.type.size, cost, len(reads)
+        ):
             self.read_often.add(node)
             return True
         if any(r in self.outputs for r in node.results):
