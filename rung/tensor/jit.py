@@ -16,6 +16,7 @@ import functools
 import sys
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from types import MethodType
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
 import numpy as np
@@ -103,20 +104,41 @@ class Jit(Generic[P, R]):
         return self._call(args, kwargs)
 
     def __get__(self, instance: object, owner: type | None = None) -> Any:
-        return self if instance is None else functools.partial(self, instance)
+        return self if instance is None else MethodType(self, instance)
 
     def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        leaves, structure = tree.flatten((args, kwargs), _by_reference)
-        signature, tensors = self._signature(leaves, structure)
-        if state.grad_enabled and any(t._requires_grad for t in tensors):
-            return self.function(*args, **kwargs)
-        found = self._find(signature)
-        if found is None:
-            found = self._trace(leaves, signature)
-        if found.inline:
+        found, tensors = self._prepare(args, kwargs)
+        if found is None or found.inline:
             return self.function(*args, **kwargs)
         self._last = found
         return found.run(tensors)
+
+    def _prepare(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Compiled | None, list[Tensor]]:
+        """What to run for these arguments (None where gradients of them are followed), and the
+        tensors among them."""
+        leaves, structure = tree.flatten((args, kwargs), _by_reference)
+        signature, tensors = self._signature(leaves, structure)
+        if state.grad_enabled and any(t._requires_grad for t in tensors):
+            return None, tensors
+        found = self._find(signature)
+        if found is None:
+            found = self._trace(leaves, signature)
+        return found, tensors
+
+    def compile(self, *args: P.args, **kwargs: P.kwargs) -> Compiled:
+        """Trace and compile for these arguments without running: `.runnable.graph` is the graph,
+        `.runnable.program` what runs. Raises TraceError where a gradient is followed through the
+        call: ask under `no_grad`."""
+        found, _ = self._prepare(args, kwargs)
+        if found is None or found.inline:
+            raise TraceError(
+                f"jit {self.name}: has no program of its own, since a gradient is followed "
+                "through the call",
+                fix="compile it under rung.no_grad(), or with backward() inside",
+            )
+        return found
 
     def _signature(
         self, leaves: list[Any], structure: tree.Structure

@@ -7,15 +7,15 @@ steps, and what nobody holds any more is never computed.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 from weakref import ReferenceType, ref
 
 from rung.core.errors import TraceError
 from rung.ir.node import Value
 from rung.tensor.leaf import LEAF, TRANSPARENT, Buffer, LeafAttrs, Placeholder, others
 from rung.tensor.linear import Linear, linearize, rebuild
-from rung.tensor.programs import Runnable, find_program
+from rung.tensor.programs import copied_buffer, find_program
 
 if TYPE_CHECKING:
     from rung.tensor.state import TensorState
@@ -174,45 +174,35 @@ def _unique_outputs(linear: Linear) -> list[int]:
 def _aliases(
     linear: Linear, targets: Sequence[TensorState], positions: Sequence[int]
 ) -> dict[int, int]:
-    """Outputs that may be written over the buffer that they replace: nobody else holds it."""
+    """Updates of a state in place: output -> the input that is the old value."""
     origins: dict[int, int] = {}
     for tensor, at in zip(targets, positions, strict=True):
         if tensor._origin:
             origins.setdefault(tensor._origin, at)
             tensor._origin = 0
     found: dict[int, int] = {}
-    if not origins:
-        return found
-    by_output = {at: t for t, at in zip(targets, positions, strict=True)}
-    holders: list[Buffer] = linear.holders  # type: ignore[assignment]
-    for index in range(len(holders)):
-        at = origins.get(id(holders[index]), -1)
-        if at < 0 or at in found or others(holders, index):
-            continue
-        if holders[index].owned and holders[index].type == by_output[at]._type:
-            found[at] = index
+    if origins:
+        types = {at: t._type for t, at in zip(targets, positions, strict=True)}
+        for index, holder in enumerate(linear.holders):
+            at = origins.get(id(holder), -1)
+            if at >= 0 and at not in found and linear.inputs[index][1] == types[at]:
+                found[at] = index
     return found
 
 
 def _execute(linear: Linear, aliases: dict[int, int]) -> list[Buffer]:
     runnable, scalars = find_program(linear, aliases, "lazy")
-    holders: list[Buffer] = linear.holders  # type: ignore[assignment]
-    return run_program(runnable, holders, runnable.scalar_buffers(scalars), aliases)
-
-
-def run_program(
-    runnable: Runnable,
-    inputs: Sequence[Buffer],
-    scalars: Iterable[Buffer],
-    aliases: dict[int, int],
-) -> list[Buffer]:
-    """Run a program on buffers and return those of its outputs."""
-    outputs = [
-        inputs[aliases[i]] if i in aliases else runnable.output_buffer(i)
-        for i in range(len(runnable.types))
-    ]
+    inputs: list[Buffer] = linear.holders  # type: ignore[assignment]
+    outputs: list[Any] = [None] * len(runnable.types)
+    for at, index in aliases.items():
+        if others(inputs, index) or not inputs[index].owned:
+            inputs[index] = copied_buffer(inputs[index])
+        outputs[at] = inputs[index]
+    for at, buffer in enumerate(outputs):
+        if buffer is None:
+            outputs[at] = runnable.output_buffer(at)
     pointers = [b.pointer for b in inputs]
-    pointers += [b.pointer for b in scalars]
+    pointers += [b.pointer for b in runnable.scalar_buffers(scalars)]
     runnable.program.run(pointers, [b.pointer for b in outputs])
     return outputs
 

@@ -82,12 +82,7 @@ class Tensor(TensorState):
             given = cast_to(data, target)  # type: ignore[arg-type]
         else:
             given = from_data(data, target, copy=True)
-        self._type, self._buffer, self._trace = given._type, given._buffer, given._trace
-        if given._buffer is None or given._value is not None:
-            self._value = detached(raw_value(given))
-            self._trace = state.trace
-            if self._buffer is None and state.trace is None:
-                note_pending(self)
+        _set_data(self, given.detach())
         if requires_grad:
             self.requires_grad = True
 
@@ -182,6 +177,21 @@ class Tensor(TensorState):
 
     def __dlpack__(self, **options: Any) -> Any:
         return interchange.to_dlpack(self, **options)
+
+    def __copy__(self) -> Tensor:
+        return self.__deepcopy__({})
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
+        """A tensor of the same class and value, updated independently; no derivative passes."""
+        made = object.__new__(type(self))
+        made.__dict__.update({k: v for k, v in self.__dict__.items() if k not in _FIELDS})
+        _set_data(made, self.detach())
+        made._requires_grad = made._is_leaf = self._is_leaf
+        memo[id(self)] = made
+        return made
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_unpickled, (type(self), np.array(self), self._is_leaf))
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return (1, 0)
@@ -588,6 +598,24 @@ class Tensor(TensorState):
     sigmoid = f.sigmoid
     gelu = f.gelu
     silu = f.silu
+
+
+_FIELDS = frozenset(name for name in vars(TensorState) if name.startswith("_"))
+
+
+def _set_data(tensor: Tensor, data: Tensor) -> None:
+    """Make a new tensor hold what `data` does, which carries no derivative."""
+    tensor._type, tensor._buffer, tensor._value = data._type, data._buffer, data._value
+    tensor._trace, tensor._depth = data._trace, data._depth
+    if tensor._buffer is None and tensor._trace is None:
+        note_pending(tensor)
+
+
+def _unpickled(kind: type[Tensor], array: np.ndarray[Any, Any], requires_grad: bool) -> Tensor:
+    tensor = object.__new__(kind)
+    _set_data(tensor, from_data(array, None, copy=False))
+    tensor._requires_grad = tensor._is_leaf = requires_grad
+    return tensor
 
 
 def _spelled(given: tuple[Any, ...]) -> Any:

@@ -264,6 +264,13 @@ def test_nested_and_methods() -> None:
     assert model.forward(rung.tensor(3.0)).item() == 8
     model.w += 1
     assert model.forward(rung.tensor(3.0)).item() == 12
+    assert model.forward.explain_recompiles() == ["first call"]
+    compiled = model.forward.compile(rung.tensor(3.0))
+    assert len(compiled.runnable.graph.params) == 2
+    model.w.requires_grad = True
+    with pytest.raises(TraceError, match="no_grad"):
+        inner_of_w = rung.jit(lambda: inner(model.w))
+        inner_of_w.compile()
 
 
 def test_a_varying_number_costs_traces_but_few_programs() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import gc
+import pickle
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -411,6 +413,22 @@ def test_updates_in_place() -> None:
     with pytest.raises(DTypeError, match="in place"):
         i = rung.arange(3)
         i += 1.5
+
+
+def test_copies_and_pickles() -> None:
+    x = rung.tensor(A, requires_grad=True)
+    x.label = "kept"
+    for y in (copy.copy(x), copy.deepcopy(x), pickle.loads(pickle.dumps(x))):
+        assert y.requires_grad
+        assert y.is_leaf
+        with rung.no_grad():
+            y += 1
+        check(y, A + 1)
+        check(x, A)
+    assert copy.deepcopy([x, x])[0].label == "kept"
+    pending = copy.deepcopy(rung.tensor(A) * 2)
+    check(pending, A * 2)
+    check(pickle.loads(pickle.dumps(rung.ones(2, rung.bfloat16))), [1, 1])
 
 
 def test_casts() -> None:
