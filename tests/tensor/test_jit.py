@@ -265,7 +265,7 @@ def test_nested_and_methods() -> None:
     model.w += 1
     assert model.forward(rung.tensor(3.0)).item() == 12
     assert model.forward.explain_recompiles() == ["first call"]
-    compiled = model.forward.compile(rung.tensor(3.0))
+    compiled = Model.forward.compile(model, rung.tensor(3.0))
     assert len(compiled.runnable.graph.params) == 2
     model.w.requires_grad = True
     with pytest.raises(TraceError, match="no_grad"):
