@@ -1,0 +1,1 @@
+"""Programs that measure rung beside its peers; `make bench` runs them all."""
