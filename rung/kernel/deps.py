@@ -16,7 +16,16 @@ from dataclasses import dataclass
 from math import gcd, inf
 
 from rung.ir.expr import (
-    Call, Const, Expr, Read, Var, bounds, ifloordiv, linear_terms, variables, walk,
+    Call,
+    Const,
+    Expr,
+    Read,
+    Var,
+    bounds,
+    ifloordiv,
+    linear_terms,
+    variables,
+    walk,
 )  # fmt: skip
 from rung.kernel.loop import (
     Accumulate,
@@ -242,6 +251,10 @@ def _zero_terms(deltas: list[Delta], offset: int) -> set[Expr] | None:
     coefficient."""
     still: set[Expr] = {d.term for d in deltas if not d.reach and d.term is not None}
     if still:  # an axis of one iteration
+        found = _zero_terms([d for d in deltas if d.reach], offset)
+        return None if found is None else found | still
+    still = {d.term for d in deltas if d.term is not None and not d.reach}
+    if still:
         found = _zero_terms([d for d in deltas if d.reach], offset)
         return None if found is None else found | still
     if not deltas:

@@ -24,11 +24,12 @@ from rung.ir.expr import (
 )  # fmt: skip
 from rung.ir.node import Graph, Node, Value
 from rung.kernel.element import Body, canonical, delinearize, linearize
-from rung.kernel.group import REMATERIALIZE_COST, Group, Grouping, Storage, is_contraction, is_map
+from rung.kernel.group import Group, Grouping, Storage, is_contraction, is_map
 from rung.kernel.loop import (
     Accumulate, Alloc, Block, Buffer, For, Kernel, Opaque, Stmt, Store, loop, map_stmts, walk_stmts,
 )  # fmt: skip
 from rung.kernel.refine import digits
+from rung.kernel.share import share_in_rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +40,10 @@ class KernelCall:
     args: tuple[Value, ...]
     group: str
 
+
+ROW_RECOMPUTE_COST = 8
+"""Operations per element up to which a later level of a row computes a value again; beyond that it
+is kept in the row's scratch memory, which is in the first-level cache."""
 
 IDENTITY: dict[str, Callable[[DType], bool | int | float]] = {
     "add": lambda d: 0,
@@ -127,7 +132,8 @@ class GroupNest:
         self.local: dict[Value, tuple[Buffer, Expr]] = {}  # buffer, position of its first element
         self._memo: dict[Expr, Expr] = {}
         self._emitting: int = -1
-        self._stored_here: dict[Value, Expr] = {}
+        self._stored_here: dict[Value, tuple[Expr, int]] = {}
+        self._length = 0  # of the loop within the row that is being written
         self._inner_axes: dict[int, Expr] = {}
         self._locals = 0
 
@@ -143,7 +149,7 @@ class GroupNest:
             "scatter": self._scatter,
             "opaque": self._opaque,
         }[self.group.kind]
-        phases = tuple(refine_loops(s) for s in build())
+        phases = tuple(refine_loops(share_in_rows(s)) for s in build())
         sources = dict.fromkeys(m.source for m in self.members if m.source.line)
         return finish(phases, tuple(sources), self.storage, self.group.kind)
 
@@ -171,7 +177,7 @@ class GroupNest:
             return self._guarded(read(buffer, index, guard=guard), guard)
         node = value.node
         stored_before = value in self.kept and self.level.get(node, 0) < self._emitting
-        stored_here = self._stored_here.get(value) is position
+        stored_here = self._stored_here.get(value) == (position, self._length)
         if stored_before or stored_here or not is_map(node, self.storage.elements):
             return read(r.source, (position,), guard=guard)
         body = self.storage.bodies[node]
@@ -297,7 +303,7 @@ class GroupNest:
             return True
         if node in self.storage.read_often:
             return False
-        return cost <= REMATERIALIZE_COST and len(heavy) <= 2
+        return cost <= ROW_RECOMPUTE_COST and len(heavy) <= 2
 
     def _alloc(self, value: Value, rows: int, row: Expr) -> Stmt:
         """A scratch buffer for one row of `value`."""
@@ -370,6 +376,7 @@ class GroupNest:
     ) -> list[Stmt]:
         stmts: list[Stmt] = []
         inner = self._inner(size)
+        self._length = size
         bound = self._bind(body, size, row, inner)
         for value, e in zip(node.results, body.exprs, strict=True):
             if value not in self.kept and self._recomputed(node):
@@ -378,7 +385,7 @@ class GroupNest:
             if value in self.kept:
                 place = canonical(iadd(imul(row, size), inner))
                 stmts.append(Store(self._buffer(value), (place,), element))
-                self._stored_here[value] = place
+                self._stored_here[value] = (place, size)
                 continue
             if value not in self.local:
                 before.append(self._alloc(value, rows, row))
@@ -407,6 +414,7 @@ class GroupNest:
         element."""
         length = prod(v.extent for v in body.reduce)
         inner = self._inner(length)
+        self._length = length
         bound = self._bind(body, 1, row, const(0))
         places = delinearize(inner, tuple(v.extent for v in body.reduce))
         bound.update(zip(body.reduce, places, strict=True))
@@ -444,6 +452,7 @@ class GroupNest:
         size = prod(v.extent for v in first.axes) // rows
         self._locals += 1
         inner = var(f"o{self._locals}", size) if size != 1 else const(0)
+        self._length = 0
         reduce = tuple(var(f"k{self._locals}_{i}", v.extent) for i, v in enumerate(first.reduce))
         before: list[Stmt] = []
         starts: list[Stmt] = []
@@ -482,6 +491,7 @@ class GroupNest:
         where = form.axes.index(form.scan)
         steps = body.axes[where].extent
         columns = max(size // steps, 1)
+        self._length = 0
         self._locals += 1
         column = var(f"o{self._locals}", columns)
         step = var(f"q{self._locals}", steps)
@@ -518,7 +528,7 @@ class GroupNest:
         result = _cast(read(buffer, ()), value.type.dtype)
         stores = self._epilogue(hero, result)
         nest: tuple[Stmt, ...] = (*start, accumulate, *stores)
-        for axis in reversed(body.axes):
+        for axis in reversed(body.axes or (var("r", 1),)):
             nest = (loop(axis, *nest),)
         return nest
 

@@ -89,6 +89,13 @@ def _is_index(dtype: DType) -> bool:
     return dtype is dt.int64 or dtype is dt.bool_
 
 
+def _is_index_arithmetic(e: Call) -> bool:
+    """Whether plain integers can do it; a divisor that may be zero is left to the op."""
+    if e.op not in CONCRETE or not (_is_index(e.dtype) and _is_index(e.args[0].dtype)):
+        return False
+    return e.op not in ("floor_divide", "remainder") or isinstance(e.args[1], Const)
+
+
 @cache
 def scalar_functions() -> Scalars:
     """What the op records say about scalar ops."""
@@ -369,10 +376,9 @@ class Run:
         return found
 
     def call(self, e: Call, args: list[Any]) -> Any:
-        if e.op in CONCRETE and _is_index(e.dtype) and _is_index(e.args[0].dtype):
-            if e.op not in ("floor_divide", "remainder") or isinstance(e.args[1], Const):
-                plain = isinstance(args[0], int) and isinstance(args[1], int)
-                return (PLAIN if plain else CONCRETE)[e.op](*args)
+        if _is_index_arithmetic(e):
+            plain = isinstance(args[0], int) and isinstance(args[1], int)
+            return (PLAIN if plain else CONCRETE)[e.op](*args)
         function = self.scalars.get(e.op)
         if function is None:
             raise LoweringError(f"no meaning for the scalar op {e.op}")

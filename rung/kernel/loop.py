@@ -109,8 +109,8 @@ class Buffer(Record):
 
     role: `input`, `output`, `inout` (updated in place) and `temp` (between phases; allocated by
     the plan) are parameters of the kernel. `scratch` lives in the thread's scratch block within a
-    phase, `register` must end up in registers: all its indices are constant once loops are unrolled and
-    vectorized."""
+    phase, `register` must end up in registers: all its indices are constant once loops are unrolled
+    and vectorized."""
 
     name: str
     dtype: DType
@@ -291,6 +291,7 @@ def grid(phase: Stmt) -> int:
 
 
 def children(s: Stmt) -> tuple[Stmt, ...]:
+    """The statements directly in a statement."""
     if isinstance(s, Block):
         return s.stmts
     return (s.body,) if isinstance(s, For | If) else ()

@@ -7,13 +7,42 @@ from dataclasses import dataclass, replace
 from math import prod
 
 from rung.ir.expr import (
-    Expr, Read, Var, bounds, both, const, from_terms, iadd, ifloordiv, imod, iminimum, isub,
-    linear_terms, raw_call, read, substitute, transform, var, variables, walk,
+    Expr,
+    Read,
+    Var,
+    both,
+    bounds,
+    const,
+    from_terms,
+    iadd,
+    ifloordiv,
+    iminimum,
+    imod,
+    isub,
+    linear_terms,
+    raw_call,
+    read,
+    substitute,
+    transform,
+    var,
+    variables,
+    walk,
 )  # fmt: skip
 from rung.kernel.deps import local_buffers, written_buffers
 from rung.kernel.loop import (
-    Accumulate, Alloc, Block, Buffer, For, If, Kernel, Prefetch, Stmt, Store,
-    row_major, stmt_exprs, walk_stmts,
+    Accumulate,
+    Alloc,
+    Block,
+    Buffer,
+    For,
+    If,
+    Kernel,
+    Prefetch,
+    Stmt,
+    Store,
+    row_major,
+    stmt_exprs,
+    walk_stmts,
 )  # fmt: skip
 from rung.kernel.rewrite import block, map_exprs, replace_buffer, substitute_stmt, used_buffers
 from rung.kernel.step import Step
@@ -119,9 +148,10 @@ class Pack(Step):
 
     def _check_conditions(self, s: Stmt, old: Read) -> None:
         for x in walk_stmts(s):
-            if isinstance(x, If) and not variables(x.condition).isdisjoint(variables(old)):
-                if old in all_exprs(x.body):
-                    self.fail("the read is under a condition on its index")
+            if not isinstance(x, If) or variables(x.condition).isdisjoint(variables(old)):
+                continue
+            if old in all_exprs(x.body):
+                self.fail("the read is under a condition on its index")
 
     def _copy(self, scratch: Buffer, old: Read, loops: Sequence[For]) -> Stmt:
         axes = [var(f"{self._name}_{f.axis.name}", f.axis.extent) for f in loops]
@@ -134,8 +164,9 @@ class Pack(Step):
 
 @dataclass(frozen=True)
 class Stage(Step):
-    """What a phase reads of a buffer is copied by a phase of its own, before it, to temporary memory
-    in the order of the given axes. The rows of the copy are `pad` elements apart from each other.
+    """What a phase reads of a buffer is copied by a phase of its own, before it, to temporary
+    memory in the order of the given axes. The rows of the copy are `pad` elements apart from
+    each other.
 
                                               for x_staged_k in range(64):
                                                   for x_staged_i in range(14):
@@ -191,11 +222,16 @@ class Stage(Step):
         ]
         for v in free - {f.axis for f in loops}:
             self.fail(f"the read depends on {v.name!r} too")
+        for n, f in enumerate(loops):
+            for v in variables(f.extent) - {x.axis for x in loops[:n]}:
+                self.fail(f"the extent of {f.axis.name!r} depends on {v.name!r}")
         axes = tuple(f.axis for f in loops)
         shape = tuple(v.extent for v in axes)
         strides = list(row_major(shape))
         for d in range(len(shape) - 1):
-            strides[d] = strides[d] // shape[-1] * (shape[-1] + self.pad) if self.pad else strides[d]
+            strides[d] = (
+                strides[d] // shape[-1] * (shape[-1] + self.pad) if self.pad else strides[d]
+            )
         temp = Buffer(self._name, old.dtype, shape, "temp", tuple(strides))
         copies = [var(f"{self._name}_{v.name}", v.extent) for v in axes]
         mapping: dict[Var, Expr] = dict(zip(axes, copies, strict=True))
@@ -244,7 +280,7 @@ def flat(index: tuple[Expr, ...], shape: tuple[int, ...]) -> Expr:
 
 
 def producer_of(step: Step, kernel: Kernel, buffer: Buffer) -> tuple[int, Producer]:
-    """The phase that fills a temp buffer and nothing else. Each element is made by one iteration."""
+    """The phase that fills a temp buffer and nothing else, an iteration for each element."""
     writers = [n for n, p in enumerate(kernel.phases) if buffer in written_buffers(p)]
     if len(writers) != 1 or buffer.role != "temp":
         step.fail(f"{buffer.name!r} is not a temp buffer filled by one phase")
@@ -253,7 +289,12 @@ def producer_of(step: Step, kernel: Kernel, buffer: Buffer) -> tuple[int, Produc
         s for s in walk_stmts(phase) if isinstance(s, Store | Accumulate) and s.buffer is buffer
     ]
     others = written_buffers(phase) - local_buffers(phase) - {buffer}
-    if len(stores) != 1 or not isinstance(stores[0], Store) or stores[0].guard is not None or others:
+    if (
+        len(stores) != 1
+        or not isinstance(stores[0], Store)
+        or stores[0].guard is not None
+        or others
+    ):
         step.fail(f"{buffer.name!r} is not filled by one plain store")
     loops: list[For] = []
     inside: Block = Block((phase,))
@@ -308,7 +349,9 @@ class Inline(Step):
         number, made = producer_of(self, kernel, buffer)
         if made.body.stmts != (made.store,):
             self.fail(f"{self.buffer_name!r} is made by more than one statement")
-        changed = {b for n, p in enumerate(kernel.phases) if n != number for b in written_buffers(p)}
+        changed = {
+            b for n, p in enumerate(kernel.phases) if n != number for b in written_buffers(p)
+        }
         sources = {e.source for e in walk(made.store.value) if isinstance(e, Read)}
         if not changed.isdisjoint(sources):
             self.fail(f"what {self.buffer_name!r} is made of changes later")
@@ -364,7 +407,9 @@ class ComputeAt(Step):
         self.require(kernel, self.at)
         buffer = self.buffer(kernel, self.buffer_name)
         number, made = producer_of(self, kernel, buffer)
-        changed = {b for n, p in enumerate(kernel.phases) if n != number for b in written_buffers(p)}
+        changed = {
+            b for n, p in enumerate(kernel.phases) if n != number for b in written_buffers(p)
+        }
         if not changed.isdisjoint(used_buffers(made.body)):
             self.fail(f"what {self.buffer_name!r} is made of changes later")
         taken = [f"{self.buffer_name}_{f.axis.name}" for f in made.loops]
@@ -440,10 +485,10 @@ class ComputeAt(Step):
 class PrefetchIn(Step):
     """Each iteration of a loop asks for what a later one reads.
 
-        for k in range(64):                for k in range(64):
-            s[()] += x[8*k]      ->            prefetch(x[8*k + 32])
-                                               s[()] += x[8*k]
-        prefetch('x', 'k', 4)
+    for k in range(64):                for k in range(64):
+        s[()] += x[8*k]      ->            prefetch(x[8*k + 32])
+                                           s[()] += x[8*k]
+    prefetch('x', 'k', 4)
     """
 
     name = "prefetch"

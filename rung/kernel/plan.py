@@ -93,6 +93,7 @@ class _Planner:
         self.memory: dict[Value, Memory] = {}
         self.copy_to: list[tuple[Value, int]] = []
         self._temps = 0
+        self._separate: dict[Value, KernelCall] = {}
         for i, p in enumerate(graph.params):
             self.memory[p] = InputMemory(i)
 
@@ -130,11 +131,14 @@ class _Planner:
             source = self.aliases.get(k)
             if not claimed and source is not None:
                 param = self.graph.params[source]
-                merged = merge_in_place(calls[writer[value]], value, param)
+                before = calls[writer[value]]
+                merged = merge_in_place(before, value, param)
                 if merged is None:
                     claimed = True
                 else:
                     calls[writer[value]] = merged
+                    for v in _written(before):
+                        self._separate.setdefault(v, before)
             if value.node.op is PARAMETER and source == value.node.attrs.index:  # type: ignore[attr-defined]
                 continue  # given back as it came
             if claimed:
@@ -199,7 +203,23 @@ class _Planner:
                 del self.memory[value]
                 self.copy_to.append((value, memory.index))
                 self._memory_of(value)
+                self._separate_again(calls, value)
                 return
+
+    def _separate_again(self, calls: list[KernelCall], value: Value) -> None:
+        """Let the call that writes `value` read its donated input from where it is again; what the
+        call overwrites in place beside it stays so."""
+        call = self._separate.get(value)
+        if call is None:
+            return
+        at = next(i for i, c in enumerate(calls) if value in _written(c))
+        for other in _written(call):
+            memory = self.memory.get(other)
+            if isinstance(memory, OutputMemory) and memory.index in self.aliases:
+                merged = merge_in_place(call, other, self.graph.params[self.aliases[memory.index]])
+                assert merged is not None
+                call = merged
+        calls[at] = call
 
     def _memory_of(self, value: Value) -> Memory:
         found = self.memory.get(value)

@@ -64,6 +64,12 @@ def accumulates_outside(body: Block) -> bool:
     return any(isinstance(x, Accumulate) and x.buffer not in local for x in body.stmts)
 
 
+def is_scan(body: Block) -> bool:
+    """Whether what is accumulated is read within the same iteration (a cumulative op)."""
+    sums = {x.buffer for x in body.stmts if isinstance(x, Accumulate)}
+    return any(r.source in sums for x in body.stmts if isinstance(x, Store) for r in reads(x))
+
+
 def stores(s: Stmt) -> list[Store | Accumulate]:
     """Every store and accumulation."""
     return [x for x in walk_stmts(s) if isinstance(x, Store | Accumulate)]

@@ -12,7 +12,7 @@ from typing import ClassVar, NoReturn
 from rung.core.errors import ScheduleError
 from rung.core.source import NOWHERE
 from rung.kernel.deps import Access
-from rung.kernel.loop import Block, Buffer, For, Kernel, Stmt, is_name, walk_stmts
+from rung.kernel.loop import Alloc, Block, Buffer, For, Kernel, Stmt, is_name, walk_stmts
 from rung.kernel.rewrite import axis_names, replace_loops
 from rung.kernel.text import place_text
 
@@ -71,14 +71,13 @@ class Step:
 
     def buffer(self, kernel: Kernel, name: str) -> Buffer:
         """The buffer of that name. After peeling several local ones may share it: the first."""
-        for b in (*kernel.params, *(_allocated(kernel.body))):
-            if b.name == name:
-                return b
-        self.fail(f"no buffer {name!r}")
+        known = (*kernel.params, *_allocated(kernel.body))
+        found = next((b for b in known if b.name == name), None)
+        return found if found is not None else self.fail(f"no buffer {name!r}")
 
 
 def _allocated(s: Stmt) -> list[Buffer]:
-    return [a.buffer for a in walk_stmts(s) if hasattr(a, "buffer")]
+    return [a.buffer for a in walk_stmts(s) if isinstance(a, Alloc)]
 
 
 def describe_conflict(pair: tuple[Access, Access]) -> str:

@@ -10,16 +10,20 @@ Each loop nest of a kernel is recognised by its structure, not by where it came 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import prod
 
+from rung.core.errors import ScheduleError
+from rung.core.settings import settings
 from rung.ir.expr import variables
 from rung.kernel.contract import ContractionTiling, find_contraction
+from rung.kernel.deps import carried
 from rung.kernel.loop import Block, For, Kernel
 from rung.kernel.loop_steps import Branch, Fuse, Parallel, Split, Unroll, Vectorize
 from rung.kernel.machine import Machine
 from rung.kernel.order_steps import Reorder
 from rung.kernel.recognise import (
-    SumNest, accumulates_outside, element_bytes, independent, load_cost, nest, only_stores, reads,
+    SumNest, accumulates_outside, element_bytes, independent, is_scan, load_cost, nest, only_stores, reads,
     stores, stride, sum_nest,
 )  # fmt: skip
 from rung.kernel.reduce_steps import Lanes
@@ -35,11 +39,29 @@ COLUMN_VECTORS = 8
 
 
 def schedule_kernel(kernel: Kernel, group: str, machine: Machine) -> Kernel:
-    """The scheduled kernel for a naive kernel of a `group` kind."""
-    scheduler = Scheduler(kernel, machine)
-    for number in range(len(kernel.phases)):
-        scheduler.phase(number)
-    return scheduler.kernel
+    """The scheduled kernel for a naive kernel of a `group` kind.
+
+    Where a step of the strategy does not hold, the kernel runs as it is, its outermost loop shared
+    out if that is independent; with the setting `verify` the ScheduleError is raised instead."""
+    try:
+        scheduler = Scheduler(kernel, machine)
+        for number in range(len(kernel.phases)):
+            scheduler.phase(number)
+        return scheduler.kernel
+    except ScheduleError:
+        if settings().verify:
+            raise
+        return fallback(kernel)
+
+
+def fallback(kernel: Kernel) -> Kernel:
+    """Every phase as it is, parallel where its outermost loop is independent."""
+    for number, phase in enumerate(kernel.phases):
+        if isinstance(phase, For) and phase.axis.extent > 1 and carried(phase) is None:
+            phases = list(kernel.phases)
+            phases[number] = replace(phase, kind="parallel")
+            kernel = replace(kernel, body=Block(tuple(phases)), schedule=("fallback",))
+    return kernel
 
 
 class Scheduler:
@@ -200,6 +222,8 @@ class Scheduler:
             self._columns(found.loops[-1].axis.name, found, self.lanes(s))
         elif found is not None:
             self.in_lanes(found.reduce[-1])
+        elif is_scan(body):
+            pass  # each element needs the one before it
         elif accumulates_outside(body):
             if all(last in variables(*x.index) for x in stores(body)):
                 self.vectorize(last.name, self.lanes(s))

@@ -17,11 +17,12 @@ from rung.ir.op import Array, Sample
 from rung.ir.types import TensorType
 from rung.ops.broadcast import reduce_sum, spread
 from rung.ops.composite import composite
+from rung.ops.creation import full_like
 from rung.ops.elementwise import divide, equal, isfinite, multiply, subtract, where
 from rung.ops.families import add, cost_per_element, require_dtype, structured
 from rung.ops.gradient import stop_gradient
 from rung.ops.reduction import DimAttrs, reduce_max
-from rung.ops.shorthand import as_type, normal_dim, number, require_float, summed, wide
+from rung.ops.shorthand import as_type, normal_dim, number, require_float, wide
 from rung.ops.transcendental import exp, log
 
 
@@ -54,7 +55,9 @@ def _softmax_body(attrs: DimAttrs, inputs: Sequence[Value]) -> Sequence[Value]:
     (x,) = inputs
     w = wide(x)
     e = exp(subtract(w, _under(w, _largest(w, attrs.dim), attrs.dim)))
-    return (as_type(divide(e, summed(e, (attrs.dim,))), x.dtype),)
+    total = reduce_sum(e, dims=(attrs.dim,))
+    part = divide(full_like(total, 1), total)  # one division for each row, not for each element
+    return (as_type(multiply(e, _under(w, part, attrs.dim)), x.dtype),)
 
 
 def _softmax_jvp(
