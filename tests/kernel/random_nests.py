@@ -10,18 +10,56 @@ import numpy as np
 
 from rung.core import dtype as dt
 from rung.ir.expr import (
-    Expr, Read, Var, bounds, compare, const, iadd, ifloordiv, imod, imul, raw_call, read, var,
+    Expr,
+    Read,
+    Var,
+    bounds,
+    compare,
+    const,
+    iadd,
+    ifloordiv,
+    imod,
+    imul,
+    raw_call,
+    read,
+    var,
     variables,
 )  # fmt: skip
 from rung.kernel.interpret import interpret
 from rung.kernel.loop import (
-    Accumulate, Alloc, Block, Buffer, For, If, Kernel, Stmt, Store, loop, walk_stmts,
+    Accumulate,
+    Alloc,
+    Block,
+    Buffer,
+    For,
+    If,
+    Kernel,
+    Stmt,
+    Store,
+    loop,
+    walk_stmts,
 )  # fmt: skip
 from rung.kernel.memory_steps import all_exprs
 from rung.kernel.rewrite import axis_names
 from rung.kernel.schedule import (
-    AccumulateIn, Branch, ComputeAt, Fission, Fuse, FuseLoops, Inline, Lanes, Pack, Parallel,
-    Peel, PrefetchIn, Reorder, Split, Stage, Step, Unroll, Vectorize,
+    AccumulateIn,
+    Branch,
+    ComputeAt,
+    Fission,
+    Fuse,
+    FuseLoops,
+    Inline,
+    Lanes,
+    Pack,
+    Parallel,
+    Peel,
+    PrefetchIn,
+    Reorder,
+    Split,
+    Stage,
+    Step,
+    Unroll,
+    Vectorize,
 )  # fmt: skip
 
 SIZE = 96
@@ -62,8 +100,9 @@ class Nests:
     def filled(self, buffer: Buffer) -> Stmt:
         """A nest that stores to every element."""
         r, q = var("r", 8), var("q", 12)
-        value = raw_call("multiply", (read(X, (iadd(imul(r, 12), q),)), const(3, dt.int32)), dt.int32)
-        return loop(r, loop(q, Store(buffer, (iadd(imul(r, 12), q),), value)))
+        place = iadd(imul(r, 12), q)
+        value = raw_call("multiply", (read(X, (place,)), const(3, dt.int32)), dt.int32)
+        return loop(r, loop(q, Store(buffer, (place,), value)))
 
     def nest(self, axes: list[Var], around: tuple[Var, ...]) -> Stmt:
         axis, *rest = axes

@@ -9,7 +9,7 @@ import pytest
 
 from rung.core import dtype as dt
 from rung.core.errors import ParseError, ScheduleError
-from rung.ir.expr import Expr, const, isub, raw_call, var
+from rung.ir.expr import const, imul, isub, raw_call, var
 from rung.kernel.deps import accesses, carried, pinned, ragged_end
 from rung.kernel.interpret import interpret
 from rung.kernel.loop import For, Kernel
@@ -383,8 +383,8 @@ def loops(body: str) -> list[For]:
 
 def test_ragged_end() -> None:
     i = var("i", 8)
-    e: Expr = raw_call("minimum", (const(14), isub(const(100), raw_call("multiply", (i, const(14)),
-                                                                         dt.int64))), dt.int64)  # fmt: skip
+    rest = isub(const(100), imul(i, 14))
+    e = raw_call("minimum", (const(14), rest), dt.int64)
     assert ragged_end(e) == (14, {i: 14}, 100)
     assert ragged_end(const(3)) is None
 
@@ -403,6 +403,7 @@ def test_ragged_end() -> None:
         ("for i in range(8):\n    y[cast[i64](x[i])] = 0.0", False),
         ("for i in range(8):\n    y[cast[i64](x[0]) + i] = 0.0", True),
         ("for i in range(8):\n    y[0] = x[i]", False),
+        ("for i in range(8):\n    for j in range(1):\n        y[j + i] = 0.0", True),
     ],
 )
 def test_carried(body: str, free: bool) -> None:

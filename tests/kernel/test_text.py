@@ -33,13 +33,13 @@ from rung.kernel.text import expr_text, kernel_text, stmt_text
 X = Buffer("x", dt.float32, (8, 9), "input", (16, 1))
 N = Buffer("n", dt.int64, (8,), "input")
 Y = Buffer("y", dt.float32, (8,), "output")
-I, J = var("i", 8), var("j", 9)
+ROW, COL = var("i", 8), var("j", 9)
 
 
 def back(e: Expr) -> Expr:
     """An f32 or other expression through its text."""
     target = Buffer("t", e.dtype, (), "output")
-    s = parse_stmt(f"t[()] = {expr_text(e)}", {"x": X, "n": N, "t": target}, {"i": I, "j": J})
+    s = parse_stmt(f"t[()] = {expr_text(e)}", {"x": X, "n": N, "t": target}, {"i": ROW, "j": COL})
     assert isinstance(s, Store)
     return s.value
 
@@ -48,8 +48,8 @@ def f32(op: str, *args: Expr) -> Expr:
     return raw_call(op, args, dt.float32)
 
 
-x = read(X, (I, J))
-n = read(N, (I,))
+x = read(X, (ROW, COL))
+n = read(N, (ROW,))
 EXPRESSIONS = {
     "x[i, j]*(x[i, j] + 2.0)": f32("multiply", x, f32("add", x, const(2.0, dt.float32))),
     "x[i, j]*x[i, j] + 2.0": f32("add", f32("multiply", x, x), const(2.0, dt.float32)),
@@ -60,26 +60,26 @@ EXPRESSIONS = {
     "u8(255)": const(255, dt.uint8),
     "bf16(1e-05)": const(1e-5, dt.bfloat16),
     "True": const(True, dt.bool_),
-    "9*i + j": iadd(imul(I, 9), J),
-    "7 - i": isub(const(7), I),
-    "-2*i": imul(I, -2),
-    "(i + j)//4": raw_call("floor_divide", (iadd(I, J), const(4)), dt.int64),
+    "9*i + j": iadd(imul(ROW, 9), COL),
+    "7 - i": isub(const(7), ROW),
+    "-2*i": imul(ROW, -2),
+    "(i + j)//4": raw_call("floor_divide", (iadd(ROW, COL), const(4)), dt.int64),
     "floor_divide(3*i + 5, 3)": raw_call(
-        "floor_divide", (iadd(imul(I, 3), 5), const(3)), dt.int64
+        "floor_divide", (iadd(imul(ROW, 3), 5), const(3)), dt.int64
     ),
-    "add(i, i)": raw_call("add", (I, I), dt.int64),
-    "multiply(n[i], i)": raw_call("multiply", (n, I), dt.int64),
-    "cast[f32](i)": f32("cast", I),
+    "add(i, i)": raw_call("add", (ROW, ROW), dt.int64),
+    "multiply(n[i], i)": raw_call("multiply", (n, ROW), dt.int64),
+    "cast[f32](i)": f32("cast", ROW),
     "not (i < 3 and (j == 2 or True))": raw_call(
         "logical_not",
         (
             raw_call(
                 "logical_and",
                 (
-                    raw_call("less", (I, const(3)), dt.bool_),
+                    raw_call("less", (ROW, const(3)), dt.bool_),
                     raw_call(
                         "logical_or",
-                        (raw_call("equal", (J, const(2)), dt.bool_), const(True, dt.bool_)),
+                        (raw_call("equal", (COL, const(2)), dt.bool_), const(True, dt.bool_)),
                         dt.bool_,
                     ),
                 ),
@@ -90,7 +90,7 @@ EXPRESSIONS = {
     ),
     "isnan(x[i, j])": raw_call("isnan", (x,), dt.bool_),
     "load(x[i - 1, j], guard=i >= 1)": read(
-        X, (isub(I, 1), J), guard=raw_call("greater_equal", (I, const(1)), dt.bool_)
+        X, (isub(ROW, 1), COL), guard=raw_call("greater_equal", (ROW, const(1)), dt.bool_)
     ),
 }
 
@@ -105,24 +105,24 @@ def test_expressions(text: str) -> None:
 def full_kernel() -> Kernel:
     m = Buffer("m", dt.float32, (), "register")
     s = Buffer("s", dt.uint8, (100,), "scratch")
-    low = raw_call("less", (J, const(4)), dt.bool_)
+    low = raw_call("less", (COL, const(4)), dt.bool_)
     v = var("v", 5)
-    rest = raw_call("minimum", (const(5), isub(const(7), I)), dt.int64)
+    rest = raw_call("minimum", (const(5), isub(const(7), ROW)), dt.int64)
     return Kernel(
         "full",
         (X, N, Y),
         Block(
             (
                 loop(
-                    I,
+                    ROW,
                     Alloc(m),
                     Alloc(s),
-                    loop(J, If(low, Block((Store(m, (), x, low),))), Prefetch(X, (I, J))),
+                    loop(COL, If(low, Block((Store(m, (), x, low),))), Prefetch(X, (ROW, COL))),
                     For(v, rest, Block(()), "serial"),
                     For(v, const(5), Block((Block((Store(Y, (v,), read(m, ())),)),)), "vector", 8),
                     kind="parallel",
                 ),
-                loop(I, Opaque("sort", (Y,), (Y,), I, (("extent", 8), ("stride", -1)))),
+                loop(ROW, Opaque("sort", (Y,), (Y,), ROW, (("extent", 8), ("stride", -1)))),
             )
         ),
         (Source("train.py", 41, "h.3", "softmax/jvp"),),
@@ -141,9 +141,9 @@ def test_equal_records_are_one() -> None:
     assert full_kernel() is full_kernel()
     assert Buffer("a", dt.int8, (3, 4), "input") is Buffer("a", dt.int8, (3, 4), "input", (4, 1))
     assert Buffer("a", dt.int8, (4,), "input") is not Buffer("a", dt.int8, (4,), "output")
-    assert Store(Y, index=(I,), value=x) is Store(Y, (I,), x, None)
+    assert Store(Y, index=(ROW,), value=x) is Store(Y, (ROW,), x, None)
     with pytest.raises(TypeError, match="Store needs value"):
-        Store(Y, (I,))
+        Store(Y, (ROW,))
     with pytest.raises(ValueError, match="'a b' is not a name"):
         Buffer("a b", dt.int8, (), "input")
 
@@ -215,9 +215,10 @@ def test_bad_text(text: str) -> None:
     assert raised.value.message == BAD[text]
 
 
-@pytest.mark.parametrize(
-    "value", ["-" * 3000 + "1.0", "1.0+" * 4000 + "1.0", "(" * 5000, "exp(" * 900 + "1.0" + ")" * 900]
-)
+DEEP = ("-" * 3000 + "1.0", "1.0+" * 4000 + "1.0", "(" * 5000, "exp(" * 900 + "1.0" + ")" * 900)
+
+
+@pytest.mark.parametrize("value", DEEP)
 def test_deep_text_is_an_error(value: str) -> None:
     with pytest.raises(ParseError):
         parse_kernel(HEAD + "y[0] = " + value)
