@@ -18,11 +18,13 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from rung.ir.expr import Call, Expr, Read, Var, var, variables, walk
-from rung.kernel.loop import Buffer, For
-from rung.kernel.loop_steps import Branch, Peel, Split, Unroll, Vectorize
+from rung.kernel.loop import Accumulate, Buffer, For, Store
+from rung.kernel.loop_steps import Branch, Fuse, Peel, Split, Unroll, Vectorize
 from rung.kernel.memory_steps import Pack, Stage
 from rung.kernel.order_steps import Reorder
-from rung.kernel.recognise import SumNest, element_bytes, stride
+from rung.kernel.recognise import SumNest, element_bytes, nest, reads, stride, sum_nest
+from rung.kernel.reduce_steps import AccumulateIn
+from rung.kernel.rewrite import loops_named
 
 if TYPE_CHECKING:
     from rung.kernel.strategy import Scheduler
@@ -31,6 +33,8 @@ IMBALANCE = 1.2
 """By how much the busiest thread may exceed the mean before rows are cut into blocks."""
 BLOCK_ROWS = 48
 """Rows that a block of rows keeps at least."""
+LONG_SUM = 4096
+"""Terms of a sum that one pass over a panel takes."""
 CACHE_WAY = 4096
 """Bytes after which addresses share a set of the first-level cache."""
 PACK_ROWS = 32
@@ -92,12 +96,12 @@ class ContractionTiling:
     """Schedules one contraction of a kernel."""
 
     def __init__(self, scheduler: Scheduler, found: SumNest) -> None:
-        contraction = find_contraction(found)
-        assert contraction is not None
         self.s = scheduler
-        self.found = found
+        self.found = self._collapsed(found)
+        contraction = find_contraction(self.found)
+        assert contraction is not None
         self.c = contraction
-        self.reduce = [x.axis.name for x in found.reduce]
+        self.reduce = [x.axis.name for x in self.found.reduce]
         machine = scheduler.machine
         self.lanes = max(machine.vector_bytes // element_bytes(found.loops[0]), 1)
         self.registers = machine.num_vector_registers
@@ -106,8 +110,40 @@ class ContractionTiling:
         """As a phase of its own: panels shared out to the threads."""
         batch, m0, n0 = self._tile(stage=True)
         panel = self.s.parallel([*batch, n0])
-        self._pack(panel)
+        self._pack(self.k_block or panel)
+        if self.k_block:
+            target = self.found.accumulates[0].buffer.name
+            self.s.do(AccumulateIn(target, self.reduce[0]))
         self._finish(m0)
+
+    def _collapsed(self, found: SumNest) -> SumNest:
+        """The nest with neighbouring loops of one role made one where every access allows it."""
+        while True:
+            pair = self._collapsible(found)
+            if pair is None:
+                return found
+            outer, inner = pair
+            into = f"{outer.name}{inner.name}"
+            first = found.loops[0].axis.name
+            self.s.do(Fuse(outer.name, inner.name, into))
+            first = into if first == outer.name else first
+            around = next(iter(loops_named(self.s.kernel.body, first)))
+            again = sum_nest(*nest(around))
+            assert again is not None
+            found = again
+
+    def _collapsible(self, found: SumNest) -> tuple[Var, Var] | None:
+        c = find_contraction(found)
+        assert c is not None
+        axes = [x.axis for x in found.loops]
+        pairs = list(zip(axes, axes[1:], strict=False))
+        reduce = [x.axis for x in found.reduce]
+        accesses: list[Read | Store | Accumulate] = [*reads(found.loops[0]), *found.stores]
+        for a, b in [*pairs, *zip(reduce, reduce[1:], strict=False)]:
+            role = next((r for r in (c.batch, c.rows, c.columns, tuple(reduce)) if a in r), ())
+            if b in role and all(_dense(e, a, b) for e in accesses):
+                return a, b
+        return None
 
     def inside(self) -> None:
         """Within a row of a larger kernel."""
@@ -118,14 +154,15 @@ class ContractionTiling:
     def _pack(self, panel: str) -> None:
         """Copy what the tiles of a panel load as vectors into one block, vectors one after the
         other, when enough row tiles use it or it would not be vectors at all."""
-        step = self.columns.extent if self.columns is not self.c.columns[-1] else 1
         for r in _panel_reads(self.c.right, self.c.columns[-1], self.found.reduce):
-            contiguous = stride(r, self.c.columns[-1]) == step
+            contiguous = stride(r, self.c.columns[-1]) == 1
             if contiguous and self.rows.extent < PACK_ROWS:
                 continue
             assert isinstance(r.source, Buffer)
             free = {v.name for v in variables(r)}
-            axes = (*[k for k in self.reduce if k in free], self.n)
+            reduce = [k.axis for k in self.found.reduce]
+            used = [n for n, k in zip(self.reduce, reduce, strict=True) if k.name in free]
+            axes = (*used, self.n)
             name = f"b{len(self.packed)}_{r.source.name}"
             self.s.do(Pack(r.source.name, panel, axes, name))
             self.packed.append((f"{name}_{self.n}", contiguous))
@@ -133,9 +170,8 @@ class ContractionTiling:
     def _tile(self, stage: bool = False) -> tuple[list[str], str, str]:
         """Split into tiles; the names of the loops over batches, row tiles and panels."""
         batch = [v.name for v in self.c.batch]
-        rows, extra_rows = self._merged(self.c.rows, "m")
-        columns, extra_columns = self._merged(self.c.columns, "n")
-        batch += [*extra_rows, *extra_columns]
+        rows, columns = self.c.rows[-1], self.c.columns[-1]
+        batch += [v.name for v in (*self.c.rows[:-1], *self.c.columns[:-1])]
         self.block: list[str] = []
         if stage:
             rows, batch = self._blocks(rows, columns, batch)
@@ -148,9 +184,23 @@ class ContractionTiling:
         self.copies: list[tuple[str, list[str]]] = []
         self.s.do(Split(rows.name, height, m0, self.m), Split(columns.name, width, n0, self.n))
         if stage and columns.extent > 2 * width:
-            self._stage(batch, m0, -(-rows.extent // height))
-        self.s.do(Reorder((*batch, n0, m0, *self.reduce, self.m, self.n)))
+            self._stage(batch, m0)
+        self.k_block = self._reduction_blocks() if stage else ""
+        blocks = [self.k_block] if self.k_block else []
+        self.s.do(Reorder((*batch, n0, *blocks, m0, *self.reduce, self.m, self.n)))
         return batch, m0, n0
+
+    def _reduction_blocks(self) -> str:
+        """Cut a reduction whose panel would not stay in the second-level cache into equal blocks;
+        the name of the loop over them, empty when it is not cut."""
+        k = self.found.reduce[-1].axis
+        parts = next((p for p in range(2, 65) if k.extent % p == 0 and k.extent // p <= LONG_SUM), 0)
+        if len(self.reduce) > 1 or k.extent <= 2 * LONG_SUM or not parts:
+            return ""
+        block, within = f"{k.name}_b", f"{k.name}_i"
+        self.s.do(Split(k.name, k.extent // parts, block, within))
+        self.reduce = [within]
+        return block
 
     def _blocks(self, rows: Var, columns: Var, batch: list[str]) -> tuple[Var, list[str]]:
         """Where there are too few panels to share out, the rows are cut into equal blocks."""
@@ -170,7 +220,7 @@ class ContractionTiling:
                 return var(within, rows.extent // n), [*batch, block]
         return rows, batch
 
-    def _stage(self, batch: list[str], m0: str, num_tiles: int) -> None:
+    def _stage(self, batch: list[str], m0: str) -> None:
         """Copy the factor that is broadcast where its layout would be slow to read: tile after
         tile when its rows are not contiguous, with padded rows when these share cache sets."""
         row, last = self.rows, self.found.reduce[-1].axis
@@ -179,7 +229,7 @@ class ContractionTiling:
             free = {v.name for v in variables(r)} | set(self.block)
             outer = [v.name for v in (*self.c.batch, *self.c.rows[:-1]) if v.name in free]
             outer += self.block
-            reduce = [k for k in self.reduce if k in free]
+            reduce = [k.axis.name for k in self.found.reduce if k.axis.name in free]
             if len(outer) + len(reduce) + 1 != len(free):
                 continue
             name = f"a_{r.source.name}"
@@ -196,10 +246,6 @@ class ContractionTiling:
                 self.s.do(Stage(r.source.name, axes, 0, name))
                 axes = (*outer, m0)
             self.copies.append((copied, [f"{name}_{a}" for a in axes]))
-
-    def _merged(self, axes: tuple[Var, ...], name: str) -> tuple[Var, list[str]]:
-        """(the axis to tile, names of the outer loops that are left)."""
-        return axes[-1], [v.name for v in axes[:-1]]
 
     def _finish(self, m0: str) -> None:
         do = self.s.do
@@ -220,15 +266,20 @@ class ContractionTiling:
 
     def _unroll_reduction(self) -> None:
         """A few steps of the reduction at a time, so that its loop costs nothing."""
-        k = self.found.reduce[-1].axis
-        steps = next((u for u in (4, 2) if k.extent % u == 0 and k.extent > u), 1)
+        k = self.reduce[-1]
+        extent = max(x.axis.extent for x in loops_named(self.s.kernel.body, k))
+        steps = next((u for u in (4, 2) if extent % u == 0 and extent > u), 1)
         if steps > 1:
-            self.s.do(Split(k.name, steps, f"{k.name}_o", f"{k.name}_u"), Unroll(f"{k.name}_u"))
+            self.s.do(Split(k, steps, f"{k}_o", f"{k}_u"), Unroll(f"{k}_u"))
 
     def _has(self, name: str) -> bool:
-        from rung.kernel.rewrite import loops_named
-
         return any(True for _ in loops_named(self.s.kernel.body, name))
+
+
+def _dense(e: Read | Store | Accumulate, a: Var, b: Var) -> bool:
+    """Whether the place moves with `a` as it does with the end of `b`."""
+    outer, inner = stride(e, a), stride(e, b)
+    return outer is not None and inner is not None and outer == inner * b.extent
 
 
 def _panel_reads(right: Expr, column: Var, reduce: Iterable[For]) -> list[Read]:
