@@ -52,7 +52,7 @@ def prepare_jax(options: Options) -> Step:
 
 
 def prepare_peak(options: Options) -> Step:
-    """The time that the product would take at the peak rate of fused multiply-adds, measured now."""
+    """The time that the product would take at the peak rate of multiply-adds, measured now."""
     from rung.runtime.roof import measure_roof
 
     m, k, n = options["shape"]

@@ -1,14 +1,15 @@
 """What all benchmarks share: each peer in a process of its own, alternating runs, medians, ratios.
 
-A benchmark is a module with a `BENCHMARK`. For each peer it names a function `prepare(options)` that
-gives a `step`: calling it does the work once. A worker process speaks JSON lines over its pipes:
-`prepare` a case, `run` it so many times, `quit`. The parent lets the peers take turns, so that
-whatever the machine does meanwhile meets them all.
+A benchmark is a module with a `BENCHMARK`. For each peer it names a function `prepare(options)`
+that gives a `step`: calling it does the work once. A worker process speaks JSON lines over its
+pipes: `prepare` a case, `run` it so many times, until its input ends. The parent lets the peers
+take turns, so that whatever the machine does meanwhile meets them all.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import json
 import os
@@ -34,8 +35,12 @@ Step = Callable[[], Any]
 Prepare = Callable[[Options], Step]
 
 OURS = "rung"
+LIBRARIES = {"torch": "torch", "torch compile": "torch", "jax": "jax"}
+"""What each peer imports; all others are ours."""
 SAMPLE_SECONDS = 0.02
 """A run is repeated within one sample until it takes so long, so that the clock is fine enough."""
+LONG_SECONDS = 20.0
+"""After a first run of this length it is not tried out how often to repeat it."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,8 @@ class Case:
     """Something to measure: the options that `prepare` gets, and environment variables.
 
     `targets`: for each peer (or `best`, the fastest of them all) the least ratio peer / rung that
-    is wanted. `work`: floating-point operations of one run, for GFLOP/s."""
+    is wanted. `work`: floating-point operations of one run, for GFLOP/s. Each peer has its turn in
+    each of `rounds`, for `times` samples."""
 
     name: str
     options: Options = field(default_factory=dict)
@@ -52,12 +58,13 @@ class Case:
     environment: Mapping[str, str] = field(default_factory=dict)
     work: float = 0.0
     rounds: int = 7
+    times: int = 3
 
 
 @dataclass(frozen=True)
 class Benchmark:
     """A set of cases; `tiny` are quick ones of the same kind for a smoke test. `unit` is that of
-    the values measured (times are in µs). `more` adds figures of its own to a finished result."""
+    the values measured; times are in µs. `memory`: show the peak memory of the processes too."""
 
     name: str
     doc: str
@@ -65,12 +72,14 @@ class Benchmark:
     cases: Sequence[Case]
     tiny: Sequence[Case]
     unit: str = "us"
+    memory: bool = False
 
 
 @dataclass
 class Measured:
     """All samples of one peer on one case; `setup_s` is the time that `prepare` took (with the
-    first run), `peak_mb` the most memory its process ever held, `base_mb` what it held before."""
+    first run), `base_mb` the memory of its process after importing the peer, `peak_mb` the most
+    that it ever held."""
 
     samples: list[float] = field(default_factory=list)
     setup_s: float = 0.0
@@ -119,7 +128,7 @@ class Result:
 
 
 def serve(prepares: Mapping[str, Prepare], peer: str) -> None:
-    """Do what the parent asks for until it says `quit`; standard output is the parent's."""
+    """Do what the parent asks for until it asks no more; standard output is the parent's."""
     channel = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what libraries print must not get between the lines
     step: Step | None = None
@@ -128,19 +137,18 @@ def serve(prepares: Mapping[str, Prepare], peer: str) -> None:
         request = json.loads(line)
         try:
             if request["do"] == "prepare":
+                importlib.import_module(LIBRARIES.get(peer, OURS))
                 base = held_mb()
                 start = time.perf_counter()
                 step = prepares[peer](request["options"])
                 step()
                 setup = time.perf_counter() - start
-                number = repetitions(step, request["seconds"])
+                number = repetitions(step, request["seconds"]) if setup < LONG_SECONDS else 1
                 answer: dict[str, Any] = {"setup_s": setup, "base_mb": base}
-            elif request["do"] == "run":
+            else:
                 assert step is not None
                 answer = {"samples": [sample(step, number) for _ in range(request["times"])]}
                 answer["peak_mb"] = peak_mb()
-            else:
-                return
         except ImportError as e:
             answer = {"missing": f"no {e.name or e}"}
         except Exception:
@@ -193,7 +201,7 @@ class Worker:
             [sys.executable, "-m", module, "--peer", peer],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE if not os.environ.get("BENCH_VERBOSE") else None,
+            stderr=subprocess.DEVNULL,
             text=True,
             env={**os.environ, **environment},
         )
@@ -224,15 +232,19 @@ class Worker:
     def run(self, times: int) -> None:
         answer = self.ask(do="run", times=times)
         self.measured.samples += answer.get("samples", [])
-        self.measured.peak_mb = answer.get("peak_mb", self.measured.peak_mb)
+        peak = answer.get("peak_mb", self.measured.peak_mb)
+        self.measured.peak_mb = max(peak, self.measured.base_mb)
 
     def close(self) -> None:
-        if self._process.stdin is not None:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
         try:
             self._process.wait(20)
         except subprocess.TimeoutExpired:
             self._process.kill()
+            self._process.wait()
+        self._process.stdout.close()
 
 
 def measure(
@@ -245,7 +257,7 @@ def measure(
             w.prepare(case, seconds)
         for number in range(case.rounds):
             for w in workers if number % 2 == 0 else reversed(workers):
-                w.run(3)
+                w.run(case.times)
     finally:
         for w in workers:
             w.close()
@@ -266,10 +278,22 @@ def show(results: Sequence[Result], benchmark: Benchmark, console: Console) -> N
     for r in results:
         table.add_row(r.case.name, *[cell(r, p) for p in peers], verdict(r))
     console.print(table)
+    if benchmark.memory:
+        for r in results:
+            console.print(memory_line(r), highlight=False)
     for r in results:
         for p, m in r.peers.items():
             if m.missing:
                 console.print(f"  {r.case.name}: {p}: {m.missing}", markup=False)
+
+
+def memory_line(r: Result) -> str:
+    """Peak memory of each process, all of it and what came after the imports."""
+    held = {n: m for n, m in r.peers.items() if m.peak_mb}
+    parts = [
+        f"{n} {m.peak_mb:,.0f} MB (step {m.peak_mb - m.base_mb:,.0f})" for n, m in held.items()
+    ]
+    return f"  peak memory, {r.case.name}: {', '.join(parts)}"
 
 
 def cell(r: Result, peer: str) -> str:
@@ -337,7 +361,9 @@ def main(benchmark: Benchmark, module: str, argv: Sequence[str] | None = None) -
     if given.peer:
         serve(benchmark.peers, given.peer)
         return []
-    chosen = [c for c in (benchmark.tiny if given.tiny else benchmark.cases) if given.only in c.name]
+    chosen = [
+        c for c in (benchmark.tiny if given.tiny else benchmark.cases) if given.only in c.name
+    ]
     allowed = given.peers.split(",") if given.peers else list(benchmark.peers)
     console = Console(width=None if sys.stdout.isatty() else 160)
     results = []

@@ -1,0 +1,103 @@
+"""Time from nothing to the first result of a training step: with an empty object cache, and in a
+second process with what the first has left there.
+
+    python -m benchmarks.bench_compile
+
+Imports and the making of the model are not counted; tracing, compiling and one step are.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+
+from benchmarks.bench_train import CHAR, GPT2, MLP, gpt, mlp, prepare_rung, torch_step
+from benchmarks.harness import Benchmark, Case, Options, Step, main
+
+LIMITS = {"cold": {"char-GPT": 8.0, "GPT-2": 15.0}, "warm": {"char-GPT": 2.0, "GPT-2": 2.0}}
+"""Seconds that are allowed."""
+MODELS = {"MLP": MLP, "char-GPT": CHAR, "GPT-2": GPT2,
+          "tiny MLP": mlp([12, 8, 10], 4), "tiny GPT": gpt(1, 2, 16, 11, 8, 2)}  # fmt: skip
+
+
+def first_step(peer: str, model: str) -> float:
+    """Seconds of the first step in this process."""
+    options = MODELS[model]
+    step = prepare_rung(options) if peer == "rung" else torch_step(options, compiled=True)
+    start = time.perf_counter()
+    step()
+    return time.perf_counter() - start
+
+
+def in_process(peer: str, model: str, cache: str) -> float:
+    """`first_step` in a new process that keeps its compiled objects in a folder."""
+    places = {"RUNG_CACHE_DIR": cache, "TORCHINDUCTOR_CACHE_DIR": cache, "TRITON_CACHE_DIR": cache}
+    command = [sys.executable, "-m", "benchmarks.bench_compile", "--first-step", peer, model]
+    environment = {**os.environ, **places}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        if "No module named 'torch'" in done.stderr:
+            raise ImportError(name="torch")
+        raise RuntimeError(done.stderr.strip().splitlines()[-1])
+    return float(done.stdout.split()[-1])
+
+
+def prepare(peer: str, options: Options) -> Step:
+    """A step that starts a process and gives its seconds."""
+
+    def step() -> float:
+        with tempfile.TemporaryDirectory() as cache:
+            cold = in_process(peer, options["model"], cache)
+            if options["cache"] == "cold":
+                return cold
+            return in_process(peer, options["model"], cache)
+
+    return step
+
+
+def prepare_ours(options: Options) -> Step:
+    """rung."""
+    return prepare("rung", options)
+
+
+def prepare_torch_compile(options: Options) -> Step:
+    """torch.compile."""
+    return prepare("torch compile", options)
+
+
+def prepare_limit(options: Options) -> Step:
+    """The seconds that are allowed."""
+    return lambda: LIMITS[options["cache"]].get(options["model"], 10.0)
+
+
+def case(model: str, cache: str, *peers: str) -> Case:
+    """A model with an empty or a filled cache."""
+    targets = {"limit": 1.0} if model in LIMITS[cache] else {}
+    options = {"model": model, "cache": cache}
+    return Case(f"{model}, {cache} cache", options, ("rung", *peers), targets, rounds=1, times=1)
+
+
+BENCHMARK = Benchmark(
+    name="compile",
+    doc="first training step of a process",
+    peers={"rung": prepare_ours, "torch compile": prepare_torch_compile, "limit": prepare_limit},
+    cases=(
+        case("MLP", "cold", "torch compile"),
+        case("MLP", "warm", "torch compile"),
+        case("char-GPT", "cold", "limit"),
+        case("char-GPT", "warm", "limit"),
+        case("GPT-2", "cold", "limit"),
+        case("GPT-2", "warm", "limit"),
+    ),
+    tiny=(case("tiny MLP", "cold"), case("tiny GPT", "warm", "limit")),
+    unit="s",
+)
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--first-step"]:
+        print(first_step(*sys.argv[2:4]))
+    else:
+        main(BENCHMARK, "benchmarks.bench_compile")

@@ -1,0 +1,106 @@
+"""What a call costs beside the work: jit of a tiny graph, and lazy `x + 1` in a loop.
+
+python -m benchmarks.bench_overhead
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from benchmarks.harness import Benchmark, Case, Options, Step, main
+
+LIMITS = {"jit": 15.0, "lazy": 100.0}
+"""µs that each may take."""
+
+
+def prepare_rung(options: Options) -> Step:
+    """A jit call of one op on a small tensor; or making `x + 1` and looking at it."""
+    import rung
+
+    x = rung.asarray(np.ones(options["size"], np.float32))
+    if options["how"] == "jit":
+        add = rung.jit(lambda x: x + 1.0)
+        return lambda: add(x)
+    if options["how"] == "step":
+        return jit_step(options["size"])
+    place = [x]
+
+    def step() -> None:
+        place[0] = place[0] + 1.0
+        rung.evaluate()
+
+    return step
+
+
+def jit_step(size: int) -> Step:
+    """A jit call that updates state."""
+    import rung
+
+    state = rung.zeros(size)
+
+    @rung.jit
+    def update(x: rung.Tensor) -> rung.Tensor:
+        state.assign(state + x)
+        return state.sum()
+
+    x = rung.asarray(np.ones(size, np.float32))
+    return lambda: update(x)
+
+
+def prepare_torch(options: Options) -> Step:
+    """The same in eager torch."""
+    import torch
+
+    x = torch.ones(options["size"])
+    place = [x]
+
+    def step() -> None:
+        place[0] = place[0] + 1.0
+
+    return (lambda: x + 1.0) if options["how"] == "jit" else step
+
+
+def prepare_jax(options: Options) -> Step:
+    """The same in JAX: under jit, or op by op."""
+    import jax
+    import jax.numpy as jnp
+
+    x = jnp.ones(options["size"], jnp.float32)
+    place = [x]
+    if options["how"] == "jit":
+        add = jax.jit(lambda x: x + 1.0)
+        return lambda: add(x).block_until_ready()
+
+    def step() -> None:
+        place[0] = (place[0] + 1.0).block_until_ready()
+
+    return step
+
+
+def prepare_limit(options: Options) -> Step:
+    """The time that is allowed."""
+    return lambda: LIMITS.get(options["how"], 30.0)
+
+
+PEERS = ("rung", "torch", "jax", "limit")
+CASES = (
+    Case("jit call of x + 1, 16 elements", {"how": "jit", "size": 16}, PEERS, {"limit": 1.0}),
+    Case("jit call that updates state", {"how": "step", "size": 16}, ("rung",)),
+    Case("lazy x + 1 in a loop", {"how": "lazy", "size": 16}, PEERS, {"limit": 1.0}),
+)
+
+BENCHMARK = Benchmark(
+    name="overhead",
+    doc="cost of a call",
+    peers={
+        "rung": prepare_rung,
+        "torch": prepare_torch,
+        "jax": prepare_jax,
+        "limit": prepare_limit,
+    },
+    cases=CASES,
+    tiny=CASES,
+)
+
+if __name__ == "__main__":
+    main(BENCHMARK, "benchmarks.bench_overhead")

@@ -1,0 +1,1 @@
+"""The models of the benchmarks as users of other systems write them."""
