@@ -98,7 +98,7 @@ class Loader:
         source = (self.make(*place) for place in places)
         batches = ahead(source, self.prefetch) if self.prefetch else source
         for epoch, position in places:
-            arrays = next(batches)  # type: ignore[call-overload]
+            arrays = next(batches)
             last = position + 1 == count
             self.epoch, self.position = (epoch + 1, 0) if last else (epoch, position + 1)
             yield tuple(asarray(a) for a in arrays)

@@ -1,5 +1,5 @@
-"""Text as characters: a vocabulary, a corpus, random blocks of it, and one corpus that everybody has:
-the source of Python's own standard library.
+"""Text as characters: a vocabulary, a corpus, random blocks of it, and one corpus that everybody
+has: the source of Python's own standard library.
 """
 
 from __future__ import annotations

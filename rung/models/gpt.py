@@ -1,8 +1,8 @@
 """GPT: a decoder-only transformer in the layout and with the names of GPT-2 (Radford et al., 2019).
 
-    model = GPT(CHAR)                                  # characters, about 1 M parameters
-    loss = model.loss(tokens, targets)                 # i64[B, T], i64[B, T] -> f32[]
-    model = GPT.from_gpt2("gpt2/model.safetensors")    # published weights, by name
+model = GPT(CHAR)                                  # characters, about 1 M parameters
+loss = model.loss(tokens, targets)                 # i64[B, T], i64[B, T] -> f32[]
+model = GPT.from_gpt2("gpt2/model.safetensors")    # published weights, by name
 """
 
 from __future__ import annotations

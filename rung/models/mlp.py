@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 from rung import nn
@@ -22,8 +23,7 @@ class MLP(nn.Module):
         bias: bool = True,
     ) -> None:
         super().__init__()
-        pairs = zip(sizes[:-1], sizes[1:], strict=True)
-        self.layers = nn.ModuleList(nn.Linear(i, o, bias) for i, o in pairs)
+        self.layers = nn.ModuleList(nn.Linear(i, o, bias) for i, o in pairwise(sizes))
         self.dropout = nn.Dropout(dropout)
         self.activation = activation
 

@@ -1,5 +1,5 @@
-"""Residual networks for images (He et al., 2015), with torchvision's structure and names, so that its
-checkpoints load by name.
+"""Residual networks for images (He et al., 2015), with torchvision's structure and names, so that
+its checkpoints load by name.
 
     model = resnet18()                       # x[N, 3, H, W] -> logits [N, 1000]
     model.load_state_dict(read_safetensors("resnet18.safetensors")[0])

@@ -69,7 +69,10 @@ class _Conv(Module):
 
     def extra_repr(self) -> str:
         text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}"
-        plain = {"stride": each(1, self.num_dims), "padding": each(0, self.num_dims)}
+        plain: dict[str, Any] = {
+            "stride": each(1, self.num_dims),
+            "padding": each(0, self.num_dims),
+        }
         plain |= {"dilation": each(1, self.num_dims), "groups": 1}
         for name, value in self._options().items():
             if value != plain[name]:

@@ -1,5 +1,5 @@
-"""Functions of neural networks; `rung.nn.functional` is `rung.tensor.functional` under the name that
-users of PyTorch know."""
+"""Functions of neural networks: `rung.tensor.functional` under the name that users of PyTorch
+know."""
 
 from rung.tensor.functional import (
     attention,

@@ -51,7 +51,7 @@ def eye_(tensor: Tensor) -> Tensor:
     """A matrix with ones on the diagonal. Raises ShapeError unless there are two dims."""
     if tensor.ndim != 2:
         raise ShapeError(f"eye_: {tensor._type} is no matrix")
-    return _fill(tensor, np.eye(*tensor.shape))
+    return _fill(tensor, np.eye(tensor.shape[0], tensor.shape[1]))
 
 
 def uniform_(

@@ -24,6 +24,8 @@ class _Loss(Module):
 class CrossEntropyLoss(_Loss):
     """-log(softmax(logits)[target]) for logits[N, C, …] and integer target[N, …]."""
 
+    weight: Tensor | None
+
     def __init__(
         self,
         weight: Any = None,

@@ -9,8 +9,8 @@
         def forward(self, x):
             return x + self.proj(self.norm(x))
 
-What is assigned to an attribute is found again by `parameters()`, `state_dict()` and the like, under
-dotted names that agree with PyTorch's. A module is a tree (`rung.tree`) whose leaves are its
+What is assigned to an attribute is found again by `parameters()`, `state_dict()` and the like,
+under dotted names that agree with PyTorch's. A module is a tree (`rung.tree`) whose leaves are its
 parameters, so `rung.grad(loss)(model, x)` gives a model of gradients.
 """
 
@@ -339,7 +339,7 @@ class Module:
 
 
 watchers: Final[list[Callable[[Module, Any], None]]] = []
-"""Called with each module and its result after each call, while something looks for a bad tensor."""
+"""Called with each module and its result after each call: what looks for a bad tensor."""
 
 
 def _in_dtype(old: Tensor, dtype: dt.DType) -> Tensor:

@@ -102,6 +102,9 @@ class _BatchNorm(Module):
     `running_var` (weight `momentum`; None: the average of all batches); else by those."""
 
     ranks: ClassVar[tuple[int, ...]]
+    running_mean: Tensor | None
+    running_var: Tensor | None
+    num_batches_tracked: Tensor | None
 
     def __init__(
         self,
@@ -133,7 +136,7 @@ class _BatchNorm(Module):
         running = self.running_mean is not None
         learns = self.training and running
         momentum: Any = self.momentum
-        if learns:
+        if learns and self.num_batches_tracked is not None:
             with no_grad():
                 self.num_batches_tracked.assign(self.num_batches_tracked + 1)
             if momentum is None:

@@ -57,9 +57,7 @@ class AvgPool2d(Module):
         self.count_include_pad = count_include_pad
 
     def forward(self, x: Any) -> Tensor:
-        return f.avg_pool2d(
-            x, self.kernel_size, self.stride, self.padding, self.count_include_pad
-        )
+        return f.avg_pool2d(x, self.kernel_size, self.stride, self.padding, self.count_include_pad)
 
     def extra_repr(self) -> str:
         return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"

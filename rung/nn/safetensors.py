@@ -72,7 +72,9 @@ def write_safetensors(
     try:
         _write_atomically(path, [header, *(_bytes_of(a) for a in dense.values())])
     except OSError as error:
-        raise _write_error(path, error, len(header) + sum(a.nbytes for a in dense.values())) from None
+        raise _write_error(
+            path, error, len(header) + sum(a.nbytes for a in dense.values())
+        ) from None
 
 
 def _dense(name: str, array: Array) -> Array:
@@ -83,7 +85,7 @@ def _dense(name: str, array: Array) -> Array:
 
 
 def _bytes_of(array: Array) -> memoryview:
-    return memoryview(array.reshape(-1).view(np.uint8))
+    return memoryview(array.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
 
 
 def _header(arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> bytes:

@@ -41,9 +41,7 @@ class Adam(Optimizer):
         if hyperparameters["eps"] < 0 or hyperparameters["weight_decay"] < 0:
             raise RungError("Adam: eps and weight_decay must not be negative")
 
-    def _update(
-        self, group: Group, lr: Tensor, pairs: Sequence[tuple[Tensor, Tensor]]
-    ) -> None:
+    def _update(self, group: Group, lr: Tensor, pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
         beta1, beta2 = group["betas"]
         t = (self.step_count + 1).astype("f64")
         step_size = lr / (1 - beta1**t)

@@ -22,7 +22,7 @@ def _with_gradient(params: Params) -> list[Tensor]:
     if isinstance(params, Module):
         given: list[Any] = list(params.parameters())
     else:
-        given = [params] if isinstance(params, TensorState) else list(params)  # type: ignore[arg-type]
+        given = [params] if isinstance(params, TensorState) else list(params)
     return [p for p in given if p.grad is not None]
 
 
@@ -30,9 +30,7 @@ def _total(gradients: Iterable[Tensor]) -> Tensor:
     return norm(stack([norm(g.flatten().astype("f32")) for g in gradients]))
 
 
-def clip_grad_norm_(
-    params: Params, max_norm: float, error_if_nonfinite: bool = False
-) -> Tensor:
+def clip_grad_norm_(params: Params, max_norm: float, error_if_nonfinite: bool = False) -> Tensor:
     """Scale all gradients so that their norm together is at most `max_norm`; returns the norm from
     before, f32[]. Also inside a jitted step (there without `error_if_nonfinite`).
 

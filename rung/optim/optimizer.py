@@ -146,7 +146,7 @@ class Optimizer:
         with no_grad():
             for group in self.param_groups:
                 guard(_hyperparameters(group), "the hyperparameters of the optimizer")
-                pairs = [(p, given[id(p)]) for p in group["params"] if given[id(p)] is not None]
+                pairs = [(p, g) for p in group["params"] if (g := given[id(p)]) is not None]
                 self._update(group, self._rate(group), pairs)
             self.step_count.assign(self.step_count + 1)
 
@@ -164,9 +164,7 @@ class Optimizer:
             )
         return {id(p): g for p, g in zip(params, found, strict=True)}
 
-    def _update(
-        self, group: Group, lr: Tensor, pairs: Sequence[tuple[Tensor, Tensor]]
-    ) -> None:
+    def _update(self, group: Group, lr: Tensor, pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
         """Update parameters by their gradients; `lr` is f64[]."""
         raise NotImplementedError
 
@@ -178,7 +176,7 @@ class Optimizer:
                 yield name, p, self.state[id(p)]
 
     def named_state(self) -> dict[str, Tensor]:
-        """All that must be kept, by name: `step`, `lr.<group>`, `<slot>.<parameter>`; a snapshot."""
+        """What must be kept, by name: `step`, `lr.<group>`, `<slot>.<parameter>`; a snapshot."""
         found = {"step": self.step_count.detach()}
         for i, group in enumerate(self.param_groups):
             found[f"lr.{i}"] = group["lr"].detach()

@@ -49,9 +49,7 @@ class SGD(Optimizer):
     def _slots(self, group: Group) -> tuple[str, ...]:
         return ("momentum_buffer",) if group["momentum"] != 0 else ()
 
-    def _update(
-        self, group: Group, lr: Tensor, pairs: Sequence[tuple[Tensor, Tensor]]
-    ) -> None:
+    def _update(self, group: Group, lr: Tensor, pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
         for p, grad in pairs:
             kind = accumulator(p.dtype)
             g = -grad.astype(kind) if group["maximize"] else grad.astype(kind)

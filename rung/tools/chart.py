@@ -67,7 +67,7 @@ def smoothed(points: Sequence[Point], reach: int) -> list[Point]:
 
 
 def line_chart(title: str, x_label: str, y_label: str, curves: Sequence[Curve]) -> str:
-    """The text of an SVG picture of the curves, 760 × 440. Values that are not finite are left out."""
+    """The curves as the text of an SVG picture, 760 × 440, without values that are not finite."""
     finite = [
         (c, [p for p in c.points if math.isfinite(p[0]) and math.isfinite(p[1])]) for c in curves
     ]
@@ -75,9 +75,7 @@ def line_chart(title: str, x_label: str, y_label: str, curves: Sequence[Curve]) 
     xs, ys = [p[0] for p in every] or [0.0, 1.0], [p[1] for p in every] or [0.0, 1.0]
     x_ticks, y_ticks = round_ticks(min(xs), max(xs)), round_ticks(min(ys), max(ys), 5)
     x_axis = _Axis(min(xs), max(max(xs), min(xs) + 1e-9), x_ticks, LEFT, WIDTH - LEFT - RIGHT)
-    y_axis = _Axis(
-        y_ticks[0], y_ticks[-1], y_ticks, HEIGHT - BOTTOM, -(HEIGHT - TOP - BOTTOM)
-    )
+    y_axis = _Axis(y_ticks[0], y_ticks[-1], y_ticks, HEIGHT - BOTTOM, -(HEIGHT - TOP - BOTTOM))
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}" '
         f'viewBox="0 0 {WIDTH} {HEIGHT}" font-family="system-ui, Helvetica, Arial, sans-serif">',
@@ -143,7 +141,7 @@ def _line(curve: Curve, points: Sequence[Point], x_axis: _Axis, y_axis: _Axis) -
 
 def _legend(curves: Sequence[Curve]) -> list[str]:
     parts = []
-    x = WIDTH - RIGHT
+    x = float(WIDTH - RIGHT)
     for curve in reversed(curves):
         colour = COLOURS[curve.colour % len(COLOURS)]
         parts.append(_text(x, 28, curve.name, anchor="end"))

@@ -46,9 +46,7 @@ def command(
 def _train_both(place: Path, steps: int, console: Console) -> bool:
     """Whether it was interrupted."""
     console.rule("a residual ConvNet on handwritten digits")
-    result, accuracy = train_digits.train_digits(
-        train_digits.Recipe(), place / "digits", console
-    )
+    result, accuracy = train_digits.train_digits(train_digits.Recipe(), place / "digits", console)
     train_digits.report(console, result, accuracy, place / "digits")
     if result.interrupted:
         return True

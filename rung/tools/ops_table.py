@@ -130,7 +130,9 @@ def table(found: list[Row], notes: list[str]) -> Table:
     than a cell, are added to `notes` and shown by their number there."""
     shown = Table(title=f"{len(found)} ops", header_style="bold", padding=(0, 1))
     for name in SHOWN:
-        shown.add_column(name, no_wrap=name in ("op", "family"), overflow="fold", style=_style(name))
+        shown.add_column(
+            name, no_wrap=name in ("op", "family"), overflow="fold", style=_style(name)
+        )
     family = found[0].family
     for row in found:
         if row.family != family:

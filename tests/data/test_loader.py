@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,7 @@ def test_shuffling_is_seeded_and_differs_by_epoch() -> None:
     assert first != second
     assert labels(b) == first
     for epoch in (first, second):
-        assert sorted(sum(epoch, [])) == list(range(10))
+        assert sorted(chain(*epoch)) == list(range(10))
     assert labels(data.DataLoader(dataset(), 3, shuffle=True, seed=8)) != first
 
 

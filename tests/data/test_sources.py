@@ -37,9 +37,7 @@ def test_moved() -> None:
     between = (images[..., :-1] + images[..., 1:]) / 2
     np.testing.assert_allclose(half[..., :-1], between, atol=1e-6)
     quarter = moved(images, np.full(4, np.pi / 2), one, np.zeros((2, 4)))
-    assert any(
-        np.allclose(quarter, np.rot90(images, k, (2, 3)), atol=1e-5) for k in (1, 3)
-    )
+    assert any(np.allclose(quarter, np.rot90(images, k, (2, 3)), atol=1e-5) for k in (1, 3))
 
 
 def test_jitter_keeps_labels_and_shape() -> None:

@@ -110,7 +110,9 @@ def test_what_a_file_holds(tmp_path: Path) -> None:
     assert "model.body.1.running_var" in arrays
     assert "optimizer.exp_avg.head.weight" in arrays
     assert arrays["optimizer.step"] == 1
-    assert set(nn.read_checkpoint(path).part("random")) == set(rung.random.default_generator().state)
+    assert set(nn.read_checkpoint(path).part("random")) == set(
+        rung.random.default_generator().state
+    )
 
 
 def test_a_shared_parameter_is_saved_once(tmp_path: Path) -> None:

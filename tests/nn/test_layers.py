@@ -237,7 +237,9 @@ def test_losses() -> None:
     close(nn.MSELoss()(x, t), ((x - t) ** 2).mean())
     close(nn.L1Loss("sum")(x, t), np.abs(x - t).sum())
     away = np.abs(x - t)
-    close(nn.HuberLoss(delta=0.5)(x, t), np.where(away < 0.5, away**2 / 2, 0.5 * (away - 0.25)).mean())
+    close(
+        nn.HuberLoss(delta=0.5)(x, t), np.where(away < 0.5, away**2 / 2, 0.5 * (away - 0.25)).mean()
+    )
     chance = (t > 0).astype(np.float32)
     binary = -(chance * np.log(sigmoid(x)) + (1 - chance) * np.log(sigmoid(-x)))
     close(nn.BCEWithLogitsLoss()(x, chance), binary.mean())

@@ -56,7 +56,7 @@ def test_names() -> None:
     ]  # fmt: skip
     assert net.num_parameters == 2 + 2 * 6 + 6
     assert net.get_submodule("h.1.proj") is net.h[1].proj
-    with pytest.raises(RungError, match="Net has no module 'h.2'"):
+    with pytest.raises(RungError, match=r"Net has no module 'h\.2'"):
         net.get_submodule("h.2")
 
 
@@ -244,10 +244,5 @@ def test_containers() -> None:
 def test_repr() -> None:
     text = repr(nn.Sequential(nn.Linear(2, 3), nn.Sequential(nn.ReLU())))
     assert text == (
-        "Sequential(\n"
-        "  (0): Linear(2, 3, bias=True)\n"
-        "  (1): Sequential(\n"
-        "    (0): ReLU()\n"
-        "  )\n"
-        ")"
+        "Sequential(\n  (0): Linear(2, 3, bias=True)\n  (1): Sequential(\n    (0): ReLU()\n  )\n)"
     )

@@ -76,7 +76,10 @@ BROKEN = {
         raw({"a": {"dtype": "F8_E4M3", "shape": [1], "data_offsets": [0, 1]}}, b"x"),
         "dtype 'F8_E4M3', which rung does not have",
     ),
-    "negative": (raw({"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}}), "shape (-1,)"),
+    "negative": (
+        raw({"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}}),
+        "shape (-1,)",
+    ),
     "size and shape": (
         raw({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}}, bytes(4)),
         "a f32[2] does not fill 4 bytes",
@@ -159,8 +162,6 @@ def test_full_disk_leaves_the_old_file(
     monkeypatch.undo()
     np.testing.assert_array_equal(read_safetensors(path)[0]["a"], np.arange(3.0))
     assert list(tmp_path.iterdir()) == [path]
-
-
 
 
 def test_no_such_directory(tmp_path: Path) -> None:
