@@ -58,11 +58,13 @@ Memory: TypeAlias = InputMemory | OutputMemory | TempMemory | ConstantMemory
 
 @dataclass(frozen=True, eq=False)
 class PlannedCall:
-    """A naive kernel, the memory of each of its parameters, and the kind of group it came from."""
+    """A naive kernel, the memory of each of its parameters, the kind of group it came from, and the
+    graph values that the parameters hold (none for a copy)."""
 
     kernel: Kernel
     memory: tuple[Memory, ...]
     group: str
+    args: tuple[Value, ...] = ()
 
     def written(self) -> list[Memory]:
         """Memory of the parameters that the kernel writes."""
@@ -234,7 +236,8 @@ class _Planner:
         return found
 
     def _bind(self, call: KernelCall) -> PlannedCall:
-        return PlannedCall(call.kernel, tuple(map(self._memory_of, call.args)), call.group)
+        memory = tuple(map(self._memory_of, call.args))
+        return PlannedCall(call.kernel, memory, call.group, call.args)
 
 
 def _copy(value: Value, source: Memory, target: Memory) -> PlannedCall:
