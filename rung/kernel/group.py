@@ -339,9 +339,8 @@ class Grouping:
         for rows in row_counts(tuple(v.extent for v in body.axes), limit):
             if group.rows % rows:
                 continue
-            if rows < min(MIN_ROWS, group.rows):
-                small = max(work, nbytes // 4) <= SMALL_WORK and not contraction
-                if not small and not (rows >= MIN_ROWS // 2 and group.rows == rows):
+            if rows < MIN_ROWS and not (rows >= MIN_ROWS // 2 and group.rows == rows):
+                if contraction or max(work, nbytes // 4) > SMALL_WORK:
                     return None
             if nbytes // rows > 4 * ROW_BYTES:
                 return None
