@@ -29,7 +29,7 @@ from rich.progress import (
 )
 
 from rung import nn
-from rung.core.errors import NonFiniteError, RungError
+from rung.core.errors import CheckpointError, NonFiniteError, RungError
 from rung.data.loader import Loader
 from rung.nn.module import Module, watchers
 from rung.optim.clip import clip_grad_norm_
@@ -297,8 +297,14 @@ def _save(run: Run, step: int, history: History) -> None:
         step=step,
         config=run.config,
     )
-    history.write(run.out / HISTORY)
-    write_chart(run.out / CHART, loss_chart(run.title, history))
+    try:
+        history.write(run.out / HISTORY)
+        write_chart(run.out / CHART, loss_chart(run.title, history))
+    except OSError as error:
+        raise CheckpointError(
+            f"the curve in {run.out} cannot be written: {error.strerror or error}; "
+            f"{CHECKPOINT} of step {step} is complete"
+        ) from None
 
 
 def loss_chart(title: str, history: History) -> str:
