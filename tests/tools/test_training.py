@@ -37,20 +37,7 @@ TINY = train_gpt.Recipe(
     save_every=2,
 )
 TEXT = "the quick brown fox jumps over the lazy dog. " * 20
-OPTIONS = [
-    "--batch-size",
-    "2",
-    "--block-size",
-    "8",
-    "--layers",
-    "1",
-    "--heads",
-    "2",
-    "--width",
-    "8",
-    "--steps",
-    "4",
-]
+SIZES = ["--batch-size=2", "--block-size=8", "--layers=1", "--heads=2", "--width=8"]
 
 
 def quiet() -> Console:
@@ -225,7 +212,7 @@ def test_train_and_sample_from_the_command_line(tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text(TEXT)
     out = str(tmp_path / "out")
-    result = invoke("train", "gpt", "--data", str(text), "--out", out, *OPTIONS)
+    result = invoke("train", "gpt", "--data", str(text), "--out", out, "--steps=4", *SIZES)
     assert result.exit_code == 0, result.output
     assert re.search(r"validation loss \d\.\d{4} after 4 steps \(64 tokens\)", result.output)
     result = invoke("sample", out, "--prompt", "the ", "--tokens", "7")
@@ -278,7 +265,7 @@ def test_mistakes_are_told_without_a_traceback(tmp_path: Path) -> None:
 def test_ctrl_c_leaves_a_checkpoint_to_go_on_with(tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text(TEXT)
-    options = [*OPTIONS[:-1], "1000000", "--data", str(text), "--out", str(tmp_path)]
+    options = [*SIZES, "--steps=1000000", "--data", str(text), "--out", str(tmp_path)]
     process = program("train", "gpt", *options, RUNG_INTERPRET="1")
     assert process.stdout is not None
     lines = [process.stdout.readline() for _ in range(2)]
