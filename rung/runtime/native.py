@@ -325,21 +325,18 @@ done:
 }
 declare i64 @llvm.umin.i64(i64, i64)
 
-define internal void @stamp(ptr %profile, i64 %i, i64 %tid) noinline nounwind {
-  %first = icmp eq i64 %tid, 0
-  br i1 %first, label %write, label %done
-write:
+; the time now, unless a later one is there already
+define internal void @stamp(ptr %profile, i64 %i) noinline nounwind {
   %at = getelementptr i64, ptr %profile, i64 %i
   %now = call i64 @rung_now()
-  store i64 %now, ptr %at, align 8
-  br label %done
-done:
+  %before = atomicrmw umax ptr %at, i64 %now monotonic
   ret void
 }
 """
 
 _WALK = """
-; one share of one group, if nobody has taken it yet in this run
+; one share of one group, if nobody has taken it yet in this run; the last share to be done leaves
+; the time stamp of the group
 define internal void @try_share(ptr %program, ptr %group, i64 %g, i64 %share, i64 %threads,
                                 i32 %run, ptr %done, ptr %scratch) noinline nounwind {
 entry:
@@ -371,6 +368,15 @@ loop:
   %last = icmp eq ptr %next, %end
   br i1 %last, label %finish, label %loop
 finish:
+  %profile_at = getelementptr i8, ptr %program, i64 $P.PROFILE
+  %profile = load ptr, ptr %profile_at, align 8
+  %timed = icmp ne ptr %profile, null
+  br i1 %timed, label %time, label %count
+time:
+  %g1 = add i64 %g, 1
+  call void @stamp(ptr %profile, i64 %g1)
+  br label %count
+count:
   %before = atomicrmw add ptr %done, i32 1 seq_cst
   br label %leave
 leave:
@@ -394,21 +400,13 @@ entry:
   %num_at = getelementptr i8, ptr %program, i64 $P.NUM_GROUPS
   %done_at = getelementptr i8, ptr %program, i64 $P.DONE
   %run_at = getelementptr i8, ptr %program, i64 $P.RUNS
-  %profile_at = getelementptr i8, ptr %program, i64 $P.PROFILE
   %groups = load ptr, ptr %groups_at, align 8
   %num = load i64, ptr %num_at, align 8
   %dones = load ptr, ptr %done_at, align 8
   %run = load i32, ptr %run_at, align 4
-  %profile = load ptr, ptr %profile_at, align 8
-  %timed = icmp ne ptr %profile, null
   br label %head
 head:
   %g = phi i64 [0, %entry], [%g1, %passed]
-  br i1 %timed, label %time, label %check
-time:
-  call void @stamp(ptr %profile, i64 %g, i64 %tid)
-  br label %check
-check:
   %more = icmp ult i64 %g, %num
   br i1 %more, label %body, label %leave
 body:
@@ -466,7 +464,7 @@ head:
   %i = phi i64 [0, %entry], [%i1, %body]
   br i1 %timed, label %time, label %check
 time:
-  call void @stamp(ptr %profile, i64 %i, i64 0)
+  call void @stamp(ptr %profile, i64 %i)
   br label %check
 check:
   %more = icmp ult i64 %i, %num
@@ -548,6 +546,14 @@ together:
   %runs = load i32, ptr %runs_at, align 4
   %run = add i32 %runs, 1
   store i32 %run, ptr %runs_at, align 4
+  %profile_at = getelementptr i8, ptr %program, i64 $P.PROFILE
+  %profile = load ptr, ptr %profile_at, align 8
+  %timed = icmp ne ptr %profile, null
+  br i1 %timed, label %time, label %begin
+time:
+  call void @stamp(ptr %profile, i64 0)
+  br label %begin
+begin:
   %program_at = getelementptr i8, ptr %state, i64 $S.PROGRAM
   store atomic ptr %program, ptr %program_at release, align 8
   %gate = getelementptr i8, ptr %state, i64 $S.GATE

@@ -228,6 +228,18 @@ def test_profile_times_every_stage(stages, threads):
     assert (counts[1:] == 7).all()
 
 
+def test_profile_is_right_whoever_does_the_work(stages):
+    """A stage takes no less time than its tiles do, also when other threads do all of them."""
+    set_threads(2)
+    counts = np.zeros(400_000, np.int64)
+    long = Stage(stages.address("mark"), (Output(0),), len(counts))
+    program = Executable([long] * 6, num_outputs=1)
+    alone = Executable([long] * 6, num_outputs=1, alone=True)
+    least = min(min(alone.profile([counts.ctypes.data])) for _ in range(5)) / 4
+    for _ in range(40):
+        assert min(program.profile([counts.ctypes.data])) > least
+
+
 def test_python_threads_take_turns(stages):
     set_threads(2)
     results: list[bool] = []
