@@ -201,6 +201,7 @@ from rung.tensor.sorting import (
     topk,
 )
 from rung.tensor.tensor import Tensor
+from rung.tools.explanation import explain
 
 bool = bool_
 cat = concat

@@ -50,13 +50,17 @@ class Roof:
         return max(by_compute, by_memory) / 1e3
 
 
-def roof() -> Roof:
-    """The roof of this machine with the pool's threads: from disk, or measured now (< 1 s)."""
+def roof(fresh: bool = False) -> Roof:
+    """The roof of this machine with the pool's threads: from disk, or measured now (< 1 s). With
+    `fresh` it is measured again, and the better of each figure is kept."""
     path = _path(host_machine(), pool().threads)
-    found = _read(path)
-    if found is None:
-        found = measure_roof()
-        _write(path, found)
+    known = _read(path)
+    if known is not None and not fresh:
+        return known
+    found = measure_roof()
+    if known is not None:
+        found = Roof(**{k: max(v, getattr(known, k)) for k, v in asdict(found).items()})
+    _write(path, found)
     return found
 
 

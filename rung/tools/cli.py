@@ -9,9 +9,9 @@ from rich.console import Console
 
 from rung.core.errors import RungError
 from rung.core.settings import settings
-from rung.tools import demo, ops_table, sample, train
+from rung.tools import demo, doctor, explain, ops_table, sample, train
 
-COMMANDS = (train, sample, ops_table, demo)
+COMMANDS = (train, sample, explain, ops_table, doctor, demo)
 
 
 def make_app() -> typer.Typer:
