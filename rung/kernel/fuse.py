@@ -24,7 +24,7 @@ from rung.ir.expr import (
 )  # fmt: skip
 from rung.ir.node import Graph, Node, Value
 from rung.kernel.element import Body, canonical, delinearize, linearize
-from rung.kernel.group import Group, Grouping, Storage, is_contraction, is_map
+from rung.kernel.group import Group, Grouping, Storage, is_contraction, is_map, scan_rows
 from rung.kernel.loop import (
     Accumulate, Alloc, Block, Buffer, For, Kernel, Opaque, Stmt, Store, loop, map_stmts, walk_stmts,
 )  # fmt: skip
@@ -265,7 +265,7 @@ class GroupNest:
         for m in members:
             body = self.storage.bodies[m]
             size = prod(v.extent for v in body.axes)
-            if size % rows:
+            if size % rows or (body.form.scan is not None and scan_rows(body) % rows):
                 return False
             inner = var("c", size // rows)
             shape = tuple(v.extent for v in body.axes)
@@ -485,17 +485,17 @@ class GroupNest:
         return Store(buffer, (isub(place, start),) if buffer.shape else (), e)
 
     def _scan(self, node: Node, body: Body, size: int, row: Expr, rows: int) -> list[Stmt]:
-        """A cumulative op: the scan axis is the outer serial loop, a running value per column."""
+        """A cumulative op: a running value for each place beside the scan axis."""
         form = body.form
         assert form.scan is not None
         where = form.axes.index(form.scan)
         steps = body.axes[where].extent
-        columns = max(size // steps, 1)
-        self._length = 0
+        columns = prod(v.extent for v in body.axes[where + 1 :])
         self._locals += 1
+        outer = var(f"i{self._locals}", size // (steps * columns))
         column = var(f"o{self._locals}", columns)
         step = var(f"q{self._locals}", steps)
-        inner = iadd(imul(step, columns), column)
+        inner = iadd(imul(outer, steps * columns), iadd(imul(step, columns), column))
         bound = self._bind(body, size, row, inner)
         stmts: list[Stmt] = []
         allocs: list[Stmt] = []
@@ -513,7 +513,8 @@ class GroupNest:
                     self._store_inner(value, size, row, inner, result),
                 ),
             ]
-        return [*allocs, loop(column, *stmts)]
+        nest: Stmt = loop(column, *stmts)
+        return [*allocs, loop(outer, nest)]
 
     # ---- contraction with epilogue
 

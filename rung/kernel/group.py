@@ -87,7 +87,8 @@ class Storage:
             self._place(node)
 
     def _place(self, node: Node) -> None:
-        if node.op is PARAMETER or node.op is array_constant:
+        empty = not any(r.type.size for r in node.results)
+        if node.op is PARAMETER or node.op is array_constant or empty:
             self._store_leaf(node)
         elif node.op is reshape and self.elements.memory(node.inputs[0]) is not None:
             self.elements.alias(node.results[0], node.inputs[0])
@@ -99,9 +100,10 @@ class Storage:
             self._store(node)
 
     def _store_leaf(self, node: Node) -> None:
-        value = node.results[0]
-        self.elements.store(value)
-        self._inlined(value, 0, frozenset((value,)))
+        """What is in memory without a kernel: parameters, array constants, empty values."""
+        for value in node.results:
+            self.elements.store(value)
+            self._inlined(value, 0, frozenset((value,)))
 
     def _store(self, node: Node) -> None:
         body = self.elements.body(node, len(self.stored))
@@ -261,7 +263,7 @@ class Grouping:
         elif body.form.write is not None:
             group.kind = "scatter"
         elif body.form.scan is not None:
-            group.rows = _scan_rows(body)
+            group.rows = scan_rows(body)
         elif is_contraction(node, self.storage.elements):
             rows = batch_rows(body)
             if rows >= MIN_ROWS // 2 and contraction_bytes(body) // rows <= ROW_BYTES:
@@ -333,7 +335,7 @@ class Grouping:
         if contraction:
             limit = min(limit, batch_rows(body))
         if body.form.scan is not None:
-            limit = min(limit, _scan_rows(body))
+            limit = min(limit, scan_rows(body))
         nbytes = group.local_bytes + sum(r.type.nbytes for r in body.node.results)
         work = max(prod(v.extent for v in body.axes + body.reduce), 1)
         for rows in row_counts(tuple(v.extent for v in body.axes), limit):
@@ -480,7 +482,8 @@ def _extents(node: Node) -> tuple[int, ...]:
     return node.results[0].shape
 
 
-def _scan_rows(body: Body) -> int:
+def scan_rows(body: Body) -> int:
+    """Independent rows of a cumulative op: the axes before the one it runs along."""
     position = body.form.axes.index(body.form.scan)  # type: ignore[arg-type]
     return max(prod(v.extent for v in body.axes[:position]), 1)
 

@@ -143,6 +143,8 @@ class _Planner:
                         self._separate.setdefault(v, before)
             if value.node.op is PARAMETER and source == value.node.attrs.index:  # type: ignore[attr-defined]
                 continue  # given back as it came
+            if not value.type.size:
+                continue  # there is nothing to write
             if claimed:
                 self.copy_to.append((value, k))
                 self._temporary_if_free(value)

@@ -15,7 +15,6 @@ from math import prod
 
 from rung.core.errors import ScheduleError
 from rung.core.settings import settings
-from rung.ir.expr import variables
 from rung.kernel.contract import ContractionTiling, find_contraction
 from rung.kernel.deps import carried
 from rung.kernel.loop import Block, For, Kernel
@@ -117,7 +116,7 @@ class Scheduler:
 
     def vectorize(self, name: str, lanes: int) -> None:
         """Vectors along every loop over `name` (of constant extent)."""
-        extent = max(x.axis.extent for x in loops_named(self.kernel.body, name))
+        extent = max((x.axis.extent for x in loops_named(self.kernel.body, name)), default=0)
         if extent > 1:
             width = min(lanes, 1 << (extent - 1).bit_length())
             self.do(Split(name, width, f"{name}_v", f"{name}_l"))
@@ -183,7 +182,7 @@ class Scheduler:
 
     def _columns(self, name: str, found: SumNest, lanes: int) -> None:
         """Lanes along the results; the reduction is serial, outside of them."""
-        extent = max(x.axis.extent for x in loops_named(self.kernel.body, name))
+        extent = max((x.axis.extent for x in loops_named(self.kernel.body, name)), default=0)
         width = min(lanes, 1 << (extent - 1).bit_length())
         self.do(Reorder((*[k.axis.name for k in found.reduce], name)))
         self.do(Split(name, width, f"{name}_v", f"{name}_l"))
@@ -225,9 +224,10 @@ class Scheduler:
         elif is_scan(body):
             pass  # each element needs the one before it
         elif accumulates_outside(body):
-            if all(last in variables(*x.index) for x in stores(body)):
+            steps = [stride(x, last) for x in stores(body)]
+            if all(steps):
                 self.vectorize(last.name, self.lanes(s))
-            else:
+            elif None not in steps:
                 self.in_lanes(loops[-1])
         else:
             self._inner_all(body.stmts)

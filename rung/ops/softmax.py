@@ -53,6 +53,8 @@ def _softmax_ref(attrs: DimAttrs, operands: Sequence[Array]) -> tuple[Array, ...
 
 def _softmax_body(attrs: DimAttrs, inputs: Sequence[Value]) -> Sequence[Value]:
     (x,) = inputs
+    if not x.type.size:
+        return (x,)
     w = wide(x)
     e = exp(subtract(w, _under(w, _largest(w, attrs.dim), attrs.dim)))
     total = reduce_sum(e, dims=(attrs.dim,))
