@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import nan
 from typing import Any
 
 import numpy as np
@@ -51,7 +52,8 @@ class ConstantAttrs(Attrs):
 def _rounded(value: Scalar, dtype: DType) -> Scalar:
     if dtype.is_float:
         with np.errstate(over="ignore"):
-            return float(np.float64(value).astype(dtype.numpy))
+            rounded = float(np.float64(value).astype(dtype.numpy))
+        return rounded if rounded == rounded else nan  # there is one NaN, whatever its sign
     if dtype.is_bool:
         return bool(value)
     if isinstance(value, float) and not value.is_integer():
