@@ -277,7 +277,10 @@ class ContractionTiling:
 
 
 def _dense(e: Read | Store | Accumulate, a: Var, b: Var) -> bool:
-    """Whether the place moves with `a` as it does with the end of `b`."""
+    """Whether the place moves with `a` as it does with the end of `b`, and no guard tells them
+    apart."""
+    if isinstance(e, Read) and e.guard is not None and {a, b} & variables(e.guard):
+        return False
     outer, inner = stride(e, a), stride(e, b)
     return outer is not None and inner is not None and outer == inner * b.extent
 

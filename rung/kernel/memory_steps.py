@@ -18,6 +18,7 @@ from rung.ir.expr import (
     ifloordiv,
     iminimum,
     imod,
+    imul,
     isub,
     linear_terms,
     raw_call,
@@ -42,6 +43,7 @@ from rung.kernel.loop import (
     Store,
     row_major,
     stmt_exprs,
+    map_stmts,
     walk_stmts,
 )  # fmt: skip
 from rung.kernel.rewrite import block, map_exprs, replace_buffer, substitute_stmt, used_buffers
@@ -118,10 +120,28 @@ class Pack(Step):
             self.fail(f"loop {self.at!r} writes what is packed")
         loops = self._copied(around, old)
         axes = tuple(f.axis for f in loops)
-        shape = tuple(v.extent for v in axes)
-        scratch = Buffer(self._name, buffer.dtype, shape, "scratch")
-        body = map_reads(around.body, old, read(scratch, axes))
-        return replace(around, body=block(Alloc(scratch), self._copy(scratch, old, loops), body))
+        value = self._enclosing(around, old, axes)
+        scratch = Buffer(self._name, value.dtype, tuple(v.extent for v in axes), "scratch")
+        new = read(scratch, axes)
+        body = map_exprs(
+            around.body, lambda e: transform(e, lambda x: new if x is value else None)
+        )
+        return replace(around, body=block(Alloc(scratch), self._copy(scratch, value, loops), body))
+
+    def _enclosing(self, around: For, old: Read, axes: tuple[Var, ...]) -> Expr:
+        """The largest expression that holds the read, depends on no other loop inside and on no
+        other memory: a guarded or converted element is packed as it is used."""
+        others = {f.axis for f in inner_loops(around.body)} - set(axes)
+        sources = {e.source for e in walk(old) if isinstance(e, Read)}
+        for x in walk_stmts(around.body):
+            if not isinstance(x, Store | Accumulate):
+                continue
+            for e in walk(x.value):  # parents come first
+                within = set(walk(e))
+                reads = {r.source for r in within if isinstance(r, Read)}
+                if old in within and reads <= sources and not variables(e) & others:
+                    return e
+        return old
 
     def _along(self, r: Read) -> bool:
         return {v.name for v in variables(r)}.issuperset(self.axes)
@@ -153,7 +173,7 @@ class Pack(Step):
             if old in all_exprs(x.body):
                 self.fail("the read is under a condition on its index")
 
-    def _copy(self, scratch: Buffer, old: Read, loops: Sequence[For]) -> Stmt:
+    def _copy(self, scratch: Buffer, old: Expr, loops: Sequence[For]) -> Stmt:
         axes = [var(f"{self._name}_{f.axis.name}", f.axis.extent) for f in loops]
         mapping: dict[Var, Expr] = {f.axis: v for f, v in zip(loops, axes, strict=True)}
         nest: Stmt = Store(scratch, tuple(axes), substitute(old, mapping))
@@ -239,6 +259,42 @@ class Stage(Step):
         for f, v in reversed(list(zip(loops, copies, strict=True))):
             nest = For(v, substitute(f.extent, mapping), block(nest))
         return temp, nest, map_reads(phase, old, read(temp, axes))
+
+
+@dataclass(frozen=True)
+class Flatten(Step):
+    """The dims of a local buffer from `dim` on become one.
+
+        t: scratch(f32[8, 3, 3])               t: scratch(f32[8, 9])
+        t[i, n//3, n%3] = 0.0           ->     t[i, n] = 0.0
+        flatten('t', 1)
+
+    The buffer must be dense."""
+
+    name = "flatten"
+    buffer_name: str
+    dim: int
+
+    def rewrite(self, kernel: Kernel) -> Kernel:
+        old = self.buffer(kernel, self.buffer_name)
+        if old.role not in ("scratch", "register") or old.strides != row_major(old.shape):
+            self.fail(f"{self.buffer_name!r} is not a dense local buffer")
+        if not 0 <= self.dim < len(old.shape):
+            self.fail(f"{self.buffer_name!r} has no dim {self.dim}")
+        shape = (*old.shape[: self.dim], prod(old.shape[self.dim :]))
+        new = Buffer(old.name, old.dtype, shape, old.role)
+
+        def place(index: tuple[Expr, ...]) -> tuple[Buffer, tuple[Expr, ...]]:
+            tail: Expr = const(0)
+            for i, step in zip(index[self.dim :], row_major(old.shape[self.dim :]), strict=True):
+                tail = iadd(tail, imul(i, step))
+            return new, (*index[: self.dim], tail)
+
+        def realloc(s: Stmt) -> Stmt | None:
+            return Alloc(new) if isinstance(s, Alloc) and s.buffer is old else None
+
+        body = map_stmts(replace_buffer(kernel.body, old, place), realloc)
+        return replace(kernel, body=block(body))
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from rung.kernel.recognise import (
 from rung.kernel.reduce_steps import Lanes
 from rung.kernel.rewrite import loops_named
 from rung.kernel.step import Step
+from rung.kernel.window import WindowTiling
 
 TILE = 4096
 """Elements of a parallel tile of an element-wise kernel (a quarter of the first-level cache)."""
@@ -75,6 +76,10 @@ class Scheduler:
         for step in steps:
             self.kernel = step.apply(self.kernel)
 
+    def loops(self, name: str) -> list[For]:
+        """Every loop over the axis `name`."""
+        return list(loops_named(self.kernel.body, name))
+
     def phase(self, number: int) -> None:
         """Choose and apply the schedule of one phase."""
         s = self.kernel.phases[number]
@@ -87,7 +92,8 @@ class Scheduler:
         elif only_stores(body):
             self._map_phase(loops)
         elif found is not None and len(found.accumulates) == 1 and find_contraction(found):
-            ContractionTiling(self, found).phase()
+            tiling = WindowTiling(self, found)
+            tiling.phase() if tiling.applies else ContractionTiling.phase(tiling)
         elif found is not None and self._by_columns(found):
             self._column_phase(found)
         else:

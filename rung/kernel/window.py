@@ -1,0 +1,160 @@
+"""The schedule of contractions whose columns are several short axes: convolutions.
+
+The columns (pixels of an image, or places of a filter) are packed while they still are separate
+axes, so that the copy walks over rows of the image; then they become one axis, along which the packed
+block is contiguous, and the register tile of `rung.kernel.contract` does the rest.
+
+    for image in parallel:
+        b[k, kh, kw, oh, ow] = x[image, k, oh + kh, ow + kw]     # zero outside
+        y[image, m, pixel] += w[m, k, kh, kw] * b[k, kh, kw, pixel]
+
+Where the sum is long instead (gradients of filters), its outermost axis is walked over block by block
+and the results are kept in scratch memory."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import TYPE_CHECKING
+
+from rung.ir.expr import Read, Var, variables, walk
+from rung.kernel.contract import ContractionTiling, tile_shape
+from rung.kernel.loop import Alloc, Buffer, Store, walk_stmts
+from rung.kernel.loop_steps import Fuse, Split
+from rung.kernel.memory_steps import Flatten, Pack
+from rung.kernel.order_steps import Reorder
+from rung.kernel.recognise import SumNest, stride
+from rung.kernel.reduce_steps import AccumulateIn
+
+if TYPE_CHECKING:
+    from rung.kernel.strategy import Scheduler
+
+PACK_BYTES = 1 << 18
+"""Bytes that a packed block of columns should not exceed."""
+
+
+class WindowTiling(ContractionTiling):
+    """Schedules one contraction; `applies` where its columns are several short axes."""
+
+    def __init__(self, scheduler: Scheduler, found: SumNest) -> None:
+        super().__init__(scheduler, found)
+        self.short = self._short_columns()
+        columns = self.c.columns
+        self.leading = columns[: len(columns) - len(self.short)]
+        self.axes = [x.axis for x in self.found.reduce]
+        self.applies = len(self.short) > 1 and len(self._right_reads()) == 1
+
+    def _short_columns(self) -> tuple[Var, ...]:
+        """Trailing column axes that are one axis for everything that is stored."""
+        columns = self.c.columns
+        if columns[-1].extent >= 2 * self.lanes:
+            return ()
+        first = len(columns) - 1
+        while first and self._joined(columns[first - 1], columns[first]):
+            first -= 1
+        return columns[first:]
+
+    def _joined(self, a: Var, b: Var) -> bool:
+        return all(_moves_with(e, a, b) for s in self.found.stores for e in (s, *_reads(s)))
+
+    def _right_reads(self) -> list[Read]:
+        reads = [e for e in walk(self.c.right) if isinstance(e, Read)]
+        return [r for r in reads if self.c.columns[-1] in variables(r)]
+
+    def phase(self) -> None:
+        """As a phase of its own."""
+        outer = [v.name for v in (*self.c.batch, *self.c.rows[:-1], *self.leading)]
+        k_block = self._long_sum()
+        outer, short = self._window_blocks(outer, k_block)
+        row = self.c.rows[-1]
+        inner = [k.name for k in self.axes if k.name != k_block]
+        blocks = [k_block] if k_block else []
+        do = self.s.do
+        do(Reorder((*outer, *blocks, row.name, *short, *inner)))
+        panel = self.s.parallel(outer)
+        self._pack_window(k_block or panel, inner, short)
+        column = short[0]
+        for name in short[1:]:
+            do(Fuse(column, name, column + name))
+            column += name
+        self._flatten()
+        self._tile_window(row, column, inner, bool(k_block))
+
+    def _long_sum(self) -> str:
+        """The reduced axis that is walked over block by block, if the packed block needs it."""
+        columns = prod(v.extent for v in self.short)
+        terms = prod(k.extent for k in self.axes)
+        bytes_of_column = terms * 4
+        if len(self.axes) < 2 or self.leading or columns * bytes_of_column <= PACK_BYTES:
+            return ""
+        return self.axes[0].name
+
+    def _window_blocks(self, outer: list[str], k_block: str) -> tuple[list[str], list[str]]:
+        """Cut the first of the short axes where the packed block is too large, or where there is too
+        little to share out; (loops outside, short axes)."""
+        first, *rest = self.short
+        terms = prod(k.extent for k in self.axes if k.name != k_block)
+        width = prod(v.extent for v in rest)
+        axes = (*self.c.batch, *self.c.rows[:-1], *self.leading)
+        tiles = prod(v.extent for v in axes)
+        cores = self.s.machine.cores
+        best = first.extent
+        for size in range(first.extent, 0, -1):
+            if first.extent % size:
+                continue
+            best = size
+            enough = tiles * (first.extent // size) >= cores
+            if enough and size * width * terms * 4 <= PACK_BYTES:
+                break
+        names = [v.name for v in self.short]
+        if best == first.extent and outer:
+            return outer, names
+        block, within = f"{first.name}_b", f"{first.name}_i"
+        self.s.do(Split(first.name, best, block, within))
+        return [*outer, block], [within, *names[1:]]
+
+    def _pack_window(self, at: str, reduce: list[str], short: list[str]) -> None:
+        (r,) = self._right_reads()
+        assert isinstance(r.source, Buffer)
+        free = {v.name for v in variables(r)}
+        axes = (*[k for k in reduce if k in free], *short)
+        name = self.packed_name = f"b_{r.source.name}"
+        self.s.do(Pack(r.source.name, at, axes, name))
+        last = self.short[-1]
+        self.packed = []
+        if last.extent >= 4:
+            self.packed.append((f"{name}_{short[-1]}", True))
+
+    def _flatten(self) -> None:
+        """Local buffers over the short axes are over one axis too."""
+        target = self.found.accumulates[0].buffer.name
+        for s in walk_stmts(self.s.kernel.body):
+            if isinstance(s, Alloc) and s.buffer.name in (target, self.packed_name):
+                dims = len(s.buffer.shape) - len(self.short)
+                if dims >= 0:
+                    self.s.do(Flatten(s.buffer.name, dims))
+
+    def _tile_window(self, row: Var, column: str, reduce: list[str], blocked: bool) -> None:
+        width = max(x.axis.extent for x in self.s.loops(column))
+        height, vectors = tile_shape(row.extent, width, self.registers, self.lanes)
+        self.m, self.n = f"{row.name}_r", f"{column}_c"
+        m0, n0 = f"{row.name}_t", f"{column}_t"
+        self.copies = []
+        self.reduce = reduce
+        do = self.s.do
+        do(Split(row.name, height, m0, self.m))
+        do(Split(column, min(vectors * self.lanes, width), n0, self.n))
+        do(Reorder((n0, m0, *reduce, self.m, self.n)))
+        if blocked:
+            do(AccumulateIn(self.found.accumulates[0].buffer.name, reduce[0]))
+        self._finish(m0)
+
+
+def _moves_with(e: Read | Store, a: Var, b: Var) -> bool:
+    """Whether the place moves with `a` as it does with the end of `b`."""
+    outer, inner = stride(e, a), stride(e, b)
+    return outer is not None and inner is not None and outer == inner * b.extent
+
+
+def _reads(s: Store) -> list[Read]:
+    return [e for e in walk(*s.index, s.value) if isinstance(e, Read)]
+
