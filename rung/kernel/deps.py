@@ -250,7 +250,7 @@ def _zero_terms(deltas: list[Delta], offset: int) -> set[Expr] | None:
     """The terms that must not differ; None when there is no solution. `deltas` by falling
     coefficient."""
     still: set[Expr] = {d.term for d in deltas if not d.reach and d.term is not None}
-    if still:  # an axis of one iteration
+    if any(not d.reach for d in deltas):  # axes of one iteration
         found = _zero_terms([d for d in deltas if d.reach], offset)
         return None if found is None else found | still
     still = {d.term for d in deltas if d.term is not None and not d.reach}

@@ -114,11 +114,12 @@ def load_cost(loads: list[Read], v: Var) -> float:
 
 
 def independent(s: For) -> bool:
-    """Whether the naive outermost loop of a phase may be shared out (that of a scatter may not)."""
+    """Whether the naive outer loops of a phase may be shared out (those of a scatter may not)."""
+    axes = [x.axis for x in nest(s)[0] if x.axis.extent > 1]
     for x in walk_stmts(s):
-        kept = isinstance(x, Store | Accumulate) and x.buffer.role in ("output", "inout", "temp")
-        if kept and s.axis.extent > 1 and stride(x, s.axis) in (None, 0):  # type: ignore[arg-type]
-            return False
-        if isinstance(x, Opaque) and s.axis.extent > 1:
+        if isinstance(x, Store | Accumulate) and x.buffer.role in ("output", "inout", "temp"):
+            if any(stride(x, v) in (None, 0) for v in axes):
+                return False
+        if isinstance(x, Opaque) and axes:
             return x.row is s.axis
     return True

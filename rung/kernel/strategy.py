@@ -70,6 +70,7 @@ class Scheduler:
     def __init__(self, kernel: Kernel, machine: Machine) -> None:
         self.kernel = kernel
         self.machine = machine
+        self._fused = 0
 
     def do(self, *steps: Step) -> None:
         """Apply steps in order."""
@@ -133,9 +134,11 @@ class Scheduler:
         if not outer:
             return ""
         whole = outer[0]
-        for i, name in enumerate(outer[1:]):
-            self.do(Fuse(whole, name, f"{prefix}{i}"))
-            whole = f"{prefix}{i}"
+        for name in outer[1:]:
+            into = f"{prefix}{self._fused}"
+            self._fused += 1
+            self.do(Fuse(whole, name, into))
+            whole = into
         if max(x.axis.extent for x in loops_named(self.kernel.body, whole)) > 1:
             self.do(Parallel(whole))
         return whole
