@@ -33,6 +33,7 @@ MAX_SIZE = 3000
 MAX_INPUTS = 6
 LARGEST = {"f16": 300.0, "bf16": 1e4, "f32": 1e4, "f64": 1e4}
 """Floats beyond are not drawn on: what is left would be infinities."""
+HUGE = {"f16": 6e4, "bf16": 1e38, "f32": 1e38, "f64": 1e300}
 WHOLE = {"f16": 2**11, "bf16": 2**8, "f32": 2**24, "f64": 2**53}
 """Up to here each whole number is a float."""
 DIMS = (1, 1, 2, 3, 4, 5, 7, 8, 12, 16, 17, 33)
@@ -236,6 +237,8 @@ class Drawer:
             raise Refused
         if op.name in SIGNS_OF_ZERO and any(_ambiguous(a) for a in arrays):
             raise Refused
+        if "prod" in op.name and not _bounded(operands[0], op, attrs):
+            raise Refused
         try:
             with np.errstate(all="ignore"):
                 types = op.type(attrs, [k.type for k in operands])
@@ -357,6 +360,15 @@ def _magnitude(k: Known, op: Op) -> Array:
         return k.array
     size = np.abs(np.nan_to_num(np.asarray(k.array, np.float64), posinf=1, neginf=1))
     return np.maximum(size, 1) if "prod" in op.name else size
+
+
+def _bounded(x: Known, op: Op, attrs: Attrs) -> bool:
+    """Whether no partial product can overflow, whatever their order (infinity times 0 is NaN)."""
+    if not x.dtype.is_float:
+        return True
+    with np.errstate(all="ignore"):
+        (worst,) = op.ref(attrs, [_magnitude(x, op)])
+    return bool(np.all(worst <= HUGE[x.dtype.name]))
 
 
 def _widens(small: Shape, large: Shape) -> bool:
