@@ -26,7 +26,7 @@ class Settings:
     )
     cache: bool = field(default=True, metadata={"help": "keep compiled objects on disk"})
     cache_mb: int = field(default=1024, metadata={"help": "size limit of the object cache, MiB"})
-    spin_us: int = field(default=50, metadata={"help": "how long idle workers spin before sleeping"})
+    spin_us: int = field(default=50, metadata={"help": "how long idle workers spin, then sleep"})
     target: str = field(
         default="host", metadata={"help": "host, avx512, avx2 or neon (others only emit)"}
     )
@@ -44,7 +44,8 @@ def _parse(name: str, text: str, default: object) -> object:
         return type(default)(text)  # type: ignore[call-arg]
     except (KeyError, ValueError):
         kind = "0 or 1" if isinstance(default, bool) else type(default).__name__
-        raise SettingsError(f"RUNG_{name.upper()}={text!r} is not valid", fix=f"give {kind}") from None
+        message = f"RUNG_{name.upper()}={text!r} is not valid"
+        raise SettingsError(message, fix=f"give {kind}") from None
 
 
 def read_settings(environ: Mapping[str, str]) -> Settings:

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rung.ir.expr import Call, Const, Expr, Var, bounds, const, iadd, ifloordiv, imod, imul, linear_terms
+from rung.ir.expr import (
+    Call,
+    Const,
+    Expr,
+    Var,
+    bounds,
+    const,
+    iadd,
+    ifloordiv,
+    imod,
+    imul,
+    linear_terms,
+)
 from rung.kernel.element import canonical
 
 
@@ -32,11 +44,10 @@ def _digit(term: Expr) -> _Digit | None:
     return _Digit(term, place, extent) if isinstance(term, Var) else None
 
 
-def invert(
-    index: Expr, axes: tuple[Var, ...], place: Expr, size: int
-) -> tuple[Expr, ...] | None:
-    """The values of `axes` for which `index` (a linear position over `axes`) equals `place` (a linear
-    position in [0, size) over other variables); None when `index` is not a bijection of that kind."""
+def invert(index: Expr, axes: tuple[Var, ...], place: Expr, size: int) -> tuple[Expr, ...] | None:
+    """The values of `axes` for which `index` (a linear position over `axes`) equals `place` (a
+    linear position in [0, size) over other variables); None when `index` is not a bijection of that
+    kind."""
     terms, constant = linear_terms(index)
     if constant:
         return None

@@ -12,6 +12,7 @@ get kernels of their exact size."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from math import prod
@@ -43,8 +44,8 @@ PACK_ROWS = 32
 
 @dataclass(frozen=True)
 class Contraction:
-    """The roles of the axes of a sum of products: `batch` occurs in both factors, `rows` only in the
-    one that is broadcast, `columns` only in the one that is loaded as vectors."""
+    """The roles of the axes of a sum of products: `batch` occurs in both factors, `rows` only in
+    the one that is broadcast, `columns` only in the one that is loaded as vectors."""
 
     batch: tuple[Var, ...]
     rows: tuple[Var, ...]
@@ -78,8 +79,8 @@ def find_contraction(found: SumNest) -> Contraction | None:
 def tile_shape(rows: int, columns: int, registers: int, lanes: int) -> tuple[int, int]:
     """(MR, NV): rows and vectors of columns of the register tile with the least predicted time.
 
-    A step of k costs MR * NV multiply-adds (at least 8, to hide their latency); of the loads, the NV
-    vectors come from the second-level cache and show more than the MR broadcasts."""
+    A step of k costs MR * NV multiply-adds (at least 8, to hide their latency); of the loads, the
+    NV vectors come from the second-level cache and show more than the MR broadcasts."""
     best: tuple[float, int, int] | None = None
     for vectors in range(1, 7):
         panels = -(-columns // (vectors * lanes))
@@ -136,10 +137,10 @@ class ContractionTiling:
         c = find_contraction(found)
         assert c is not None
         axes = [x.axis for x in found.loops]
-        pairs = list(zip(axes, axes[1:], strict=False))
+        pairs = list(itertools.pairwise(axes))
         reduce = [x.axis for x in found.reduce]
         accesses: list[Read | Store | Accumulate] = [*reads(found.loops[0]), *found.stores]
-        for a, b in [*pairs, *zip(reduce, reduce[1:], strict=False)]:
+        for a, b in [*pairs, *itertools.pairwise(reduce)]:
             role = next((r for r in (c.batch, c.rows, c.columns, tuple(reduce)) if a in r), ())
             if b in role and all(_dense(e, a, b) for e in accesses):
                 return a, b
@@ -194,7 +195,9 @@ class ContractionTiling:
         """Cut a reduction whose panel would not stay in the second-level cache into equal blocks;
         the name of the loop over them, empty when it is not cut."""
         k = self.found.reduce[-1].axis
-        parts = next((p for p in range(2, 65) if k.extent % p == 0 and k.extent // p <= LONG_SUM), 0)
+        parts = next(
+            (p for p in range(2, 65) if k.extent % p == 0 and k.extent // p <= LONG_SUM), 0
+        )
         if len(self.reduce) > 1 or k.extent <= 2 * LONG_SUM or not parts:
             return ""
         block, within = f"{k.name}_b", f"{k.name}_i"

@@ -11,8 +11,21 @@ from math import prod
 
 from rung.core.errors import LoweringError
 from rung.ir.expr import (
-    Expr, Read, Var, both, const, from_terms, iadd, ifloordiv, imod, imul, linear_terms,
-    raw_call, read, transform, var,
+    Expr,
+    Read,
+    Var,
+    both,
+    const,
+    from_terms,
+    iadd,
+    ifloordiv,
+    imod,
+    imul,
+    linear_terms,
+    raw_call,
+    read,
+    transform,
+    var,
 )  # fmt: skip
 from rung.ir.node import Node, Value
 from rung.ir.op import LoopForm
@@ -176,4 +189,3 @@ def buffer_reads(*roots: Expr) -> tuple[Read, ...]:
     for e in roots:
         visit(e)
     return tuple(order)
-

@@ -21,8 +21,8 @@ from rung.kernel.bijection import invert
 from rung.kernel.element import Body, Elements, canonical, linearize
 from rung.kernel.loop import Buffer
 from rung.kernel.rowsplit import row_split
-from rung.ops.creation import array_constant
 from rung.ops.broadcast import reshape
+from rung.ops.creation import array_constant
 
 REMATERIALIZE_COST = 60
 """Operations per element up to which a value of at most one large read is computed again."""
@@ -133,9 +133,7 @@ class Storage:
         readers = self.users[value]
         if any(self._needs_memory(user, value) for user in readers):
             return True
-        if (cost or len(reads) > 1) and self._amplified(
-            value, value.type.size, cost, len(reads)
-        ):
+        if (cost or len(reads) > 1) and self._amplified(value, value.type.size, cost, len(reads)):
             self.read_often.add(node)
             return True
         if any(r in self.outputs for r in node.results):
@@ -211,7 +209,12 @@ class Grouping:
     def _large_reads(self, body: Body) -> list[Value]:
         """What a plain reduction reads of at least its own iteration space."""
         form = body.form
-        if not form.reduce or form.scan or form.write or is_contraction(body.node, self.storage.elements):
+        if (
+            not form.reduce
+            or form.scan
+            or form.write
+            or is_contraction(body.node, self.storage.elements)
+        ):
             return []
         points = prod(v.extent for v in body.axes + body.reduce)
         owners = dict.fromkeys(self._owner(r) for r in body.reads)
@@ -341,9 +344,9 @@ class Grouping:
         for rows in row_counts(tuple(v.extent for v in body.axes), limit):
             if group.rows % rows:
                 continue
-            if rows < MIN_ROWS and not (rows >= MIN_ROWS // 2 and group.rows == rows):
-                if contraction or max(work, nbytes // 4) > SMALL_WORK:
-                    return None
+            few = rows < MIN_ROWS and not (rows >= MIN_ROWS // 2 and group.rows == rows)
+            if few and (contraction or max(work, nbytes // 4) > SMALL_WORK):
+                return None
             if nbytes // rows > 4 * ROW_BYTES:
                 return None
             if self._row_local(group, body, rows):
@@ -484,7 +487,7 @@ def _extents(node: Node) -> tuple[int, ...]:
 
 def scan_rows(body: Body) -> int:
     """Independent rows of a cumulative op: the axes before the one it runs along."""
-    position = body.form.axes.index(body.form.scan)  # type: ignore[arg-type]
+    position = body.form.axes.index(body.form.scan)
     return max(prod(v.extent for v in body.axes[:position]), 1)
 
 
@@ -518,4 +521,3 @@ def contraction_bytes(body: Body) -> int:
     """Bytes of both operands and the result."""
     node = body.node
     return sum(v.type.nbytes for v in (*node.inputs, *node.results))
-

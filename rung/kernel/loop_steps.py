@@ -20,7 +20,7 @@ from rung.ir.expr import (
     transform,
     var,
 )  # fmt: skip
-from rung.kernel.deps import Access, carried, ragged_end
+from rung.kernel.deps import carried, ragged_end
 from rung.kernel.loop import (
     Accumulate,
     Alloc,

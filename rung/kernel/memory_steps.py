@@ -41,9 +41,9 @@ from rung.kernel.loop import (
     Prefetch,
     Stmt,
     Store,
+    map_stmts,
     row_major,
     stmt_exprs,
-    map_stmts,
     walk_stmts,
 )  # fmt: skip
 from rung.kernel.rewrite import block, map_exprs, replace_buffer, substitute_stmt, used_buffers

@@ -19,8 +19,9 @@ import numpy.typing as npt
 from rung.core.dtype import DType
 from rung.ir.expr import Expr, Read, read, var, walk
 from rung.ir.node import PARAMETER, Graph, Value
-from rung.kernel.fuse import FusedGraph, KernelCall, fuse, rename
+from rung.kernel.fuse import FusedGraph, fuse
 from rung.kernel.loop import Accumulate, Block, Buffer, Kernel, Stmt, Store, loop, walk_stmts
+from rung.kernel.naming import KernelCall, rename
 from rung.kernel.split_reduce import split_reductions
 
 
@@ -201,7 +202,8 @@ class _Planner:
         return found
 
     def _undonate(self, calls: list[KernelCall]) -> None:
-        """Break a cycle: the last donated output that is still written in place is copied instead."""
+        """Break a cycle: the last donated output that is still written in place is copied
+        instead."""
         for value, memory in reversed(list(self.memory.items())):
             if isinstance(memory, OutputMemory) and memory.index in self.aliases:
                 del self.memory[value]

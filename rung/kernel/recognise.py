@@ -6,7 +6,15 @@ from dataclasses import dataclass
 
 from rung.ir.expr import Read, Var, linear_terms, walk
 from rung.kernel.loop import (
-    Accumulate, Alloc, Block, Buffer, For, Opaque, Stmt, Store, walk_stmts,
+    Accumulate,
+    Alloc,
+    Block,
+    Buffer,
+    For,
+    Opaque,
+    Stmt,
+    Store,
+    walk_stmts,
 )  # fmt: skip
 
 
@@ -107,8 +115,8 @@ def stride(e: Read | Store | Accumulate, v: Var) -> int | None:
 
 
 def load_cost(loads: list[Read], v: Var) -> float:
-    """What vectors along `v` cost to load: one for contiguous, little for equal elements, much for a
-    gather."""
+    """What vectors along `v` cost to load: one for contiguous, little for equal elements, much for
+    a gather."""
     costs = {1: 1.0, 0: 0.25, -1: 1.5}
     return sum(costs.get(step, 8.0) if (step := stride(r, v)) is not None else 10.0 for r in loads)
 
@@ -117,9 +125,9 @@ def independent(s: For) -> bool:
     """Whether the naive outer loops of a phase may be shared out (those of a scatter may not)."""
     axes = [x.axis for x in nest(s)[0] if x.axis.extent > 1]
     for x in walk_stmts(s):
-        if isinstance(x, Store | Accumulate) and x.buffer.role in ("output", "inout", "temp"):
-            if any(stride(x, v) in (None, 0) for v in axes):
-                return False
+        kept = isinstance(x, Store | Accumulate) and x.buffer.role in ("output", "inout", "temp")
+        if kept and any(stride(x, v) in (None, 0) for v in axes):  # type: ignore[arg-type]
+            return False
         if isinstance(x, Opaque) and axes:
             return x.row is s.axis
     return True

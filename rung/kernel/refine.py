@@ -9,9 +9,20 @@ from collections.abc import Iterable
 
 from rung.core.dtype import int64
 from rung.ir.expr import (
-    Call, Const, Expr, Var, const, iadd, imul, isub, linear_terms, var, walk,
+    Call,
+    Const,
+    Expr,
+    Var,
+    const,
+    iadd,
+    imul,
+    isub,
+    linear_terms,
+    var,
+    walk,
 )  # fmt: skip
-
+from rung.kernel.loop import Block, For, Stmt, loop, map_stmts, stmt_exprs, walk_stmts
+from rung.kernel.rewrite import substitute_stmt
 
 _COMPARISONS = ("less", "less_equal", "greater", "greater_equal")
 
@@ -66,3 +77,22 @@ def digits(v: Var, exprs: Iterable[Expr]) -> tuple[tuple[Var, ...], Expr] | None
         total = iadd(total, imul(axis, place))
     return tuple(reversed(axes)), total
 
+
+def refine_loops(s: Stmt) -> Stmt:
+    """Split each loop at the boundaries at which its body takes its variable apart."""
+
+    def rewrite(x: Stmt) -> Stmt | None:
+        if not isinstance(x, For):
+            return None
+        split = digits(x.axis, [e for y in walk_stmts(x.body) for e in stmt_exprs(y)])
+        if split is None:
+            return None
+        axes, total = split
+        body: Stmt = substitute_stmt(x.body, {x.axis: total})
+        assert isinstance(body, Block)
+        nest: tuple[Stmt, ...] = body.stmts
+        for axis in reversed(axes):
+            nest = (loop(axis, *nest, kind=x.kind),)
+        return nest[0]
+
+    return map_stmts(s, rewrite)

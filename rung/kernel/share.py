@@ -1,8 +1,8 @@
 """Sharing costly values among the loops of a row.
 
-The loops of a row that follow one another often need the same value of each element: softmax adds up
-exp(x - m) and then scales it. What costs a transcendental function is computed by the first loop that
-needs it and kept in scratch memory, which for a row lies in the first-level cache.
+The loops of a row that follow one another often need the same value of each element: softmax adds
+up exp(x - m) and then scales it. What costs a transcendental function is computed by the first loop
+that needs it and kept in scratch memory, which for a row lies in the first-level cache.
 
     for c1 in range(n): s += exp(x[c1] - m)          for c1 in range(n):
     for c2 in range(n):                          ->      t[c1] = exp(x[c1] - m); s += t[c1]
@@ -16,10 +16,27 @@ from dataclasses import replace
 from typing import Final
 
 from rung.ir.expr import (
-    Call, Expr, Read, Var, free_variables, read, substitute, transform, walk,
+    Call,
+    Expr,
+    Read,
+    Var,
+    free_variables,
+    read,
+    substitute,
+    transform,
+    walk,
 )  # fmt: skip
 from rung.kernel.loop import (
-    Accumulate, Alloc, Block, Buffer, For, Opaque, Stmt, Store, map_stmts, walk_stmts,
+    Accumulate,
+    Alloc,
+    Block,
+    Buffer,
+    For,
+    Opaque,
+    Stmt,
+    Store,
+    map_stmts,
+    walk_stmts,
 )  # fmt: skip
 from rung.kernel.rewrite import map_exprs
 from rung.ops import transcendental
@@ -84,10 +101,7 @@ def _costly_values(s: For) -> list[Expr]:
 
 def _contains(s: For, value: Expr) -> bool:
     return any(
-        e is value
-        for x in s.body.stmts
-        if isinstance(x, Store | Accumulate)
-        for e in walk(x.value)
+        e is value for x in s.body.stmts if isinstance(x, Store | Accumulate) for e in walk(x.value)
     )
 
 
@@ -113,13 +127,16 @@ def _shared(
     stmts = list(body.stmts)
     own = read(kept, (first.axis,))
     stored = Store(kept, (first.axis,), value)
-    rest = [map_exprs(x, lambda e: _replaced(e, value, own)) for x in first.body.stmts]
-    stmts[at] = replace(first, body=Block((stored, *rest)))
+    rest = _with(first.body, value, own)
+    stmts[at] = replace(first, body=Block((stored, *rest.stmts)))
     for j, s in users:
         there, here = _at(value, first.axis, s.axis), read(kept, (s.axis,))
-        changed = [map_exprs(x, lambda e, t=there, h=here: _replaced(e, t, h)) for x in s.body.stmts]
-        stmts[j] = replace(s, body=Block(tuple(changed)))
+        stmts[j] = replace(s, body=_with(s.body, there, here))
     return Block((*stmts[:at], Alloc(kept), *stmts[at:]))
+
+
+def _with(body: Block, old: Expr, new: Expr) -> Block:
+    return Block(tuple(map_exprs(x, lambda e: _replaced(e, old, new)) for x in body.stmts))
 
 
 def _replaced(e: Expr, old: Expr, new: Expr) -> Expr:

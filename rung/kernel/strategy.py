@@ -22,8 +22,18 @@ from rung.kernel.loop_steps import Branch, Fuse, Parallel, Split, Unroll, Vector
 from rung.kernel.machine import Machine
 from rung.kernel.order_steps import Reorder
 from rung.kernel.recognise import (
-    SumNest, accumulates_outside, element_bytes, independent, is_scan, load_cost, nest, only_stores, reads,
-    stores, stride, sum_nest,
+    SumNest,
+    accumulates_outside,
+    element_bytes,
+    independent,
+    is_scan,
+    load_cost,
+    nest,
+    only_stores,
+    reads,
+    stores,
+    stride,
+    sum_nest,
 )  # fmt: skip
 from rung.kernel.reduce_steps import Lanes
 from rung.kernel.rewrite import loops_named

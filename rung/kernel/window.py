@@ -1,15 +1,15 @@
 """The schedule of contractions whose columns are several short axes: convolutions.
 
 The columns (pixels of an image, or places of a filter) are packed while they still are separate
-axes, so that the copy walks over rows of the image; then they become one axis, along which the packed
-block is contiguous, and the register tile of `rung.kernel.contract` does the rest.
+axes, so that the copy walks over rows of the image; then they become one axis, along which the
+packed block is contiguous, and the register tile of `rung.kernel.contract` does the rest.
 
     for image in parallel:
         b[k, kh, kw, oh, ow] = x[image, k, oh + kh, ow + kw]     # zero outside
         y[image, m, pixel] += w[m, k, kh, kw] * b[k, kh, kw, pixel]
 
-Where the sum is long instead (gradients of filters), its outermost axis is walked over block by block
-and the results are kept in scratch memory."""
+Where the sum is long instead (gradients of filters), its outermost axis is walked over block by
+block and the results are kept in scratch memory."""
 
 from __future__ import annotations
 
@@ -54,7 +54,9 @@ class WindowTiling(ContractionTiling):
         return columns[first:]
 
     def _joined(self, a: Var, b: Var) -> bool:
-        return all(_moves_with(e, a, b) for s in self.found.stores for e in (s, *_reads(s)))
+        stores = self.found.stores
+        accesses: list[Read | Store] = [*stores, *(r for s in stores for r in _reads(s))]
+        return all(_moves_with(e, a, b) for e in accesses)
 
     def _right_reads(self) -> list[Read]:
         reads = [e for e in walk(self.c.right) if isinstance(e, Read)]
@@ -89,8 +91,8 @@ class WindowTiling(ContractionTiling):
         return self.axes[0].name
 
     def _window_blocks(self, outer: list[str], k_block: str) -> tuple[list[str], list[str]]:
-        """Cut the first of the short axes where the packed block is too large, or where there is too
-        little to share out; (loops outside, short axes)."""
+        """Cut the first of the short axes where the packed block is too large, or where there is
+        too little to share out; (loops outside, short axes)."""
         first, *rest = self.short
         terms = prod(k.extent for k in self.axes if k.name != k_block)
         width = prod(v.extent for v in rest)
@@ -157,4 +159,3 @@ def _moves_with(e: Read | Store, a: Var, b: Var) -> bool:
 
 def _reads(s: Store) -> list[Read]:
     return [e for e in walk(*s.index, s.value) if isinstance(e, Read)]
-
