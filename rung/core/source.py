@@ -88,4 +88,4 @@ def user_source() -> Source:
     return found
 
 
-USER_LIKE = (PACKAGE_DIR + "models" + os.sep, PACKAGE_DIR + "optim" + os.sep)
+USER_LIKE = tuple(PACKAGE_DIR + folder + os.sep for folder in ("models", "optim", "tools"))

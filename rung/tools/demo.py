@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
 import shutil
 import tempfile
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 from rich.console import Console
+from rich.syntax import Syntax
 
 from rung import data
+from rung.tensor import random
+from rung.tensor.creation import ones
+from rung.tensor.tensor import Tensor
 from rung.tools import sample, train_digits, train_gpt
+from rung.tools.explain import LANGUAGES
+from rung.tools.explanation import explain
 
 PROMPT = "class Reader:\n    def "
 
@@ -40,6 +47,7 @@ def command(
     if interrupted:
         raise typer.Exit(130)
     _show_sample(out / "gpt", console)
+    _show_ladder(console)
     console.print(f"\ncurves and checkpoints are in {out}; {time.perf_counter() - begun:.0f} s")
 
 
@@ -67,3 +75,34 @@ def _show_sample(directory: Path, console: Console) -> None:
 def register(app: typer.Typer) -> None:
     """Add the command to the program."""
     app.command("demo")(command)
+
+
+def normalized(x: Tensor, weight: Tensor) -> Tensor:
+    """A row of a layer: mean, variance, and what is left, scaled."""
+    centred = x - x.mean(axis=-1, keepdims=True)
+    variance = (centred * centred).mean(axis=-1, keepdims=True)
+    return centred / (variance + 1e-5).sqrt() * weight
+
+
+LADDER: Final = (
+    ("graph", "the graph: what Python asked for", 40),
+    ("kernel", "one kernel, fused: what is computed", 40),
+    ("schedule", "its schedule, and the loops it makes: how", 60),
+    ("llvm", "LLVM IR", 24),
+    ("asm", "machine code", 24),
+)
+
+
+def _show_ladder(console: Console) -> None:
+    """Every level of one fused kernel, long ones from their beginning."""
+    console.rule("the ladder: one function, from Python to machine code")
+    console.print(Syntax(inspect.getsource(normalized), "python", background_color="default"))
+    found = explain(normalized, random.normal((64, 256)), ones((256,)))
+    console.print(found.overview(), markup=False, highlight=False, soft_wrap=True)
+    for level, title, most in LADDER:
+        lines = found.text(level, 0).splitlines()
+        console.print(f"\n[bold]{title}[/bold]")
+        text = "\n".join(lines[:most])
+        console.print(Syntax(text, LANGUAGES.get(level, "python"), background_color="default"))
+        if len(lines) > most:
+            console.print(f"[dim]… and {len(lines) - most} more lines[/dim]")
