@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,3 +39,35 @@ def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
             pytest.fail("\n".join(lines) + f"\nif this is right: {again}", pytrace=False)
 
     return check
+
+
+# ---- how many generated operator cases were run, in this process or in the workers
+
+_counted: Counter[str] = Counter()
+
+
+def _own_counts() -> dict[str, int]:
+    module = sys.modules.get("test_records")
+    return dict(module.counts) if module is not None else {}
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A worker sends what it has counted; a run without workers keeps it."""
+    output = getattr(session.config, "workeroutput", None)
+    if output is None:
+        _counted.update(_own_counts())
+    else:
+        output["operator_cases"] = _own_counts()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    """Add what a worker has counted."""
+    _counted.update(getattr(node, "workeroutput", {}).get("operator_cases", {}))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """One line with the numbers."""
+    if _counted:
+        text = ", ".join(f"{n} {kind}" for kind, n in sorted(_counted.items()))
+        terminalreporter.write_line(f"operator cases: {text}")
