@@ -36,6 +36,8 @@ BLOCK_ROWS = 48
 """Rows that a block of rows keeps at least."""
 LONG_SUM = 4096
 """Terms of a sum that one pass over a panel takes."""
+COPY_ROWS = 32
+"""Rows of a factor that are copied together."""
 CACHE_WAY = 4096
 """Bytes after which addresses share a set of the first-level cache."""
 PACK_ROWS = 32
@@ -247,8 +249,22 @@ class ContractionTiling:
                 axes = (*outer, m0)
             else:
                 self.s.do(Stage(r.source.name, axes, 0, name))
-                axes = (*outer, m0)
+                axes = self._by_rows(name, outer, m0, reduce)
             self.copies.append((copied, [f"{name}_{a}" for a in axes]))
+
+    def _by_rows(self, name: str, outer: list[str], m0: str, reduce: list[str]) -> tuple[str, ...]:
+        """Copy block by block of what lies side by side, not tile by tile: every line of the cache
+        is used up before the next. The loops that are shared out."""
+        if len(reduce) > 1:
+            return (*outer, m0)
+        (k,) = reduce
+        block, within = f"{name}_{k}_b", f"{name}_{k}_i"
+        first = [f"{name}_{a}" for a in outer]
+        self.s.do(
+            Split(f"{name}_{k}", COPY_ROWS, block, within),
+            Reorder((*first, block, f"{name}_{m0}", within, f"{name}_{self.m}")),
+        )
+        return (*outer, f"{k}_b")
 
     def _finish(self, m0: str) -> None:
         do = self.s.do

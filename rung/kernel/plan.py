@@ -246,6 +246,8 @@ class _Planner:
 
 def _copy(value: Value, source: Memory, target: Memory) -> PlannedCall:
     kernel = copy_kernel(value.type.dtype, value.type.size)
+    if value.node.source.line:
+        kernel = replace(kernel, sources=(value.node.source,))
     return PlannedCall(kernel, (source, target), "rows")
 
 
