@@ -23,7 +23,7 @@ from rung.ops.elementwise import maximum, multiply
 from rung.ops.families import add
 from rung.ops.movement import pad
 from rung.ops.parse import parse
-from rung.ops.softmax import softmax
+from rung.ops.softmax import log_softmax
 from rung.ops.sorting import top_k
 from rung.ops.table import OPS
 
@@ -50,7 +50,7 @@ def mlp() -> Graph:
         with provenance(TRAIN.with_via("relu")):
             h = maximum(h, full(h.shape, 0.0, F32))
     with provenance(Source("/home/me/train.py", 10)):
-        p = softmax(h, dim=1)
+        p = log_softmax(h, dim=1)
         values, indices = top_k.build([p], top_k.attrs(k=2, dim=1))
     return make_graph("mlp", [x, w], [reduce_sum(values, dims=(1,)), indices])
 
@@ -143,10 +143,10 @@ def test_any_sources() -> None:
 def test_graphs_in_graphs() -> None:
     @composite
     def scaled(x: Value, *, factor: float = 2.0) -> Value:
-        return multiply(softmax(x), full(x.shape, factor, x.dtype))
+        return multiply(log_softmax(x), full(x.shape, factor, x.dtype))
 
     x = param(0)
-    a, b = scaled(x), scaled(softmax(x), factor=-0.5)
+    a, b = scaled(x), scaled(log_softmax(x), factor=-0.5)
     text = reads_back(make_graph("f", [x], [add(a, b)]))
     assert text.count("@graph") == 4
     assert 'name="scaled"' in text

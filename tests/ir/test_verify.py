@@ -15,7 +15,7 @@ from rung.ir.types import TensorType
 from rung.ir.verify import PREDICATES, float_outputs, merged, primitive, verify
 from rung.ops.elementwise import less
 from rung.ops.families import add
-from rung.ops.softmax import softmax
+from rung.ops.softmax import log_softmax
 from rung.ops.transcendental import exp
 
 T = TensorType(dt.float32, (3,))
@@ -33,7 +33,7 @@ def graph_of(*outputs: Value) -> Graph:
 
 
 def test_good_graphs_pass() -> None:
-    verify(graph_of(add(exp(X), X), softmax(X)))
+    verify(graph_of(add(exp(X), X), log_softmax(X)))
     verify(graph_of(exp(X)), PREDICATES)
 
 
@@ -94,17 +94,17 @@ def test_predicates() -> None:
     )
     assert not merged.holds(twice) and merged.holds(graph_of(a))
     with pytest.raises(GraphError, match="composite: is not a primitive; it must be decomposed"):
-        primitive.check(graph_of(softmax(X)))
+        primitive.check(graph_of(log_softmax(X)))
     with pytest.raises(GraphError, match=r"graph f: output 1 is bool\[3\], not a float"):
         float_outputs.check(graph_of(a, less(X, X)))
 
 
 def test_sub_graphs_are_verified() -> None:
-    node = softmax(X).node
+    node = log_softmax(X).node
     bad = forged(exp, (X,), (TensorType(dt.float32, (3,)),))
-    body = make_graph("softmax", [X], [add(bad, bad)])
+    body = make_graph("log_softmax", [X], [add(bad, bad)])
     composite = node.op.build([X], replace(node.attrs, body=body))[0]
     verify(graph_of(composite))
-    worse = make_graph("softmax", [X], [forged(exp, (forged(add, (X,), (T,)),), (T,))])
+    worse = make_graph("log_softmax", [X], [forged(exp, (forged(add, (X,), (T,)),), (T,))])
     with pytest.raises(GraphError, match="add: takes 2 operands, got 1"):
         verify(graph_of(node.op.build([X], replace(node.attrs, body=worse))[0]))

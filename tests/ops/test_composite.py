@@ -18,7 +18,7 @@ from rung.ops.elementwise import multiply
 from rung.ops.families import add
 from rung.ops.pooling import avg_pool
 from rung.ops.shorthand import times
-from rung.ops.softmax import softmax
+from rung.ops.softmax import log_softmax
 from rung.ops.table import OPS
 
 ROW = TensorType(dt.float32, (3, 4))
@@ -39,12 +39,12 @@ def both_ways(x: Value) -> tuple[Value, ...]:
 
 def test_a_composite_is_one_node_that_keeps_its_name():
     x = parameter(0, "x", ROW)
-    y = softmax(x, dim=1)
+    y = log_softmax(x, dim=1)
     attrs = y.node.attrs
     assert y.node.op is COMPOSITE
     assert isinstance(attrs, CompositeAttrs)
-    assert (attrs.name, attrs.static) == ("softmax", (("dim", 1),))
-    assert attrs.body.name == "softmax"
+    assert (attrs.name, attrs.static) == ("log_softmax", (("dim", 1),))
+    assert attrs.body.name == "log_softmax"
     assert y.type == ROW
 
 
@@ -71,22 +71,22 @@ def test_several_results():
 
 def test_inlined_nodes_name_the_line_and_the_composites():
     x = parameter(0, "x", TensorType(dt.float32, (2, 3, 4, 8)))
-    y = attention(x, x, x)
+    y = attention(x, x, x, parameter(1, "mask", TensorType(dt.bool_, (4, 4))))
     line = y.node.source
     assert line.file == __file__
     (result,) = inline(y.node.attrs.body, y.node.inputs, "attention")
     inner = [n for n in topological_order([result]) if n.op is COMPOSITE]
-    assert [n.attrs.name for n in inner] == ["softmax"]
+    assert [n.attrs.name for n in inner] == ["masked_softmax"]
     assert inner[0].source.via == "attention"
     (probabilities,) = COMPOSITE.decompose(inner[0].attrs, inner[0].inputs)
-    assert probabilities.node.source.via.endswith("softmax")
+    assert probabilities.node.source.via.endswith("masked_softmax")
     assert probabilities.node.source.file == __file__
 
 
 def test_decomposed_and_whole_give_the_same():
     x = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
-    whole = run(softmax, x)
-    parts = run(lambda v: inline(softmax(v).node.attrs.body, [v], "softmax")[0], x)
+    whole = run(log_softmax, x)
+    parts = run(lambda v: inline(log_softmax(v).node.attrs.body, [v], "log_softmax")[0], x)
     assert np.array_equal(whole, parts)
 
 
@@ -98,16 +98,16 @@ def test_text_of_a_graph_with_composites_reads_back_as_itself():
 
 def test_a_body_takes_its_types_only():
     x = parameter(0, "x", ROW)
-    body = softmax(x).node.attrs.body
-    with pytest.raises(GraphError, match=r"softmax: takes \[f32\[3,4\]\], got \[f32\[2\]\]"):
-        inline(body, [parameter(0, "z", TensorType(dt.float32, (2,)))], "softmax")
+    body = log_softmax(x).node.attrs.body
+    with pytest.raises(GraphError, match=r"log_softmax: takes \[f32\[3,4\]\], got \[f32\[2\]\]"):
+        inline(body, [parameter(0, "z", TensorType(dt.float32, (2,)))], "log_softmax")
 
 
 def test_errors_of_the_body_are_on_the_line_of_the_call():
     x = parameter(0, "x", ROW)
     with pytest.raises(AxisError) as caught:
-        softmax(x, dim=2)
-    assert caught.value.message == "softmax: dim 2 is out of range for x f32[3,4]"
+        log_softmax(x, dim=2)
+    assert caught.value.message == "log_softmax: dim 2 is out of range for x f32[3,4]"
     assert caught.value.fix == "dims go from -2 to 1"
     assert caught.value.source.file == __file__
 
@@ -125,6 +125,6 @@ def test_what_is_neither_operand_nor_attribute_is_refused():
     with pytest.raises(GraphError, match=r"scaled_sum: y is 1.5, not a value of a graph"):
         scaled_sum(x, 1.5)
     with pytest.raises(
-        GraphError, match=r"softmax: dim=<parameter f32\[3,4\]> is not an attribute"
+        GraphError, match=r"log_softmax: dim=<parameter f32\[3,4\]> is not an attribute"
     ):
-        softmax(x, dim=x)
+        log_softmax(x, dim=x)
