@@ -37,7 +37,7 @@ def command(
     # earlier results stay until this run has its own
     place = Path(tempfile.mkdtemp(prefix=".demo-", dir=out))
     try:
-        interrupted = _train_both(place, steps, console)
+        interrupted = _train_both(place, out, steps, console)
         for name in ("digits", "gpt"):
             if (place / name).exists():
                 shutil.rmtree(out / name, ignore_errors=True)
@@ -51,17 +51,17 @@ def command(
     console.print(f"\ncurves and checkpoints are in {out}; {time.perf_counter() - begun:.0f} s")
 
 
-def _train_both(place: Path, steps: int, console: Console) -> bool:
-    """Whether it was interrupted."""
+def _train_both(place: Path, out: Path, steps: int, console: Console) -> bool:
+    """Train in `place`, which becomes `out`; whether it was interrupted."""
     console.rule("a residual ConvNet on handwritten digits")
     result, accuracy = train_digits.train_digits(train_digits.Recipe(), place / "digits", console)
-    train_digits.report(console, result, accuracy, place / "digits")
+    train_digits.report(console, result, accuracy, out / "digits")
     if result.interrupted:
         return True
     console.rule("a character GPT on the source of Python's standard library")
     recipe = train_gpt.Recipe(num_steps=steps, validate_every=max(1, steps // 8))
     result = train_gpt.train_gpt(recipe, data.stdlib_text(), place / "gpt", console)
-    train_gpt.report(console, result, recipe, place / "gpt")
+    train_gpt.report(console, result, recipe, out / "gpt")
     return result.interrupted
 
 
