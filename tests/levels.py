@@ -32,6 +32,8 @@ from tests.random_graphs import RandomGraph
 Form = Callable[[CompiledKernel, Kernel], Kernel]
 
 EPSILON = {"f16": 2.0**-10, "bf16": 2.0**-7, "f32": 2.0**-23, "f64": 2.0**-52}
+LEAST = {"f16": 2.0**-24, "bf16": 2.0**-133, "f32": 2.0**-149, "f64": 5e-324}
+"""The step between the smallest numbers."""
 LUCKS = 3
 """Runs with other roundings; so many more when an element is off."""
 AGAIN = 40
@@ -139,10 +141,11 @@ class Truth:
         self._sample(lucks)
         assert self._wide is not None
         truth, spread = self._wide[k], self._spread[k]
-        epsilon = EPSILON[self.graph.outputs[k].type.dtype.name]
+        name = self.graph.outputs[k].type.dtype.name
         with np.errstate(all="ignore"):
             wide = np.asarray(ours, np.float64)
-            limit = SLACK * spread + 4 * epsilon * np.abs(truth) + 1e-300
+            rounding = EPSILON[name] * np.abs(truth) + LEAST[name]
+            limit = SLACK * spread + 4 * rounding + 1e-300
             off = ~(np.abs(wide - truth) <= limit)
         settled = np.isfinite(truth) & np.isfinite(spread)
         odd = ~np.isfinite(truth) & (spread == 0)

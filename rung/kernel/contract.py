@@ -36,6 +36,12 @@ BLOCK_ROWS = 48
 """Rows that a block of rows keeps at least."""
 LONG_SUM = 4096
 """Terms of a sum that one pass over a panel takes."""
+CACHE_PART = 0.5
+"""Part of the second-level cache that a block of the broadcast factor takes."""
+MANY_PANELS = 8
+"""Panels from which it matters where the broadcast factor is read from."""
+LEAST_BLOCK = 64
+"""Rows below which a block is not cut for the cache's sake."""
 COPY_ROWS = 32
 """Rows of a factor that are copied together."""
 CACHE_WAY = 4096
@@ -157,9 +163,11 @@ class ContractionTiling:
     def _pack(self, panel: str) -> None:
         """Copy what the tiles of a panel load as vectors into one block, vectors one after the
         other, when enough row tiles use it or it would not be vectors at all."""
+        if self.staged:
+            return
         for r in _panel_reads(self.c.right, self.c.columns[-1], self.found.reduce):
             contiguous = stride(r, self.c.columns[-1]) == 1
-            if contiguous and self.rows.extent < PACK_ROWS:
+            if (contiguous and self.rows.extent < PACK_ROWS) or not isinstance(r.source, Buffer):
                 continue
             assert isinstance(r.source, Buffer)
             free = {v.name for v in variables(r)}
@@ -185,9 +193,11 @@ class ContractionTiling:
         self.rows, self.columns = rows, columns
         self.packed: list[tuple[str, bool]] = []
         self.copies: list[tuple[str, list[str]]] = []
+        self.staged: set[str] = set()
         self.s.do(Split(rows.name, height, m0, self.m), Split(columns.name, width, n0, self.n))
         if stage and columns.extent > 2 * width:
             self._stage(batch, m0)
+            self._stage_panels(n0)
         self.k_block = self._reduction_blocks() if stage else ""
         blocks = [self.k_block] if self.k_block else []
         self.s.do(Reorder((*batch, n0, *blocks, m0, *self.reduce, self.m, self.n)))
@@ -208,27 +218,51 @@ class ContractionTiling:
         return block
 
     def _blocks(self, rows: Var, columns: Var, batch: list[str]) -> tuple[Var, list[str]]:
-        """Where there are too few panels to share out, the rows are cut into equal blocks."""
+        """The rows are cut into equal blocks where there are too few panels to share out, or where
+        the broadcast factor, which every panel reads, does not stay in the second-level cache."""
         _, vectors = tile_shape(rows.extent, columns.extent, self.registers, self.lanes)
-        panels = -(-columns.extent // (vectors * self.lanes))
+        own = -(-columns.extent // (vectors * self.lanes))
         axes = (*self.c.batch, *self.c.rows[:-1], *self.c.columns[:-1])
-        panels *= prod(v.extent for v in axes)
+        panels = own * prod(v.extent for v in axes)
         cores = self.s.machine.cores
+        row_bytes = 4 * prod(x.axis.extent for x in self.found.reduce)
+        cache = CACHE_PART * self.s.machine.l2_bytes if own >= MANY_PANELS else float("inf")
         for n in range(1, rows.extent // BLOCK_ROWS + 1):
+            size = rows.extent // n
             rounds = -(-panels * n // cores)
-            if rows.extent % n == 0 and rounds * cores <= IMBALANCE * panels * n:
-                if n == 1:
-                    break
-                block, within = f"{rows.name}_b", f"{rows.name}_i"
-                self.block = [block]
-                self.s.do(Split(rows.name, rows.extent // n, block, within))
-                return var(within, rows.extent // n), [*batch, block]
+            if rows.extent % n or rounds * cores > IMBALANCE * panels * n:
+                continue
+            if size * row_bytes > cache and size >= 2 * LEAST_BLOCK:
+                continue
+            if n == 1:
+                break
+            block, within = f"{rows.name}_b", f"{rows.name}_i"
+            self.block = [block]
+            self.s.do(Split(rows.name, size, block, within))
+            return var(within, size), [*batch, block]
         return rows, batch
+
+    def _stage_panels(self, n0: str) -> None:
+        """Where blocks of rows read the same panels, those that are not contiguous are laid out
+        once for all blocks."""
+        column = self.c.columns[-1]
+        outer = {v.name for v in self.c.batch}
+        for r in _panel_reads(self.c.right, column, self.found.reduce):
+            free = {v.name for v in variables(r)}
+            reduce = [k.axis.name for k in self.found.reduce if k.axis.name in free]
+            plain = free == {column.name, *reduce} and not outer
+            if not self.block or not plain or stride(r, column) == 1:
+                continue
+            assert isinstance(r.source, Buffer)
+            name = f"p_{r.source.name}"
+            self.s.do(Stage(r.source.name, (n0, *reduce, self.n), 0, name))
+            self.copies.append((f"{name}_{self.n}", [f"{name}_{n0}"]))
+            self.staged.add(name)
 
     def _stage(self, batch: list[str], m0: str) -> None:
         """Copy the factor that is broadcast where its layout would be slow to read: tile after
         tile when its rows are not contiguous, with padded rows when these share cache sets."""
-        row, last = self.rows, self.found.reduce[-1].axis
+        row, last = self.c.rows[-1], self.found.reduce[-1].axis
         for r in _panel_reads(self.c.left, row, self.found.reduce):
             assert isinstance(r.source, Buffer)
             free = {v.name for v in variables(r)} | set(self.block)
