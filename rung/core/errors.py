@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from rung.core.source import Source, user_source
+from rung.core.source import Source, mistaken_source
 
 
 class RungError(Exception):
@@ -16,7 +16,7 @@ class RungError(Exception):
     def __init__(self, message: str, *, fix: str | None = None, source: Source | None = None):
         self.message = message
         self.fix = fix
-        self.source = source if source is not None else user_source()
+        self.source = source if source is not None else mistaken_source()
         super().__init__(self._text())
 
     def _text(self) -> str:
@@ -77,6 +77,10 @@ class ScheduleError(RungError):
 
 class CheckpointError(RungError, ValueError):
     """A checkpoint that is corrupt, truncated or of another model."""
+
+
+class AllocationError(RungError, MemoryError):
+    """Memory that the system does not give."""
 
 
 class SettingsError(RungError, ValueError):

@@ -78,6 +78,22 @@ def user_source() -> Source:
         if not name.startswith(PACKAGE_DIR) or name.startswith(USER_LIKE):
             break
         frame = frame.f_back
+    return _source_of(frame)
+
+
+def mistaken_source() -> Source:
+    """The line that a mistake is on: the innermost frame outside this package, so that of the call
+    when a model or an optimizer of ours refuses what it is given. None while a command of ours
+    runs: its user has no line."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename.startswith(PACKAGE_DIR):
+        if frame.f_code.co_filename.startswith(COMMANDS):
+            return NOWHERE
+        frame = frame.f_back
+    return _source_of(frame)
+
+
+def _source_of(frame: FrameType | None) -> Source:
     if frame is None:
         return NOWHERE
     path = _module_path[-1] if _module_path else ""
@@ -88,4 +104,5 @@ def user_source() -> Source:
     return found
 
 
+COMMANDS = PACKAGE_DIR + "tools" + os.sep
 USER_LIKE = tuple(PACKAGE_DIR + folder + os.sep for folder in ("models", "optim", "tools"))

@@ -25,7 +25,7 @@ import numpy as np
 from rung.core import dtype as dt
 from rung.core.errors import CheckpointError, RungError
 from rung.core.source import module_path
-from rung.tensor.creation import asarray
+from rung.tensor.creation import asarray, check_device, names_device
 from rung.tensor.jit import guard
 from rung.tensor.state import TensorState
 from rung.tensor.tensor import Tensor
@@ -267,7 +267,8 @@ class Module:
     def to(self, dtype: object) -> Self:
         """Cast floating-point parameters and buffers. The parameters become new ones: make the
         optimizer afterwards. `"cpu"` changes nothing."""
-        if isinstance(dtype, str) and dtype.split(":")[0] == "cpu":
+        if names_device(dtype):
+            check_device(dtype)
             return self
         target = dt.as_dtype(dtype)
         done: dict[int, Tensor] = {}

@@ -16,11 +16,11 @@ from rung.ops.shorthand import require_shape
 def linear(x: Value, weight: Value, bias: Value | None = None) -> Value:
     """x[…, I] times the transposed weight[O, I], plus bias[O]: [..., O]."""
     if weight.type.rank != 2 or x.type.rank < 1 or x.shape[-1] != weight.shape[1]:
-        size = x.shape[-1] if x.type.rank else "?"
-        raise ShapeError(
-            f"linear: x {x.type} with weight {weight.type}",
-            fix=f"weight must be [outputs, {size}]",
-        )
+        size = x.shape[-1] if x.type.rank else "features"
+        fix = f"weight must be [outputs, {size}]"
+        if weight.type.rank == 2:
+            fix = f"x must end in {weight.shape[1]} features, or {fix}"
+        raise ShapeError(f"linear: x {x.type} with weight {weight.type}", fix=fix)
     y = dot_general(x, weight, contract=((x.type.rank - 1,), (1,)))
     if bias is None:
         return y

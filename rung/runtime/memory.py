@@ -14,6 +14,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from rung.core.errors import AllocationError
+
 ALIGNMENT = 64
 _HUGE_PAGE = 2 << 20
 _POOLED_BYTES = 1 << 20  # smaller arrays come from NumPy's own allocator
@@ -30,7 +32,13 @@ class Block:
         large = nbytes >= 2 * _HUGE_PAGE
         slack = _HUGE_PAGE if large else 0
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-        mapping = mmap.mmap(-1, max(nbytes, 1) + slack, flags=flags)
+        try:
+            mapping = mmap.mmap(-1, max(nbytes, 1) + slack, flags=flags)
+        except (OSError, OverflowError, ValueError):
+            raise AllocationError(
+                f"the system does not give {nbytes / 1e9:,.1f} GB of memory",
+                fix="smaller batches, or a dtype of fewer bytes",
+            ) from None
         if large and hasattr(mapping, "madvise"):
             _advise_huge(mapping)
         whole = np.frombuffer(mapping, np.uint8)

@@ -30,6 +30,14 @@ def check_device(device: object) -> None:
         raise DeviceError(f"device {str(device)!r} is not known", fix='the only device is "cpu"')
 
 
+def names_device(target: object) -> bool:
+    """Whether `target`, a dtype or a device, is the name of a device, of this system or another."""
+    return isinstance(target, str) and target.split(":")[0] in _DEVICES
+
+
+_DEVICES = ("cpu", "cuda", "gpu", "hip", "mps", "npu", "rocm", "tpu", "xla", "xpu")
+
+
 def _dtype(dtype: object, default: DType) -> DType:
     return default if dtype is None else dt.as_dtype(dtype)
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rung.core import dtype as dt
-from rung.core.errors import RungError, ShapeError
+from rung.core.errors import IndexingError, RungError, ShapeError
 from rung.ir.node import Value
 from rung.ops import activation as a
 from rung.ops import attention as _attention
@@ -25,7 +25,7 @@ from rung.tensor import reductions
 from rung.tensor.creation import one_hot as one_hot
 from rung.tensor.operate import Operand, as_tensor, cast_to, one_axis, torch_names
 from rung.tensor.random import Source, draw_key
-from rung.tensor.sorting import checked_index
+from rung.tensor.sorting import checked_index, known_array
 from rung.tensor.state import TensorState, apply, apply_many
 
 if TYPE_CHECKING:
@@ -311,7 +311,8 @@ def cross_entropy(
     label_smoothing: float = 0.0,
 ) -> Tensor:
     """-log(softmax(logits)[target]) for logits[N, C, …] (or [C]) and integer target[N, …]."""
-    given = _floats(logits)
+    given, labels = _floats(logits), as_tensor(target)
+    _check_labels(labels, given, ignore_index)
     scale = None if weight is None else cast_to(_floats(weight), dt.accumulator(given.dtype))
     return _call(
         lambda *v: _loss.cross_entropy(
@@ -320,8 +321,22 @@ def cross_entropy(
             label_smoothing=float(label_smoothing),
             reduction=reduction,
         ),
-        given, as_tensor(target), scale,
+        given, labels, scale,
     )  # fmt: skip
+
+
+def _check_labels(labels: Tensor, logits: Tensor, ignored: int) -> None:
+    """Raise IndexingError for a label that is no class, where the labels are known."""
+    found = known_array(labels) if labels.dtype.is_integer and logits.ndim else None
+    if found is None:
+        return
+    count = logits.shape[min(1, logits.ndim - 1)]
+    wrong = found[((found < 0) | (found >= count)) & (found != ignored)]
+    if wrong.size:
+        raise IndexingError(
+            f"cross_entropy: the label {wrong[0]} is none of the {count} classes",
+            fix=f"labels go from 0 to {count - 1}; {ignored} is left out (ignore_index)",
+        )
 
 
 def _reduced(loss: Tensor, reduction: str) -> Tensor:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rung.core import dtype as dt
-from rung.core.errors import IndexingError, ShapeError
+from rung.core.errors import IndexingError, ShapeError, TraceError
 from rung.ir.node import Value
 from rung.ir.types import Shape
 from rung.ops import movement as m
@@ -123,6 +123,11 @@ def _normalized(x: Tensor, index: object) -> list[Item]:
 def _cut(item: slice, length: int, dim: int) -> _Cut:
     try:
         return _Cut(*item.indices(length))
+    except TraceError:
+        raise TraceError(
+            f"the bounds of a slice of dim {dim} are not known while jit traces",
+            fix="bounds must be Python numbers; for a moving start use take(x, start + arange(n))",
+        ) from None
     except (TypeError, ValueError):
         raise IndexingError(
             f"slice {item.start}:{item.stop}:{item.step} of dim {dim} is not made of integers",

@@ -63,12 +63,25 @@ def _sequence_array(data: Any) -> np.ndarray[Any, Any]:
         data = _plain(data)
     try:
         array = np.asarray(data)
-        dt.as_dtype(array.dtype)
     except ValueError:
         raise ShapeError(
             "array: nested sequences have different lengths", fix="give rows of equal lengths"
         ) from None
+    if array.dtype.kind not in "biuf" and array.dtype != dt.bfloat16.numpy:
+        element = array.reshape(-1)[0].item() if array.dtype.kind != "O" else _first(data)
+        raise DTypeError(
+            f"array: {element!r} is no number that a tensor can hold",
+            fix="give bools, integers, floats, or sequences or arrays of them",
+        )
     return array
+
+
+def _first(data: Any) -> Any:
+    """The first element of nested sequences that is no number."""
+    if not isinstance(data, list | tuple):
+        return data
+    found = [_first(x) for x in data]
+    return next((x for x in found if not isinstance(x, bool | int | float)), None)
 
 
 def _plain(data: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -55,6 +55,13 @@ def topk(x: Operand, k: int, axis: int = -1, largest: bool = True) -> tuple[Tens
 # ---- positions
 
 
+def known_array(x: TensorState) -> np.ndarray[Any, Any] | None:
+    """The elements of a tensor that is not empty, if they are there already and few enough for a
+    look at them to cost nothing."""
+    known = x._buffer is not None and state.trace is None
+    return buffer_of(x).array if known and 0 < x.size <= _CHECKED_SIZE else None
+
+
 def checked_index(name: str, index: Operand, length: int) -> Tensor:
     """Positions as a tensor, checked against `length` where they are known. Raises IndexingError,
     DTypeError."""
@@ -66,9 +73,8 @@ def checked_index(name: str, index: Operand, length: int) -> Tensor:
             f"{name}: positions are {positions._type}, not integers",
             fix="use integers, or a bool mask",
         )
-    known = positions._buffer is not None and state.trace is None
-    if known and 0 < positions.size <= _CHECKED_SIZE:
-        array = buffer_of(positions).array
+    array = known_array(positions)
+    if array is not None:
         low, high = int(array.min()), int(array.max())
         if low < -length or high >= length:
             wrong = low if low < -length else high

@@ -23,7 +23,7 @@ from rung.tensor import (
 )
 from rung.tensor import functional as f
 from rung.tensor import sorting as so
-from rung.tensor.creation import check_device
+from rung.tensor.creation import check_device, names_device
 from rung.tensor.leaf import detached
 from rung.tensor.operate import Operand, as_tensor, cast_to, cast_value, from_data, scalar_value
 from rung.tensor.pending import note_pending
@@ -414,7 +414,7 @@ class Tensor(TensorState):
         """The tensor in another dtype, or in that of another tensor; `"cpu"` changes nothing."""
         if isinstance(target, TensorState):
             return cast_to(self, target.dtype)
-        if isinstance(target, str) and target.split(":")[0] in ("cpu", "cuda", "gpu", "npu"):
+        if names_device(target):
             check_device(target)
             return self if dtype is None else self.astype(dtype)
         return self.astype(target)

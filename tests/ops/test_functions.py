@@ -227,7 +227,8 @@ def test_linear_and_embedding():
     "error, function, shapes, message, fix",
     [
         (ShapeError, linear, ((2, 3), (4, 5)),
-         "linear: x f32[2,3] with weight f32[4,5]", "weight must be [outputs, 3]"),
+         "linear: x f32[2,3] with weight f32[4,5]",
+             "x must end in 5 features, or weight must be [outputs, 3]"),
         (ShapeError, linear, ((2, 3), (4, 3), (3,)),
          "linear: bias is f32[3]", "bias must have shape [4]"),
         (ShapeError, normalization.layer_norm, ((2, 3), (2,)),
