@@ -15,7 +15,7 @@ from functools import cache
 import numpy as np
 
 from rung.core.errors import DeviceError, SettingsError
-from rung.core.settings import settings
+from rung.core.settings import Settings, follow_settings, settings
 from rung.kernel.machine import usable_cores
 from rung.runtime.loader import Library
 from rung.runtime.memory import Block
@@ -215,7 +215,15 @@ def _make_pool() -> Pool:
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=made.forget_workers)
     atexit.register(_stop_at_exit, made)
+    follow_settings(lambda old, new: _follow(made, old, new))
     return made
+
+
+def _follow(made: Pool, old: Settings, new: Settings) -> None:
+    """Take over a change of the settings `threads` and `spin_us`."""
+    if (new.threads, new.spin_us) != (old.threads, old.spin_us):
+        made.spin_us = new.spin_us
+        made.resize(new.threads or usable_cores())
 
 
 def _stop_at_exit(made: Pool) -> None:

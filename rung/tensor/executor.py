@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import ctypes
+import sys
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
+from rung.codegen.llvm.target import emit_assembly, host
 from rung.core.settings import settings
 from rung.ir.interpret import interpret
 from rung.ir.node import Graph
 from rung.ir.passes import run_passes
+from rung.ir.text import graph_text
 from rung.ir.types import TensorType
+from rung.kernel.text import kernel_text
 from rung.rules.pipeline import PIPELINE
-from rung.runtime.program import compile_graph
+from rung.runtime.program import CompiledGraph, CompiledKernel, compile_graph
 
 
 class Program(Protocol):
@@ -59,9 +64,43 @@ def interpreted(graph: Graph, aliases: Mapping[int, int]) -> Program:
 
 
 def compiled(graph: Graph, aliases: Mapping[int, int]) -> Program:
-    """The executor that compiles to machine code."""
-    primitive, _ = run_passes(graph, PIPELINE)
-    return compile_graph(primitive, aliases)
+    """The executor that compiles to machine code; the setting `debug` has it tell about it."""
+    start = time.perf_counter()
+    primitive, reports = run_passes(graph, PIPELINE)
+    found = compile_graph(primitive, aliases)
+    level = settings().debug
+    if level:
+        seconds = time.perf_counter() - start
+        print(f"rung: {_summary(graph, found, seconds)}", file=sys.stderr)
+    if level >= 2:
+        _show("graph", graph_text(graph))
+        before = [graph, *(r.graph for r in reports)]
+        for r, old in zip(reports, before, strict=False):
+            _show(f"graph {r.describe()}", "" if r.graph is old else graph_text(r.graph))
+    if level >= 3:
+        for kernel in dict.fromkeys(found.kernels):
+            _show_kernel(kernel, level)
+    return found
+
+
+def _summary(graph: Graph, found: CompiledGraph, seconds: float) -> str:
+    kernels, stages = len(dict.fromkeys(found.kernels)), len(found.stages)
+    return (
+        f"compiled {graph.name}: {len(graph.nodes)} nodes, {kernels} kernels in {stages} stages, "
+        f"{found.arena_bytes / 1e6:.1f} MB arena, {seconds:.2f} s"
+    )
+
+
+def _show_kernel(kernel: CompiledKernel, level: int) -> None:
+    _show(f"kernel {kernel.name}", kernel_text(kernel.scheduled))
+    if level >= 4:
+        _show(f"LLVM IR of {kernel.name}", kernel.lowered.ir_text)
+    if level >= 5:
+        _show(f"assembly of {kernel.name}", emit_assembly(kernel.lowered.ir_text, host()))
+
+
+def _show(title: str, text: str) -> None:
+    print(f"# ---- {title}\n{text}", file=sys.stderr)
 
 
 def current_executor() -> Executor:
