@@ -7,6 +7,8 @@ import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
 
 import llvmlite
 
@@ -43,8 +45,8 @@ from rung.runtime.executable import (
 )  # fmt: skip
 from rung.runtime.loader import Library
 
-CODE_VERSION = 1
-"""Part of the key of every cached object: raise it when generated code changes."""
+GENERATORS = ("kernel", "codegen")
+"""The folders whose source decides which code a kernel becomes."""
 ALONE_WORK = 30_000
 """Scalar operations below which a whole program runs on the calling thread."""
 
@@ -60,6 +62,19 @@ class Shape:
     temp_bytes: tuple[int, ...] = ()
 
 
+@cache
+def generator_hash() -> str:
+    """Hash of the source that turns kernels into code: part of the key of every cached object, so
+    that one made by another version is never taken for this one's."""
+    root = Path(__file__).parent.parent
+    files = sorted(path for folder in GENERATORS for path in (root / folder).rglob("*.py"))
+    found = hashlib.sha256()
+    for path in files:
+        found.update(path.relative_to(root).as_posix().encode())
+        found.update(path.read_bytes())
+    return found.hexdigest()[:16]
+
+
 class CompiledKernel:
     """A distinct kernel of a program: naive form, schedule and code are made when they are asked
     for, so that a kernel found in the cache costs neither."""
@@ -71,7 +86,7 @@ class CompiledKernel:
         self._target = target
         text = kernel_text(replace(naive, name="kernel", sources=(), schedule=()))
         parts = (text, group, repr(machine), target.triple, target.cpu, target.features)
-        salt = f"{CODE_VERSION} {llvmlite.__version__}"
+        salt = f"{generator_hash()} {llvmlite.__version__}"
         self.key = hashlib.sha256("\0".join((salt, *parts)).encode()).hexdigest()
         self._scheduled: Kernel | None = None
         self._lowered: LoweredKernel | None = None
