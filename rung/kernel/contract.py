@@ -15,13 +15,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from math import prod
 from typing import TYPE_CHECKING
 
 from rung.ir.expr import Call, Expr, Read, Var, var, variables, walk
 from rung.kernel.loop import Accumulate, Buffer, For, Store
 from rung.kernel.loop_steps import Branch, Fuse, Peel, Split, Unroll, Vectorize
-from rung.kernel.memory_steps import Pack, Stage
+from rung.kernel.memory_steps import Pack, PrefetchIn, Stage
 from rung.kernel.order_steps import Reorder
 from rung.kernel.recognise import SumNest, element_bytes, nest, reads, stride, sum_nest
 from rung.kernel.reduce_steps import AccumulateIn
@@ -30,22 +31,26 @@ from rung.kernel.rewrite import loops_named
 if TYPE_CHECKING:
     from rung.kernel.strategy import Scheduler
 
-IMBALANCE = 1.2
-"""By how much the busiest thread may exceed the mean before rows are cut into blocks."""
 BLOCK_ROWS = 48
 """Rows that a block of rows keeps at least."""
 LONG_SUM = 4096
 """Terms of a sum that one pass over a panel takes."""
-CACHE_PART = 0.5
-"""Part of the second-level cache that a block of the broadcast factor takes."""
-MANY_PANELS = 8
-"""Panels from which it matters where the broadcast factor is read from."""
-LEAST_BLOCK = 64
-"""Rows below which a block is not cut for the cache's sake."""
+BLOCK_COST = 1.03
+"""What it costs to cut the rows into blocks: the panels are laid out by a phase of its own."""
+EVEN = 16
+"""Panels for each core from which it does not matter that their number does not divide."""
 COPY_ROWS = 32
 """Rows of a factor that are copied together."""
-CACHE_WAY = 4096
-"""Bytes after which addresses share a set of the first-level cache."""
+LOAD_COST = 0.25
+"""What a load of a tile's step shows, as a part of a multiply-add."""
+STEP_COST = 1.0
+"""What a step of a tile costs besides."""
+STAGE_PANELS = 8
+"""Panels from which the broadcast factor is laid out tile by tile."""
+ODD_COST = 1.03
+"""What a height that is no power of two costs: such tiles are slower to lay out."""
+AHEAD = 8
+"""Terms of the sum by which the tiles ask ahead for their factors."""
 PACK_ROWS = 32
 """Rows from which a panel that is contiguous already is packed all the same."""
 
@@ -84,21 +89,81 @@ def find_contraction(found: SumNest) -> Contraction | None:
     return Contraction(batch, only_left, only_right, left, right)
 
 
-def tile_shape(rows: int, columns: int, registers: int, lanes: int) -> tuple[int, int]:
-    """(MR, NV): rows and vectors of columns of the register tile with the least predicted time.
+@dataclass(frozen=True)
+class Tiles:
+    """How a contraction is cut: equal blocks of rows, and the register tile, `height` rows by
+    `vectors` vectors of columns."""
 
-    A step of k costs MR * NV multiply-adds (at least 8, to hide their latency); of the loads, the
-    NV vectors come from the second-level cache and show more than the MR broadcasts."""
-    best: tuple[float, int, int] | None = None
-    for vectors in range(1, 7):
-        panels = -(-columns // (vectors * lanes))
-        for height in range(1, (registers - 1 - vectors) // vectors + 1):
-            steps = -(-rows // height) * panels
-            cost = steps * (max(height * vectors, 8) + 0.25 * height + vectors + 1)
-            if best is None or (cost, -height * vectors) < (best[0], -best[1] * best[2]):
-                best = (cost, height, vectors)
-    assert best is not None
-    return best[1], best[2]
+    blocks: int
+    height: int
+    vectors: int
+
+
+@cache
+def choose_tiles(
+    rows: int, columns: int, registers: int, lanes: int, groups: int = 1, cores: int = 1
+) -> Tiles:
+    """The cut with the least predicted time of the busiest core. `groups` such contractions are
+    shared out together; a panel of one block is the least that a core takes."""
+    limit = rows // BLOCK_ROWS if cores > 1 else 1
+    blocks = [n for n in range(1, max(limit, 1) + 1) if rows % n == 0 and n <= 4 * cores]
+    return min(
+        (
+            Tiles(n, height, vectors)
+            for n in blocks
+            for vectors in range(1, 7)
+            for height in range(1, (registers - 1 - vectors) // vectors + 1)
+        ),
+        key=lambda t: (
+            t.blocks
+            * _tile_cost(rows // t.blocks, columns, t.height, t.vectors, lanes)
+            * _imbalance(-(-columns // lanes), t.vectors, groups * t.blocks, cores)
+            * (BLOCK_COST if t.blocks > 1 else 1.0),
+            -t.height * t.vectors,
+        ),
+    )
+
+
+def _imbalance(vectors: int, width: int, groups: int, cores: int) -> float:
+    """The work of the busiest core over the mean, when each core that is free takes the next of
+    `groups` times the panels of `width` (the last is narrower)."""
+    panels = groups * -(-vectors // width)
+    if cores == 1 or panels > EVEN * cores:
+        return 1.0
+    loads = [0] * cores
+    for _ in range(groups):
+        for size, number in _cuts(vectors, width):
+            for _ in range(number):
+                loads[loads.index(min(loads))] += size
+    return max(loads) * cores / (groups * vectors)
+
+
+def _tile_cost(rows: int, columns: int, height: int, vectors: int, lanes: int) -> float:
+    """Predicted time of all tiles for one term of the sum, in multiply-adds: the edges have tiles
+    of their own size; a step costs its multiply-adds (at least 8, to hide their latency) and shows
+    a part of its loads (a vector is asked for ahead as well)."""
+    total = 0.0
+    for h, n in _cuts(rows, height):
+        for v, m in _cuts(-(-columns // lanes), vectors):
+            total += n * m * (max(h * v, 8) + LOAD_COST * (h + 2 * v) + STEP_COST)
+    return total if height & (height - 1) == 0 else total * ODD_COST
+
+
+def _cuts(extent: int, size: int) -> list[tuple[int, int]]:
+    """(size, number) of the parts of an extent: whole ones and the rest."""
+    cuts = [(size, extent // size), (extent % size, 1)]
+    return [(s, n) for s, n in cuts if s and n]
+
+
+@dataclass(frozen=True)
+class LaidOut:
+    """A copy of a factor by a phase of its own: the loop over what lies side by side in it, the
+    loops that are shared out, and the loop over what lies side by side in the source, if that is
+    another one."""
+
+    last: str
+    shared: list[str]
+    turned: str
 
 
 class ContractionTiling:
@@ -177,6 +242,7 @@ class ContractionTiling:
             name = f"b{len(self.packed)}_{r.source.name}"
             self.s.do(Pack(r.source.name, panel, axes, name))
             self.packed.append((f"{name}_{self.n}", contiguous))
+            self.streams.append(name)
 
     def _tile(self, stage: bool = False) -> tuple[list[str], str, str]:
         """Split into tiles; the names of the loops over batches, row tiles and panels."""
@@ -185,18 +251,22 @@ class ContractionTiling:
         batch += [v.name for v in (*self.c.rows[:-1], *self.c.columns[:-1])]
         self.block: list[str] = []
         if stage:
-            rows, batch = self._blocks(rows, columns, batch)
-        height, vectors = tile_shape(rows.extent, columns.extent, self.registers, self.lanes)
+            rows, batch = self._cut(rows, columns, batch)
+        else:
+            self.tiles = choose_tiles(rows.extent, columns.extent, self.registers, self.lanes)
+        height, vectors = self.tiles.height, self.tiles.vectors
         self.m, self.n = f"{rows.name}_r", f"{columns.name}_c"
         m0, n0 = f"{rows.name}_t", f"{columns.name}_t"
         width = min(vectors * self.lanes, columns.extent)
         self.rows, self.columns = rows, columns
         self.packed: list[tuple[str, bool]] = []
-        self.copies: list[tuple[str, list[str]]] = []
+        self.copies: list[LaidOut] = []
         self.staged: set[str] = set()
+        self.streams: list[str] = []
         self.s.do(Split(rows.name, height, m0, self.m), Split(columns.name, width, n0, self.n))
-        if stage and columns.extent > 2 * width:
+        if stage and columns.extent >= STAGE_PANELS * width:
             self._stage(batch, m0)
+        if stage and columns.extent > 2 * width:
             self._stage_panels(n0)
         self.k_block = self._reduction_blocks() if stage else ""
         blocks = [self.k_block] if self.k_block else []
@@ -217,51 +287,43 @@ class ContractionTiling:
         self.reduce = [within]
         return block
 
-    def _blocks(self, rows: Var, columns: Var, batch: list[str]) -> tuple[Var, list[str]]:
-        """The rows are cut into equal blocks where there are too few panels to share out, or where
-        the broadcast factor, which every panel reads, does not stay in the second-level cache."""
-        _, vectors = tile_shape(rows.extent, columns.extent, self.registers, self.lanes)
-        own = -(-columns.extent // (vectors * self.lanes))
+    def _cut(self, rows: Var, columns: Var, batch: list[str]) -> tuple[Var, list[str]]:
+        """Choose the tiles. The rows are cut into blocks where there are too few panels to share
+        out; the loop over the rows that is left, and the loops outside of it."""
         axes = (*self.c.batch, *self.c.rows[:-1], *self.c.columns[:-1])
-        panels = own * prod(v.extent for v in axes)
-        cores = self.s.machine.cores
-        row_bytes = 4 * prod(x.axis.extent for x in self.found.reduce)
-        cache = CACHE_PART * self.s.machine.l2_bytes if own >= MANY_PANELS else float("inf")
-        for n in range(1, rows.extent // BLOCK_ROWS + 1):
-            size = rows.extent // n
-            rounds = -(-panels * n // cores)
-            if rows.extent % n or rounds * cores > IMBALANCE * panels * n:
-                continue
-            if size * row_bytes > cache and size >= 2 * LEAST_BLOCK:
-                continue
-            if n == 1:
-                break
-            block, within = f"{rows.name}_b", f"{rows.name}_i"
-            self.block = [block]
-            self.s.do(Split(rows.name, size, block, within))
-            return var(within, size), [*batch, block]
-        return rows, batch
+        groups, cores = prod(v.extent for v in axes), self.s.machine.cores
+        sizes = rows.extent, columns.extent, self.registers, self.lanes
+        self.tiles = choose_tiles(*sizes, groups, cores)
+        if self.tiles.blocks == 1:
+            return rows, batch
+        block, within = f"{rows.name}_b", f"{rows.name}_i"
+        self.block = [block]
+        size = rows.extent // self.tiles.blocks
+        self.s.do(Split(rows.name, size, block, within))
+        return var(within, size), [*batch, block]
 
     def _stage_panels(self, n0: str) -> None:
-        """Where blocks of rows read the same panels, those that are not contiguous are laid out
-        once for all blocks."""
+        """Where blocks of rows read the same panels, these are laid out once for all blocks."""
         column = self.c.columns[-1]
         outer = {v.name for v in self.c.batch}
         for r in _panel_reads(self.c.right, column, self.found.reduce):
             free = {v.name for v in variables(r)}
             reduce = [k.axis.name for k in self.found.reduce if k.axis.name in free]
             plain = free == {column.name, *reduce} and not outer
-            if not self.block or not plain or stride(r, column) == 1:
+            if not self.block or not plain:
                 continue
             assert isinstance(r.source, Buffer)
             name = f"p_{r.source.name}"
             self.s.do(Stage(r.source.name, (n0, *reduce, self.n), 0, name))
-            self.copies.append((f"{name}_{self.n}", [f"{name}_{n0}"]))
+            turned = f"{name}_{reduce[-1]}" if stride(r, column) != 1 else ""
+            axes = (n0,) if turned else self._by_rows(name, [], n0, reduce)
+            shared = [f"{name}_{a}" for a in axes]
+            self.copies.append(LaidOut(f"{name}_{self.n}", shared, turned))
+            self.streams.append(name)
             self.staged.add(name)
 
     def _stage(self, batch: list[str], m0: str) -> None:
-        """Copy the factor that is broadcast where its layout would be slow to read: tile after
-        tile when its rows are not contiguous, with padded rows when these share cache sets."""
+        """Lay the factor that is broadcast out as the tiles read it, one after the other."""
         row, last = self.c.rows[-1], self.found.reduce[-1].axis
         for r in _panel_reads(self.c.left, row, self.found.reduce):
             assert isinstance(r.source, Buffer)
@@ -272,31 +334,26 @@ class ContractionTiling:
             if len(outer) + len(reduce) + 1 != len(free):
                 continue
             name = f"a_{r.source.name}"
-            along, across = stride(r, last), stride(r, row)
-            if along == 1 and across is not None and across * r.dtype.itemsize % CACHE_WAY:
-                continue
-            axes = (*outer, m0, *reduce, self.m)
-            copied = f"{name}_{self.m}"
-            if along == 1:
-                self.s.do(Stage(r.source.name, (*outer, m0, self.m, *reduce), 16, name))
-                copied = f"{name}_{reduce[-1]}"
-                axes = (*outer, m0)
-            else:
-                self.s.do(Stage(r.source.name, axes, 0, name))
-                axes = self._by_rows(name, outer, m0, reduce)
-            self.copies.append((copied, [f"{name}_{a}" for a in axes]))
+            axes: tuple[str, ...] = (*outer, m0, *reduce, self.m)
+            self.s.do(Stage(r.source.name, axes, 0, name))
+            turned = f"{name}_{last.name}" if stride(r, last) == 1 else ""
+            axes = (*outer, m0) if turned else self._by_rows(name, outer, m0, reduce)
+            shared = [f"{name}_{a}" for a in axes]
+            self.copies.append(LaidOut(f"{name}_{self.m}", shared, turned))
+            self.streams.append(name)
 
-    def _by_rows(self, name: str, outer: list[str], m0: str, reduce: list[str]) -> tuple[str, ...]:
+    def _by_rows(self, name: str, outer: list[str], t0: str, reduce: list[str]) -> tuple[str, ...]:
         """Copy block by block of what lies side by side, not tile by tile: every line of the cache
         is used up before the next. The loops that are shared out."""
-        if len(reduce) > 1:
-            return (*outer, m0)
+        if len(reduce) != 1:
+            return (*outer, t0)
         (k,) = reduce
+        last = self.m if t0.removesuffix("_t") == self.m.removesuffix("_r") else self.n
         block, within = f"{name}_{k}_b", f"{name}_{k}_i"
         first = [f"{name}_{a}" for a in outer]
         self.s.do(
             Split(f"{name}_{k}", COPY_ROWS, block, within),
-            Reorder((*first, block, f"{name}_{m0}", within, f"{name}_{self.m}")),
+            Reorder((*first, block, f"{name}_{t0}", within, f"{name}_{last}")),
         )
         return (*outer, f"{k}_b")
 
@@ -305,11 +362,14 @@ class ContractionTiling:
         do(Branch(self.n), *(Branch(copy) for copy, _ in self.packed), Peel(m0), Branch(self.m))
         for copy, _ in self.packed:
             self.s.vectorize(copy, self.lanes)
-        for copy, outer in self.copies:
-            self.s.parallel(outer, f"{copy}_p")
-            do(Branch(copy))
-            self.s.vectorize(copy, self.lanes)
-        self._unroll_reduction()
+        for copy in self.copies:
+            self.s.parallel(copy.shared, f"{copy.last}_p")
+            do(Branch(copy.last))
+            if copy.turned:
+                self._turn(copy.turned, copy.last)
+            else:
+                self.s.vectorize(copy.last, self.lanes)
+        self._step_reduction()
         nv, nl = f"{self.n}v", f"{self.n}l"
         do(Split(self.n, self.lanes, nv, nl), Peel(nv))
         do(Unroll(self.m))
@@ -317,13 +377,35 @@ class ContractionTiling:
             do(Unroll(nv))
         do(Vectorize(nl, self.lanes))
 
-    def _unroll_reduction(self) -> None:
-        """A few steps of the reduction at a time, so that its loop costs nothing."""
+    def _turn(self, along: str, across: str) -> None:
+        """Copy squares of a vector's width, which are transposed in registers, where what lies
+        side by side in the source is apart in the copy."""
+        body = self.s.kernel.body
+        extent, wide = (max(x.axis.extent for x in loops_named(body, a)) for a in (along, across))
+        if extent < self.lanes or wide == 1:
+            self.s.vectorize(across, self.lanes)
+            return
+        width = min(self.lanes, 1 << (wide - 1).bit_length())
+        outer, column = f"{along}_b", f"{along}_u"
+        vectors, lane = f"{across}_v", f"{across}_l"
+        self.s.do(Split(along, self.lanes, outer, column), Split(across, width, vectors, lane))
+        self.s.do(Reorder((outer, vectors, column, lane)))
+        self.s.do(Branch(column), Branch(lane), Unroll(column), Vectorize(lane, width))
+
+    def _step_reduction(self) -> None:
+        """A few steps of the reduction at a time, so that its loop costs nothing, which ask ahead
+        for what has been laid out for them."""
         k = self.reduce[-1]
         extent = max(x.axis.extent for x in loops_named(self.s.kernel.body, k))
         steps = 2
         if extent % steps == 0 and extent > steps:
             self.s.do(Split(k, steps, f"{k}_o", f"{k}_u"), Unroll(f"{k}_u"))
+            k, extent = f"{k}_o", extent // steps
+        else:
+            steps = 1
+        if extent * steps > 2 * AHEAD:
+            for name in self.streams:
+                self.s.do(PrefetchIn(name, k, AHEAD // steps))
 
     def _has(self, name: str) -> bool:
         return any(True for _ in loops_named(self.s.kernel.body, name))

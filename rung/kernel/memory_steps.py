@@ -49,6 +49,9 @@ from rung.kernel.loop import (
 from rung.kernel.rewrite import block, map_exprs, replace_buffer, substitute_stmt, used_buffers
 from rung.kernel.step import Step
 
+LINE_BYTES = 64
+"""Bytes of a line of the caches."""
+
 
 def reads_of(s: Stmt, buffer: Buffer) -> list[Read]:
     """The distinct reads of a buffer below a statement."""
@@ -539,7 +542,7 @@ class ComputeAt(Step):
 
 @dataclass(frozen=True)
 class PrefetchIn(Step):
-    """Each iteration of a loop asks for what a later one reads.
+    """Each iteration of a loop asks for the lines that a later one reads.
 
     for k in range(64):                for k in range(64):
         s[()] += x[8*k]      ->            prefetch(x[8*k + 32])
@@ -562,15 +565,42 @@ class PrefetchIn(Step):
         return new
 
     def _with_hint(self, around: For, buffer: Buffer) -> Stmt:
-        start: dict[Var, Expr] = {f.axis: const(0) for f in inner_loops(around.body)}
-        later: dict[Var, Expr] = {around.axis: iadd(around.axis, self.distance)}
-        hints = dict.fromkeys(_hints(reads_of(around.body, buffer), around.axis, start, later))
+        inner = inner_loops(around.body)
+        hints = dict.fromkeys(
+            i
+            for r in reads_of(around.body, buffer)
+            if around.axis in variables(*r.index)
+            for i in self._lines(r, around, inner)
+        )
         return replace(around, body=block(*(Prefetch(buffer, i) for i in hints), around.body))
 
+    def _lines(self, r: Read, around: For, inner: Sequence[For]) -> Iterator[tuple[Expr, ...]]:
+        """An index in each line that a later iteration reads: the first alone where these do not
+        lie side by side."""
+        if any(isinstance(e, Read) for e in walk(*r.index)):
+            return
+        start: dict[Var, Expr] = {f.axis: const(0) for f in inner}
+        later: dict[Var, Expr] = {around.axis: iadd(around.axis, self.distance)}
+        first = tuple(substitute(substitute(i, start), later) for i in r.index)
+        buffer = r.source
+        assert isinstance(buffer, Buffer)
+        span = _span(r, buffer, inner)
+        dense = bool(buffer.strides) and buffer.strides[-1] == 1
+        per_line = LINE_BYTES // buffer.dtype.itemsize
+        for at in range(0, span if dense else 1, per_line):
+            yield (*first[:-1], iadd(first[-1], at)) if at else first
 
-def _hints(
-    found: Sequence[Read], axis: Var, start: dict[Var, Expr], later: dict[Var, Expr]
-) -> Iterator[tuple[Expr, ...]]:
-    for r in found:
-        if axis in variables(*r.index) and not any(isinstance(e, Read) for e in walk(*r.index)):
-            yield tuple(substitute(substitute(i, start), later) for i in r.index)
+
+def _span(r: Read, buffer: Buffer, inner: Sequence[For]) -> int:
+    """Elements from the first to the last that `inner` reads, where it reads them all; else 1."""
+    terms: dict[Expr, int] = {}
+    for i, step in zip(r.index, buffer.strides, strict=True):
+        for term, scale in linear_terms(i)[0].items():
+            terms[term] = terms.get(term, 0) + scale * step
+    span = 1
+    moving = [(terms[f.axis], f.axis.extent) for f in inner if terms.get(f.axis)]
+    for step, extent in sorted(moving):
+        if not 0 < step <= span:
+            return 1
+        span += step * (extent - 1)
+    return span

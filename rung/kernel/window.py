@@ -17,7 +17,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from rung.ir.expr import Read, Var, variables, walk
-from rung.kernel.contract import ContractionTiling, tile_shape
+from rung.kernel.contract import ContractionTiling, choose_tiles
 from rung.kernel.loop import Alloc, Buffer, Store, walk_stmts
 from rung.kernel.loop_steps import Fuse, Split
 from rung.kernel.memory_steps import Flatten, Pack
@@ -137,7 +137,8 @@ class WindowTiling(ContractionTiling):
 
     def _tile_window(self, row: Var, column: str, reduce: list[str], blocked: bool) -> None:
         width = max(x.axis.extent for x in self.s.loops(column))
-        height, vectors = tile_shape(row.extent, width, self.registers, self.lanes)
+        tiles = choose_tiles(row.extent, width, self.registers, self.lanes)
+        height, vectors = tiles.height, tiles.vectors
         self.m, self.n = f"{row.name}_r", f"{column}_c"
         m0, n0 = f"{row.name}_t", f"{column}_t"
         self.copies = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -12,7 +13,8 @@ import numpy as np
 from rung.codegen.llvm import opaque, scalar_ops
 from rung.codegen.llvm.address import Address, Lanes
 from rung.codegen.llvm.lower_expr import ExprLowering, Storage, num_elements
-from rung.codegen.llvm.types import Val, constant, constant_int, memory_type
+from rung.codegen.llvm.transpose import TileCopy, find_tile_copy, interleave
+from rung.codegen.llvm.types import Val, constant, constant_int, memory_type, vector
 from rung.core.dtype import DType, bfloat16, float16
 from rung.core.errors import LoweringError
 from rung.ir.expr import Call, Const, Expr, Var, const, read
@@ -54,7 +56,8 @@ class StmtLowering(ExprLowering):
             self._alloc(s.buffer)
         elif isinstance(s, Prefetch):
             address = self.address(s.buffer, self._resolved(s.index))
-            self.f.prefetch(self.pointer(s.buffer, address), write=s.buffer.role != "input")
+            written = s.buffer.role in ("output", "inout")
+            self.f.prefetch(self.pointer(s.buffer, address), write=written)
         elif isinstance(s, Opaque):
             self._opaque(s)
         else:
@@ -75,6 +78,8 @@ class StmtLowering(ExprLowering):
         elif count == 1 or s.kind == "unroll":
             if count is None:
                 raise LoweringError(f"{self.f.name}: unrolled loop {s.axis!r} over {extent!r}")
+            if count > 1 and self._transposed(s):
+                return
             for i in range(count):
                 with self.bound(s.axis, const(i)):
                     self.run(s.body)
@@ -112,6 +117,48 @@ class StmtLowering(ExprLowering):
                 self.mask = self.f.lane_mask(width, self.emit(extent))
             self.run(s.body)
         self.lanes = self.mask = None
+
+    def _transposed(self, s: For) -> bool:
+        """Emit an unrolled loop as a transposition in registers, if it is one."""
+        copy = find_tile_copy(s)
+        if copy is None or self.lanes is not None:
+            return False
+        source, target = copy.source.source, copy.store.buffer
+        assert isinstance(source, Buffer)
+        self.lanes = Lanes(copy.vector.axis, copy.rows)
+        with self.scope():
+            reads, writes = [], []
+            for column in range(copy.columns):
+                with self.bound(s.axis, const(column)):
+                    reads.append(self.address(source, self._resolved(copy.source.index)))
+                    writes.append(self.address(target, self._resolved(copy.store.index)))
+            fits = _side_by_side(reads) and all(w.step == 1 for w in writes)
+            if fits and reads[0].step not in (None, 1):
+                self._emit_transposed(copy, reads[0], writes)
+                self.forget(target)
+            else:
+                fits = False
+        self.lanes = None
+        return fits
+
+    def _emit_transposed(self, copy: TileCopy, first: Address, writes: Sequence[Address]) -> None:
+        source, target = copy.source.source, copy.store.buffer
+        assert isinstance(source, Buffer)
+        item = memory_type(target.dtype.name)
+        wide = vector(item, copy.columns)
+        align = target.dtype.itemsize
+        places = [self.pointer(source, first, first.lanes[i]) for i in range(copy.rows)]
+        mixed = interleave(self.f, [self.f.load(wide, place, align) for place in places])
+        each = copy.columns // copy.rows
+        dense = all(b.offset - a.offset == copy.rows for a, b in itertools.pairwise(writes))
+        for number, columns in enumerate(mixed):
+            if dense:
+                self.f.store(columns, self.pointer(target, writes[number * each]), align)
+                continue
+            for part in range(each):
+                lanes = range(part * copy.rows, (part + 1) * copy.rows)
+                value = columns if each == 1 else self.f.shuffle(columns, lanes)
+                self.f.store(value, self.pointer(target, writes[number * each + part]), align)
 
     # -- guards
 
@@ -284,6 +331,15 @@ def written(s: Stmt) -> set[Buffer]:
         elif isinstance(c, Opaque):
             found.update(c.outputs, (opaque.scratch_buffer(c),))
     return found
+
+
+def _side_by_side(addresses: Sequence[Address]) -> bool:
+    """Whether each address is one element behind the one before it, in every lane."""
+    first = addresses[0]
+    return not first.varying and all(
+        a.terms == first.terms and a.lanes == first.lanes and a.offset == first.offset + i
+        for i, a in enumerate(addresses)
+    )
 
 
 def _is_product(value: Expr) -> bool:
