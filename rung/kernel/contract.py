@@ -20,7 +20,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from rung.ir.expr import Call, Expr, Read, Var, var, variables, walk
-from rung.kernel.loop import Accumulate, Buffer, For, Store
+from rung.kernel.loop import Accumulate, Alloc, Buffer, For, Store, walk_stmts
 from rung.kernel.loop_steps import Branch, Fuse, Peel, Split, Unroll, Vectorize
 from rung.kernel.memory_steps import Pack, PrefetchIn, Stage
 from rung.kernel.order_steps import Reorder
@@ -157,9 +157,9 @@ def _cuts(extent: int, size: int) -> list[tuple[int, int]]:
 
 @dataclass(frozen=True)
 class LaidOut:
-    """A copy of a factor by a phase of its own: the loop over what lies side by side in it, the
-    loops that are shared out, and the loop over what lies side by side in the source, if that is
-    another one."""
+    """A copy of a factor: the loop over what lies side by side in it, the loops that are shared out
+    (when it has a phase of its own), and the loop over what lies side by side in the source, if
+    that is another one."""
 
     last: str
     shared: list[str]
@@ -179,6 +179,11 @@ class ContractionTiling:
         machine = scheduler.machine
         self.lanes = max(machine.vector_bytes // element_bytes(found.loops[0]), 1)
         self.registers = machine.num_vector_registers
+        self.block: list[str] = []
+        self.packed: list[LaidOut] = []
+        self.copies: list[LaidOut] = []
+        self.staged: set[str] = set()
+        self.streams: list[str] = []
 
     def phase(self) -> None:
         """As a phase of its own: panels shared out to the threads."""
@@ -238,18 +243,24 @@ class ContractionTiling:
             free = {v.name for v in variables(r)}
             reduce = [k.axis for k in self.found.reduce]
             used = [n for n, k in zip(self.reduce, reduce, strict=True) if k.name in free]
-            axes = (*used, self.n)
-            name = f"b{len(self.packed)}_{r.source.name}"
-            self.s.do(Pack(r.source.name, panel, axes, name))
-            self.packed.append((f"{name}_{self.n}", contiguous))
-            self.streams.append(name)
+            name = self._fresh(f"b_{r.source.name}")
+            self.s.do(Pack(r.source.name, panel, (*used, self.n), name))
+            turns = used and not contiguous and stride(r, reduce[-1]) == 1
+            turned = f"{name}_{used[-1]}" if turns else ""
+            self.packed.append(LaidOut(f"{name}_{self.n}", [], turned))
+            self.streams += [name] if self.reduce[-1] in used else []
+
+    def _fresh(self, name: str) -> str:
+        """`name`, or with a number behind it if another tiling of the kernel took it."""
+        taken = {x.buffer.name for x in walk_stmts(self.s.kernel.body) if isinstance(x, Alloc)}
+        names = itertools.chain((name,), (f"{name}_{i}" for i in itertools.count(1)))
+        return next(n for n in names if n not in taken)
 
     def _tile(self, stage: bool = False) -> tuple[list[str], str, str]:
         """Split into tiles; the names of the loops over batches, row tiles and panels."""
         batch = [v.name for v in self.c.batch]
         rows, columns = self.c.rows[-1], self.c.columns[-1]
         batch += [v.name for v in (*self.c.rows[:-1], *self.c.columns[:-1])]
-        self.block: list[str] = []
         if stage:
             rows, batch = self._cut(rows, columns, batch)
         else:
@@ -259,10 +270,6 @@ class ContractionTiling:
         m0, n0 = f"{rows.name}_t", f"{columns.name}_t"
         width = min(vectors * self.lanes, columns.extent)
         self.rows, self.columns = rows, columns
-        self.packed: list[tuple[str, bool]] = []
-        self.copies: list[LaidOut] = []
-        self.staged: set[str] = set()
-        self.streams: list[str] = []
         self.s.do(Split(rows.name, height, m0, self.m), Split(columns.name, width, n0, self.n))
         if stage and columns.extent >= STAGE_PANELS * width:
             self._stage(batch, m0)
@@ -319,7 +326,8 @@ class ContractionTiling:
             axes = (n0,) if turned else self._by_rows(name, [], n0, reduce)
             shared = [f"{name}_{a}" for a in axes]
             self.copies.append(LaidOut(f"{name}_{self.n}", shared, turned))
-            self.streams.append(name)
+            last = self.found.reduce[-1].axis.name
+            self.streams += [name] if last in reduce else []
             self.staged.add(name)
 
     def _stage(self, batch: list[str], m0: str) -> None:
@@ -340,7 +348,7 @@ class ContractionTiling:
             axes = (*outer, m0) if turned else self._by_rows(name, outer, m0, reduce)
             shared = [f"{name}_{a}" for a in axes]
             self.copies.append(LaidOut(f"{name}_{self.m}", shared, turned))
-            self.streams.append(name)
+            self.streams += [name] if last.name in reduce else []
 
     def _by_rows(self, name: str, outer: list[str], t0: str, reduce: list[str]) -> tuple[str, ...]:
         """Copy block by block of what lies side by side, not tile by tile: every line of the cache
@@ -359,12 +367,11 @@ class ContractionTiling:
 
     def _finish(self, m0: str) -> None:
         do = self.s.do
-        do(Branch(self.n), *(Branch(copy) for copy, _ in self.packed), Peel(m0), Branch(self.m))
-        for copy, _ in self.packed:
-            self.s.vectorize(copy, self.lanes)
+        do(Branch(self.n), *(Branch(copy.last) for copy in self.packed), Peel(m0), Branch(self.m))
         for copy in self.copies:
             self.s.parallel(copy.shared, f"{copy.last}_p")
             do(Branch(copy.last))
+        for copy in (*self.packed, *self.copies):
             if copy.turned:
                 self._turn(copy.turned, copy.last)
             else:

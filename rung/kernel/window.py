@@ -17,7 +17,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from rung.ir.expr import Read, Var, variables, walk
-from rung.kernel.contract import ContractionTiling, choose_tiles
+from rung.kernel.contract import ContractionTiling, LaidOut, choose_tiles
 from rung.kernel.loop import Alloc, Buffer, Store, walk_stmts
 from rung.kernel.loop_steps import Fuse, Split
 from rung.kernel.memory_steps import Flatten, Pack
@@ -122,9 +122,8 @@ class WindowTiling(ContractionTiling):
         name = self.packed_name = f"b_{r.source.name}"
         self.s.do(Pack(r.source.name, at, axes, name))
         last = self.short[-1]
-        self.packed = []
         if last.extent >= 4:
-            self.packed.append((f"{name}_{short[-1]}", True))
+            self.packed.append(LaidOut(f"{name}_{short[-1]}", [], ""))
 
     def _flatten(self) -> None:
         """Local buffers over the short axes are over one axis too."""
@@ -141,7 +140,6 @@ class WindowTiling(ContractionTiling):
         height, vectors = tiles.height, tiles.vectors
         self.m, self.n = f"{row.name}_r", f"{column}_c"
         m0, n0 = f"{row.name}_t", f"{column}_t"
-        self.copies = []
         self.reduce = reduce
         do = self.s.do
         do(Split(row.name, height, m0, self.m))
