@@ -51,6 +51,8 @@ ODD_COST = 1.03
 """What a height that is no power of two costs: such tiles are slower to lay out."""
 AHEAD = 8
 """Terms of the sum by which the tiles ask ahead for their factors."""
+CACHE_WAY = 4096
+"""Bytes after which addresses share a set of the first-level cache."""
 PACK_ROWS = 32
 """Rows from which a panel that is contiguous already is packed all the same."""
 
@@ -271,9 +273,11 @@ class ContractionTiling:
         width = min(vectors * self.lanes, columns.extent)
         self.rows, self.columns = rows, columns
         self.s.do(Split(rows.name, height, m0, self.m), Split(columns.name, width, n0, self.n))
-        if stage and columns.extent >= STAGE_PANELS * width:
-            self._stage(batch, m0)
-        if stage and columns.extent > 2 * width:
+        panels = columns.extent // width
+        others = prod(v.extent for v in self.c.columns[:-1])
+        if stage and panels * others > 2:
+            self._stage(m0, panels * others)
+        if stage and panels > 2:
             self._stage_panels(n0)
         self.k_block = self._reduction_blocks() if stage else ""
         blocks = [self.k_block] if self.k_block else []
@@ -330,8 +334,9 @@ class ContractionTiling:
             self.streams += [name] if last in reduce else []
             self.staged.add(name)
 
-    def _stage(self, batch: list[str], m0: str) -> None:
-        """Lay the factor that is broadcast out as the tiles read it, one after the other."""
+    def _stage(self, m0: str, panels: int) -> None:
+        """Lay the factor that is broadcast out as the tiles read it, one after the other, where
+        `panels` are enough for its cost or its own layout is slow to read."""
         row, last = self.c.rows[-1], self.found.reduce[-1].axis
         for r in _panel_reads(self.c.left, row, self.found.reduce):
             assert isinstance(r.source, Buffer)
@@ -339,12 +344,15 @@ class ContractionTiling:
             outer = [v.name for v in (*self.c.batch, *self.c.rows[:-1]) if v.name in free]
             outer += self.block
             reduce = [k.axis.name for k in self.found.reduce if k.axis.name in free]
-            if len(outer) + len(reduce) + 1 != len(free):
+            along, across = stride(r, last), stride(r, row)
+            apart = across is None or across * r.dtype.itemsize % CACHE_WAY == 0
+            fine = along == 1 and not apart and panels < STAGE_PANELS
+            if fine or len(outer) + len(reduce) + 1 != len(free):
                 continue
             name = f"a_{r.source.name}"
             axes: tuple[str, ...] = (*outer, m0, *reduce, self.m)
             self.s.do(Stage(r.source.name, axes, 0, name))
-            turned = f"{name}_{last.name}" if stride(r, last) == 1 else ""
+            turned = f"{name}_{last.name}" if along == 1 else ""
             axes = (*outer, m0) if turned else self._by_rows(name, outer, m0, reduce)
             shared = [f"{name}_{a}" for a in axes]
             self.copies.append(LaidOut(f"{name}_{self.m}", shared, turned))
@@ -353,17 +361,17 @@ class ContractionTiling:
     def _by_rows(self, name: str, outer: list[str], t0: str, reduce: list[str]) -> tuple[str, ...]:
         """Copy block by block of what lies side by side, not tile by tile: every line of the cache
         is used up before the next. The loops that are shared out."""
-        if len(reduce) != 1:
+        if not reduce:
             return (*outer, t0)
-        (k,) = reduce
+        *others, k = reduce
         last = self.m if t0.removesuffix("_t") == self.m.removesuffix("_r") else self.n
         block, within = f"{name}_{k}_b", f"{name}_{k}_i"
-        first = [f"{name}_{a}" for a in outer]
+        first = [f"{name}_{a}" for a in (*outer, *others)]
         self.s.do(
             Split(f"{name}_{k}", COPY_ROWS, block, within),
             Reorder((*first, block, f"{name}_{t0}", within, f"{name}_{last}")),
         )
-        return (*outer, f"{k}_b")
+        return (*outer, *others, f"{k}_b")
 
     def _finish(self, m0: str) -> None:
         do = self.s.do
