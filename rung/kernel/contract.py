@@ -37,6 +37,8 @@ LONG_SUM = 4096
 """Terms of a sum that one pass over a panel takes."""
 BLOCK_COST = 1.03
 """What it costs to cut the rows into blocks: the panels are laid out by a phase of its own."""
+FAR_COST = 1.06
+"""What it costs that a block of rows does not stay in the second-level cache."""
 EVEN = 16
 """Panels for each core from which it does not matter that their number does not divide."""
 COPY_ROWS = 32
@@ -103,10 +105,17 @@ class Tiles:
 
 @cache
 def choose_tiles(
-    rows: int, columns: int, registers: int, lanes: int, groups: int = 1, cores: int = 1
+    rows: int,
+    columns: int,
+    registers: int,
+    lanes: int,
+    groups: int = 1,
+    cores: int = 1,
+    cached_rows: int = 1 << 30,
 ) -> Tiles:
     """The cut with the least predicted time of the busiest core. `groups` such contractions are
-    shared out together; a panel of one block is the least that a core takes."""
+    shared out together; a panel of one block is the least that a core takes. More rows than
+    `cached_rows` are read again for every panel from farther away than the second-level cache."""
     limit = rows // BLOCK_ROWS if cores > 1 else 1
     blocks = [n for n in range(1, max(limit, 1) + 1) if rows % n == 0 and n <= 4 * cores]
     return min(
@@ -120,7 +129,8 @@ def choose_tiles(
             t.blocks
             * _tile_cost(rows // t.blocks, columns, t.height, t.vectors, lanes)
             * _imbalance(-(-columns // lanes), t.vectors, groups * t.blocks, cores)
-            * (BLOCK_COST if t.blocks > 1 else 1.0),
+            * (BLOCK_COST if t.blocks > 1 else 1.0)
+            * (FAR_COST if rows // t.blocks > cached_rows else 1.0),
             -t.height * t.vectors,
         ),
     )
@@ -304,7 +314,8 @@ class ContractionTiling:
         axes = (*self.c.batch, *self.c.rows[:-1], *self.c.columns[:-1])
         groups, cores = prod(v.extent for v in axes), self.s.machine.cores
         sizes = rows.extent, columns.extent, self.registers, self.lanes
-        self.tiles = choose_tiles(*sizes, groups, cores)
+        row_bytes = 4 * prod(x.axis.extent for x in self.found.reduce)
+        self.tiles = choose_tiles(*sizes, groups, cores, self.s.machine.l2_bytes // row_bytes)
         if self.tiles.blocks == 1:
             return rows, batch
         block, within = f"{rows.name}_b", f"{rows.name}_i"

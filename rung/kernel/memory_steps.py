@@ -51,6 +51,8 @@ from rung.kernel.step import Step
 
 LINE_BYTES = 64
 """Bytes of a line of the caches."""
+MOST_LINES = 32
+"""Lines that an iteration of a loop asks for at most."""
 
 
 def reads_of(s: Stmt, buffer: Buffer) -> list[Read]:
@@ -584,23 +586,27 @@ class PrefetchIn(Step):
         first = tuple(substitute(substitute(i, start), later) for i in r.index)
         buffer = r.source
         assert isinstance(buffer, Buffer)
-        span = _span(r, buffer, inner)
-        dense = bool(buffer.strides) and buffer.strides[-1] == 1
+        if buffer.strides[-1:] != (1,):
+            yield first
+            return
         per_line = LINE_BYTES // buffer.dtype.itemsize
-        for at in range(0, span if dense else 1, per_line):
+        for at in _line_starts(r, buffer, inner, per_line):
             yield (*first[:-1], iadd(first[-1], at)) if at else first
 
 
-def _span(r: Read, buffer: Buffer, inner: Sequence[For]) -> int:
-    """Elements from the first to the last that `inner` reads, where it reads them all; else 1."""
+def _line_starts(r: Read, buffer: Buffer, inner: Sequence[For], per_line: int) -> list[int]:
+    """Elements, as distances from the first, one in each line that `inner` reads: runs that lie
+    side by side, repeated by the loops that step farther."""
     terms: dict[Expr, int] = {}
     for i, step in zip(r.index, buffer.strides, strict=True):
         for term, scale in linear_terms(i)[0].items():
             terms[term] = terms.get(term, 0) + scale * step
-    span = 1
-    moving = [(terms[f.axis], f.axis.extent) for f in inner if terms.get(f.axis)]
-    for step, extent in sorted(moving):
-        if not 0 < step <= span:
-            return 1
-        span += step * (extent - 1)
-    return span
+    moving = sorted((terms[f.axis], f.axis.extent) for f in inner if terms.get(f.axis))
+    span, runs = 1, [0]
+    for step, extent in moving:
+        if 0 < step <= span and len(runs) == 1:
+            span += step * (extent - 1)
+        elif len(runs) * extent <= MOST_LINES:
+            runs = [at + step * n for at in runs for n in range(extent)]
+    lines = [at + more for at in runs for more in range(0, span, per_line)]
+    return lines if len(lines) <= MOST_LINES else [0]
