@@ -18,7 +18,7 @@ from rung.ir.op import Array
 from rung.ir.passes import run_passes
 from rung.ir.text import graph_text
 from rung.kernel.interpret import interpret as interpret_kernel
-from rung.kernel.loop import Kernel
+from rung.kernel.loop import Buffer, Kernel
 from rung.kernel.parse import parse_kernel
 from rung.kernel.plan import ConstantMemory, InputMemory, Memory, OutputMemory, TempMemory
 from rung.kernel.text import kernel_text
@@ -209,13 +209,22 @@ class Memories:
         return found.view(dtype.numpy).reshape(shape)
 
 
+def temporary(buffer: Buffer) -> Array:
+    """Memory for a buffer of any strides."""
+    whole = np.zeros(buffer.nbytes // buffer.dtype.itemsize, buffer.dtype.numpy)
+    strides = [s * buffer.dtype.itemsize for s in buffer.strides]
+    return np.lib.stride_tricks.as_strided(whole, buffer.shape, strides)
+
+
 def run_kernels(compiled: CompiledGraph, drawn: RandomGraph, form: Form) -> list[Array]:
     """The outputs by interpreting the kernels of the plan, each in the given form."""
     memories = Memories(drawn)
     for call, kernel in zip(compiled.plan.calls, compiled.kernels, strict=True):
         chosen = form(kernel, call.kernel)
-        pairs = zip(chosen.params, call.memory, strict=True)
+        given = chosen.params[: len(call.memory)]
+        pairs = zip(given, call.memory, strict=True)
         arrays = [memories.array(m, b.dtype, b.shape) for b, m in pairs]
+        arrays += [temporary(b) for b in chosen.params[len(given) :]]  # added by the schedule
         interpret_kernel(chosen, arrays)
     shapes = [v.type.shape for v in drawn.graph.outputs]
     return [a.reshape(s) for a, s in zip(memories.outputs, shapes, strict=True)]

@@ -249,9 +249,10 @@ class ContractionTiling:
             return
         for r in _panel_reads(self.c.right, self.c.columns[-1], self.found.reduce):
             contiguous = stride(r, self.c.columns[-1]) == 1
-            if (contiguous and self.rows.extent < PACK_ROWS) or not isinstance(r.source, Buffer):
+            if contiguous and self.rows.extent < PACK_ROWS:
                 continue
-            assert isinstance(r.source, Buffer)
+            if not isinstance(r.source, Buffer) or self._is_read_twice(r):
+                continue
             free = {v.name for v in variables(r)}
             reduce = [k.axis for k in self.found.reduce]
             used = [n for n, k in zip(self.reduce, reduce, strict=True) if k.name in free]
@@ -261,6 +262,12 @@ class ContractionTiling:
             turned = f"{name}_{used[-1]}" if turns else ""
             self.packed.append(LaidOut(f"{name}_{self.n}", [], turned))
             self.streams += [name] if self.reduce[-1] in used else []
+
+    def _is_read_twice(self, r: Read) -> bool:
+        """Whether the nest reads the buffer in another way too, along the same axes."""
+        along = variables(r)
+        found = [x for x in reads(self.found.loops[0]) if x.source is r.source]
+        return any(x is not r and variables(x) >= along for x in found)
 
     def _fresh(self, name: str) -> str:
         """`name`, or with a number behind it if another tiling of the kernel took it."""
@@ -314,7 +321,7 @@ class ContractionTiling:
         axes = (*self.c.batch, *self.c.rows[:-1], *self.c.columns[:-1])
         groups, cores = prod(v.extent for v in axes), self.s.machine.cores
         sizes = rows.extent, columns.extent, self.registers, self.lanes
-        row_bytes = 4 * prod(x.axis.extent for x in self.found.reduce)
+        row_bytes = max(4 * prod(x.axis.extent for x in self.found.reduce), 4)
         self.tiles = choose_tiles(*sizes, groups, cores, self.s.machine.l2_bytes // row_bytes)
         if self.tiles.blocks == 1:
             return rows, batch
@@ -332,7 +339,7 @@ class ContractionTiling:
             free = {v.name for v in variables(r)}
             reduce = [k.axis.name for k in self.found.reduce if k.axis.name in free]
             plain = free == {column.name, *reduce} and not outer
-            if not self.block or not plain:
+            if not self.block or not plain or self._is_read_twice(r):
                 continue
             assert isinstance(r.source, Buffer)
             name = f"p_{r.source.name}"
@@ -358,7 +365,8 @@ class ContractionTiling:
             along, across = stride(r, last), stride(r, row)
             apart = across is None or across * r.dtype.itemsize % CACHE_WAY == 0
             fine = along == 1 and not apart and panels < STAGE_PANELS
-            if fine or len(outer) + len(reduce) + 1 != len(free):
+            plain = len(outer) + len(reduce) + 1 == len(free)
+            if fine or not plain or self._is_read_twice(r):
                 continue
             name = f"a_{r.source.name}"
             axes: tuple[str, ...] = (*outer, m0, *reduce, self.m)

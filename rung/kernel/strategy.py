@@ -36,7 +36,7 @@ from rung.kernel.recognise import (
     sum_nest,
 )  # fmt: skip
 from rung.kernel.reduce_steps import Lanes
-from rung.kernel.rewrite import loops_named
+from rung.kernel.rewrite import axis_names, loops_named
 from rung.kernel.step import Step
 from rung.kernel.window import WindowTiling
 
@@ -44,6 +44,8 @@ TILE = 4096
 """Elements of a parallel tile of an element-wise kernel (a quarter of the first-level cache)."""
 ACCUMULATORS = 4
 """Vectors in which a row reduction adds up side by side."""
+SHORT = 8
+"""Iterations of a loop that may stay on one thread."""
 COLUMN_VECTORS = 8
 """Vectors of columns that a column reduction keeps in registers."""
 
@@ -145,13 +147,26 @@ class Scheduler:
             return ""
         whole = outer[0]
         for name in outer[1:]:
-            into = f"{prefix}{self._fused}"
-            self._fused += 1
+            into = self._fresh(prefix)
             self.do(Fuse(whole, name, into))
             whole = into
-        if max(x.axis.extent for x in loops_named(self.kernel.body, whole)) > 1:
+        loops = self.loops(whole)
+        if max(x.axis.extent for x in loops) > 1 and not self._is_short(loops):
             self.do(Parallel(whole))
         return whole
+
+    def _fresh(self, prefix: str) -> str:
+        """A name for an axis: the prefix with a number."""
+        taken = axis_names(self.kernel.body)
+        while f"{prefix}{self._fused}" in taken:
+            self._fused += 1
+        self._fused += 1
+        return f"{prefix}{self._fused - 1}"
+
+    def _is_short(self, loops: list[For]) -> bool:
+        """Whether loops of a few iterations look as if these depended on each other: it is not
+        worth knowing better."""
+        return all(x.axis.extent <= SHORT and carried(x) is not None for x in loops)
 
     def lanes(self, s: For) -> int:
         """SIMD width for the element types that occur in `s`."""
