@@ -11,6 +11,7 @@ from rung.ir.expr import (
     Expr,
     Read,
     Var,
+    both,
     bounds,
     const,
     iadd,
@@ -101,13 +102,14 @@ class GroupNest:
         return transform(e, leaf)
 
     def _member_read(self, value: Value, r: Read, position: Expr, guard: Expr | None) -> Expr:
-        if value in self.local:
+        node = value.node
+        stored_here = self._stored_here.get(value) == (position, self._length)
+        being_stored = self.level.get(node, 0) == self._emitting and self._is_map(node)
+        if value in self.local and (stored_here or not being_stored):
             buffer, start = self.local[value]
             index = () if not buffer.shape else (isub(position, start),)
             return self._guarded(read(buffer, index, guard=guard), guard)
-        node = value.node
         stored_before = value in self.kept and self.level.get(node, 0) < self._emitting
-        stored_here = self._stored_here.get(value) == (position, self._length)
         if stored_before or stored_here or not is_map(node, self.storage.elements):
             return read(r.source, (position,), guard=guard)
         body = self.storage.bodies[node]
@@ -116,7 +118,18 @@ class GroupNest:
         return self._guarded(element, guard)
 
     def _guarded(self, e: Expr, guard: Expr | None) -> Expr:
-        if guard is None or isinstance(e, Read):
+        """`e` where the guard holds, else 0; nothing is read where it does not."""
+        if guard is None:
+            return e
+
+        def leaf(x: Expr) -> Expr | None:
+            if not isinstance(x, Read):
+                return None
+            index = tuple(transform(i, leaf) for i in x.index)
+            return read(x.source, index, x.dtype, both(guard, x.guard))
+
+        e = transform(e, leaf)
+        if isinstance(e, Read):
             return e
         return raw_call("where", (guard, e, const(0, e.dtype)), e.dtype)
 
@@ -322,7 +335,11 @@ class GroupNest:
             buffer, start = self.local[value]
             index = (isub(iadd(imul(row, size), inner), start),) if buffer.shape else ()
             stmts.append(Store(buffer, index, element))
+            self._stored_here[value] = (canonical(iadd(imul(row, size), inner)), size)
         return stmts
+
+    def _is_map(self, node: Node) -> bool:
+        return is_map(node, self.storage.elements)
 
     def _buffer(self, value: Value) -> Buffer:
         buffer = self.storage.elements.memory(value)

@@ -39,18 +39,20 @@ class Block:
                 f"the system does not give {nbytes / 1e9:,.1f} GB of memory",
                 fix="smaller batches, or a dtype of fewer bytes",
             ) from None
-        if large and hasattr(mapping, "madvise"):
-            _advise_huge(mapping)
         whole = np.frombuffer(mapping, np.uint8)
         start = -whole.ctypes.data % _HUGE_PAGE if large else 0
+        if large and hasattr(mapping, "madvise"):
+            _advise_huge(mapping, start, nbytes // _HUGE_PAGE * _HUGE_PAGE)
         self.data: npt.NDArray[np.uint8] = whole[start : start + nbytes]
         self.address: int = whole.ctypes.data + start
         self.nbytes = nbytes
 
 
-def _advise_huge(mapping: mmap.mmap) -> None:
+def _advise_huge(mapping: mmap.mmap, start: int, nbytes: int) -> None:
+    """Huge pages for these bytes; what is behind them has small ones, so that it takes no more
+    memory than is used."""
     try:
-        mapping.madvise(_MADV_HUGEPAGE)
+        mapping.madvise(_MADV_HUGEPAGE, start, nbytes)
     except OSError:
         return  # a kernel without transparent huge pages
 

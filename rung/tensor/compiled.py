@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from sys import getrefcount
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from rung.core.errors import RungError
 from rung.ir.node import Value
 from rung.ir.types import TensorType
 from rung.tensor import tree
-from rung.tensor.leaf import TRANSPARENT, Buffer, LeafAttrs, Placeholder, others
+from rung.tensor.leaf import LISTED, TRANSPARENT, Buffer, LeafAttrs, Placeholder, others
 from rung.tensor.linear import Linear, linearize
 from rung.tensor.pending import lock
 from rung.tensor.programs import Runnable, copied_buffer, find_program, new_buffer
@@ -94,6 +95,7 @@ class Compiled:
         self.donations: list[tuple[int, int, int]] = []
         self.donated: list[int] = []
         self.gradients = _Gradients([])
+        self.replaced: list[tuple[Any, int]] = []
         self.fresh: list[int] = []
 
     # ---- matching
@@ -186,8 +188,11 @@ class Compiled:
         self, runnable: Runnable, inputs: list[Buffer], tensors: Sequence[Any]
     ) -> list[Buffer]:
         outputs: list[Any] = [None] * len(runnable.types)
+        for owner, i in self.replaced:
+            outputs[i] = _old_gradient(owner, runnable.types[i])
         for i in self.fresh:
-            outputs[i] = runnable.output_buffer(i)
+            if outputs[i] is None:
+                outputs[i] = runnable.output_buffer(i)
         for s in self.states:
             if outputs[s.output] is None:
                 outputs[s.output] = _place(
@@ -224,6 +229,17 @@ def _place(tensor: TensorState, alias: int, inputs: list[Buffer], type: TensorTy
         return new_buffer(type)
     inputs[alias] = copied_buffer(old[0])
     return inputs[alias]
+
+
+def _old_gradient(owner: TensorState, type: TensorType) -> Buffer | None:
+    """The memory of a gradient that a call replaces and does not read, if nobody else holds it."""
+    gradient = [owner._grad]
+    if gradient[0] is None or getrefcount(gradient[0]) != LISTED + 1:  # beside the list: the owner
+        return None
+    old = [gradient[0]._buffer]
+    if old[0] is None or not old[0].owned or old[0].type is not type or others(old, 0) != 1:
+        return None
+    return old[0]
 
 
 def _store(tensor: TensorState, buffer: Buffer) -> None:
@@ -324,6 +340,12 @@ def _plan(
         found.states.append(_State(t, at, alias))
     _bind_gradients(found, changed, places[num_results + len(written) :])
     _bind_donations(found, linear, donated, aliases, values, places[:num_results], fixed)
+    read = {id(owner) for _, owner in found.captured_grads}
+    found.replaced = [
+        (t, at)
+        for t, at in found.gradients.entries
+        if at >= 0 and at not in results and id(t) not in read
+    ]
     taken = {s.output for s in found.states if s.output not in results}
     taken |= {output for _, output, _ in found.donations}
     found.fresh = [i for i in range(len(linear.outputs)) if i not in taken]

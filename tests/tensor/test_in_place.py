@@ -43,3 +43,28 @@ def test_a_scalar_that_is_updated_beside_its_use() -> None:
         del now
         assert int(step) == i
     assert np.asarray(x).tolist() == [7.0, 8.0, 9.0]
+
+
+def test_a_replaced_gradient_gives_its_memory_to_the_next_one() -> None:
+    w = rung.tensor(np.ones(4096, np.float32), requires_grad=True)
+
+    @rung.jit
+    def step(x: rung.Tensor) -> None:
+        w.grad = None
+        (w * x).sum().backward()
+
+    def gradient(factor: float) -> tuple[int, np.ndarray]:
+        step(rung.full((4096,), factor))
+        assert w.grad is not None and w.grad._buffer is not None
+        return w.grad._buffer.pointer, np.array(w.grad)
+
+    gradient(1.0)
+    first, _ = gradient(2.0)
+    again, values = gradient(3.0)
+    assert again == first
+    np.testing.assert_array_equal(values, 3.0)
+    held = w.grad
+    other, values = gradient(4.0)
+    assert other != again and held is not None
+    np.testing.assert_array_equal(np.array(held), 3.0)
+    np.testing.assert_array_equal(values, 4.0)

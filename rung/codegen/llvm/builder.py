@@ -460,6 +460,12 @@ class Function(Instructions):
             f"call void @{name}(ptr {ptr.name}, i32 {int(write)}, i32 {locality}, i32 1)"
         )
 
+    def opaque(self, x: Val) -> Val:
+        """`x`, a scalar; a constant is hidden from the optimizer."""
+        if not x.is_constant:
+            return x
+        return self.emit(x.type, f'call {x.type} asm "", "=r,0"({x.type} {x.name})')
+
     # -- atomics
 
     def atomic_rmw(self, op: str, ptr: Val, value: Val, ordering: str = "acq_rel") -> Val:

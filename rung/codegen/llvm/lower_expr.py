@@ -261,7 +261,8 @@ class ExprLowering:
             return None
         lanes = constant_vector("i32", address.lanes)
         rest = self.f.sub(constant("i64", -address.offset), self._sum(address.terms), "nsw")
-        limit = self.f.splat(self.f.resize(rest, "i32"), self.lanes.width)
+        # hidden: LLVM 22 takes 0 / 0 in lanes that a constant mask zeroes for 0 and drops the mask
+        limit = self.f.splat(self.f.opaque(self.f.resize(rest, "i32")), self.lanes.width)
         return self.f.icmp(_COMPARISONS[e.op], lanes, limit)
 
     # -- addresses
