@@ -1,0 +1,81 @@
+"""Small graphs on which a level was wrong once."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from rung.ir.node import Value
+from rung.ir.parse import parse_graph
+from rung.ops.table import OPS
+from tests.levels import check_levels
+from tests.random_graphs import RandomGraph
+
+FOUND = {
+    "a map that is read elsewhere in the loop that stores it": """
+@graph
+def f(x0: u32[2]):
+    v0 = random_bits(x0, shape=(2, 7), words="second")
+    v1 = negative(v0)
+    v2 = permute(v1, dims=(1, 0))
+    v3 = bitwise_or(v1, v0)
+    v4 = argmin(v3, dim=0)
+    return v2, v4
+""",
+    "a guarded read of what is a read itself": """
+@graph
+def f(x0: f32[2, 8, 5], x2: f32[8, 1]):
+    v0 = broadcast_to(x2, shape=(2, 8, 5))
+    v1 = permute(v0, dims=(0, 1, 2))
+    v2 = slice(v1, starts=(1, 3, 1), stops=(2, 7, 4), steps=(1, 2, 2))
+    v3 = window_sum(v2, sizes=(1,), strides=(1,), padding=((0, 1),), dilation=(1,),
+                    base_dilation=(2,))
+    v4 = sort(v1, dim=0)
+    return v3, v4
+""",
+    "0 / 0 in lanes that a guard excludes": """
+@graph
+def f(x0: f32[1, 1, 2], x1: f32[5, 2, 3, 1]):
+    v0 = divide(x0, x0)
+    v1 = permute(v0, dims=(2, 0, 1))
+    v2 = broadcast_to(v1, shape=(2, 2, 8, 8))
+    v3 = conv(v2, x1, strides=(2, 1), padding=((1, 0), (0, 1)), dilation=(1, 2),
+              base_dilation=(1, 1))
+    return v3
+""",
+    "a buffer that an index and a factor of a product read": """
+@graph
+def f(x0: i64[7, 2], x1: i64[7, 2]):
+    v0 = slice(x1, starts=(0, 0), stops=(3, 1), steps=(1, 1))
+    v1 = permute(x1, dims=(1, 0))
+    v2 = take(v0, v1, dim=0)
+    v3 = dot_general(x0, v2, contract=((0,), (1,)))
+    return v3
+""",
+    "a sum of no terms": """
+@graph
+def f(x0: f32[7, 0], x1: f32[0, 40]):
+    v0 = dot_general(x0, x1, contract=((1,), (0,)))
+    return v0
+""",
+}
+
+
+def drawn(text: str) -> RandomGraph:
+    """The graph with numbers of both signs, and NaN for none."""
+    graph = parse_graph(text, OPS)
+    rng = np.random.default_rng(0)
+    inputs = tuple(
+        rng.integers(-3, 4, p.type.shape).astype(p.type.dtype.numpy)
+        if p.type.dtype.is_float
+        else rng.integers(0, 3, p.type.shape).astype(p.type.dtype.numpy)
+        for p in graph.params
+    )
+    exact: dict[Value, bool] = {v: not v.type.dtype.is_float for v in graph.outputs}
+    return RandomGraph(0, graph, inputs, exact, {})
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_all_levels_agree(name: str) -> None:
+    found = check_levels(drawn(FOUND[name]))
+    assert not found, "\n".join(map(str, found))
