@@ -49,6 +49,9 @@ STEP_COST = 1.0
 """What a step of a tile costs besides."""
 STAGE_PANELS = 8
 """Panels from which the broadcast factor is laid out tile by tile."""
+STAGE_MOST = 1 << 24
+"""Elements of a factor from which a copy takes more memory than it is worth, if its rows are
+contiguous."""
 ODD_COST = 1.03
 """What a height that is no power of two costs: such tiles are slower to lay out."""
 AHEAD = 8
@@ -364,7 +367,8 @@ class ContractionTiling:
             reduce = [k.axis.name for k in self.found.reduce if k.axis.name in free]
             along, across = stride(r, last), stride(r, row)
             apart = across is None or across * r.dtype.itemsize % CACHE_WAY == 0
-            fine = along == 1 and not apart and panels < STAGE_PANELS
+            few = panels < STAGE_PANELS or prod(v.extent for v in variables(r)) > STAGE_MOST
+            fine = along == 1 and not apart and few
             plain = len(outer) + len(reduce) + 1 == len(free)
             if fine or not plain or self._is_read_twice(r):
                 continue

@@ -510,3 +510,32 @@ def test_transpose_in_registers(width: int, dtype: DType) -> None:
     want = a.T.copy()
     want[:width, 1] = want[:width, 0]
     np.testing.assert_array_equal(changed, want)
+
+
+def turned_kernel(rows: int, columns: int, step: int, dtype: DType) -> Compiled:
+    """y[step*j + i] = x[columns*i + j] for a tile of rows i and columns j, in registers."""
+    x, y = buffers(("x", (rows * columns,)), ("y", (step * columns,)), dtype=dtype)
+    i, j = var("i", rows), var("j", columns)
+    value = read(x, (iadd(imul(i, columns), j),))
+    store = Store(y, (iadd(imul(j, step), i),), value)
+    return Compiled(kernel([x, y], For(j, const(columns), Block((vector(i, store),)), "unroll")))
+
+
+@pytest.mark.parametrize("dtype", [dt.float32, dt.float64, dt.int16, dt.bool_, dt.bfloat16])
+@pytest.mark.parametrize("size", [(8, 16, 8), (16, 16, 48), (4, 16, 9), (2, 2, 2), (16, 8, 16)])
+def test_rows_become_columns(size: tuple[int, int, int], dtype: DType) -> None:
+    rows, columns, step = size
+    x = given((rows * columns,), dtype)
+    y = np.zeros(step * columns, dtype.numpy)
+    turned = turned_kernel(rows, columns, step, dtype)
+    turned(x, y)
+    expected = np.zeros((columns, step), dtype.numpy)
+    expected[:, :rows] = x.reshape(rows, columns).T
+    np.testing.assert_array_equal(y.reshape(columns, step), expected)
+
+
+def test_a_square_is_turned_without_gathers() -> None:
+    text = turned_kernel(16, 16, 16, f32).lowered.ir_text
+    assert text.count("shufflevector") == 16 * 4
+    assert text.count("load <16 x float>") == 16
+    assert "gather" not in text

@@ -68,6 +68,17 @@ for i in range(8):
 TWO = "for i in range(8):\n    t[i] = x[i]*2.0\nfor j in range(8):\n    y[j] = t[j] + x[j]"
 TEMP = "x: input(f32[64]), t: temp(f32[8]), y: output(f32[64])"
 
+LINES = """
+for i in range(2):
+    for j in range(2):
+        for k in range(16):
+            y[k] += x[32*i + 16*j + k]"""
+ROWS_APART = """
+for i in range(2):
+    for j in range(2):
+        for k in range(8):
+            y[k] += x[8*i + 32*j + k]"""
+
 RESULTS = {
     "split": (
         COPY,
@@ -186,6 +197,28 @@ for j0 in range(2):
 for i in range(50):
     prefetch(x[i + 16])
     y[i] = x[i]""",
+    ),
+    "prefetch lines": (
+        LINES,
+        "prefetch('x', 'i', 1)",
+        """
+for i in range(2):
+    prefetch(x[32*i + 32])
+    prefetch(x[32*i + 48])
+    for j in range(2):
+        for k in range(16):
+            y[k] += x[32*i + 16*j + k]""",
+    ),
+    "prefetch rows": (
+        ROWS_APART,
+        "prefetch('x', 'i', 2)",
+        """
+for i in range(2):
+    prefetch(x[8*i + 16])
+    prefetch(x[8*i + 48])
+    for j in range(2):
+        for k in range(8):
+            y[k] += x[8*i + 32*j + k]""",
     ),
     "accumulate": (
         SUM,
