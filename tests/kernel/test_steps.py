@@ -218,7 +218,7 @@ for i in range(2):
     prefetch(x[8*i + 48])
     for j in range(2):
         for k in range(8):
-            y[k] += x[8*i + 32*j + k]""",
+            y[k] += x[32*j + 8*i + k]""",
     ),
     "accumulate": (
         SUM,
