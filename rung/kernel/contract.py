@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 BLOCK_ROWS = 48
 """Rows that a block of rows keeps at least."""
+TERMS = 256
+"""Terms of a sum that are added up one after the other."""
 LONG_SUM = 4096
 """Terms of a sum that one pass over a panel takes."""
 BLOCK_COST = 1.03
@@ -308,9 +310,7 @@ class ContractionTiling:
         """Cut a reduction whose panel would not stay in the second-level cache into equal blocks;
         the name of the loop over them, empty when it is not cut."""
         k = self.found.reduce[-1].axis
-        parts = next(
-            (p for p in range(2, 65) if k.extent % p == 0 and k.extent // p <= LONG_SUM), 0
-        )
+        parts = next((p for p in _parts(k.extent) if k.extent // p <= LONG_SUM), 0)
         if len(self.reduce) > 1 or k.extent <= 2 * LONG_SUM or not parts:
             return ""
         block, within = f"{k.name}_b", f"{k.name}_i"
@@ -430,11 +430,25 @@ class ContractionTiling:
         self.s.do(Reorder((outer, vectors, column, lane)))
         self.s.do(Branch(column), Branch(lane), Unroll(column), Vectorize(lane, width))
 
+    def _short_sums(self) -> tuple[str, int]:
+        """A long sum is added up in parts of its own, so that its rounding errors do not grow with
+        its length; the loop over the terms of a part, and its extent."""
+        k = self.reduce[-1]
+        extent = max(x.axis.extent for x in loops_named(self.s.kernel.body, k))
+        target = self.found.accumulates[0].buffer.name
+        terms = next((extent // p for p in _parts(extent) if extent // p <= TERMS), 0)
+        if extent >= 2 * TERMS and terms:
+            self.s.do(Split(k, terms, f"{k}_s", f"{k}_p"))
+            self.s.do(AccumulateIn(target, f"{k}_p"))
+            return f"{k}_p", terms
+        if len(self.reduce) > 1 and extent >= TERMS // 4:
+            self.s.do(AccumulateIn(target, k))
+        return k, extent
+
     def _step_reduction(self) -> None:
         """A few steps of the reduction at a time, so that its loop costs nothing, which ask ahead
         for what has been laid out for them."""
-        k = self.reduce[-1]
-        extent = max(x.axis.extent for x in loops_named(self.s.kernel.body, k))
+        k, extent = self._short_sums()
         steps = 2
         if extent % steps == 0 and extent > steps:
             self.s.do(Split(k, steps, f"{k}_o", f"{k}_u"), Unroll(f"{k}_u"))
@@ -447,6 +461,11 @@ class ContractionTiling:
 
     def _has(self, name: str) -> bool:
         return any(True for _ in loops_named(self.s.kernel.body, name))
+
+
+def _parts(extent: int) -> list[int]:
+    """The numbers of equal parts into which an extent may be cut."""
+    return [p for p in range(2, 65) if extent % p == 0]
 
 
 def _dense(e: Read | Store | Accumulate, a: Var, b: Var) -> bool:
