@@ -108,12 +108,21 @@ class Result:
     peers: dict[str, Measured]
 
     def ratio(self, peer: str) -> float:
-        """How many times faster rung is than `peer` (or than the `best` of all peers)."""
-        ours = self.peers[OURS].median
+        """How many times faster rung is than `peer` (or than the `best` of all peers): the median
+        of the ratios of the rounds, in which both met the same state of the machine."""
         if peer == "best":
-            others = [m.median for n, m in self.peers.items() if n != OURS and m.samples]
-            return min(others) / ours if others else float("nan")
-        return self.peers[peer].median / ours if peer in self.peers else float("nan")
+            others = [n for n, m in self.peers.items() if n != OURS and m.samples]
+            return min(map(self.ratio, others), default=float("nan"))
+        if peer not in self.peers:
+            return float("nan")
+        pairs = zip(self._rounds(peer), self._rounds(OURS), strict=False)
+        ratios = [theirs / ours for theirs, ours in pairs]
+        return statistics.median(ratios) if ratios else float("nan")
+
+    def _rounds(self, peer: str) -> list[float]:
+        """The median of each round of a peer."""
+        samples, n = self.peers[peer].samples, self.case.times
+        return [statistics.median(samples[i : i + n]) for i in range(0, len(samples), n)]
 
     def record(self) -> dict[str, Any]:
         """As JSON."""
