@@ -110,7 +110,7 @@ class GroupNest:
             index = () if not buffer.shape else (isub(position, start),)
             return self._guarded(read(buffer, index, guard=guard), guard)
         stored_before = value in self.kept and self.level.get(node, 0) < self._emitting
-        if stored_before or stored_here or not is_map(node, self.storage.elements):
+        if stored_before or stored_here or not self._is_map(node):
             return read(r.source, (position,), guard=guard)
         body = self.storage.bodies[node]
         bound = dict(zip(body.axes, delinearize(position, value.shape), strict=True))

@@ -340,15 +340,14 @@ def _plan(
         found.states.append(_State(t, at, alias))
     _bind_gradients(found, changed, places[num_results + len(written) :])
     _bind_donations(found, linear, donated, aliases, values, places[:num_results], fixed)
-    read = {id(owner) for _, owner in found.captured_grads}
-    found.replaced = [
-        (t, at)
-        for t, at in found.gradients.entries
-        if at >= 0 and at not in results and id(t) not in read
-    ]
     taken = {s.output for s in found.states if s.output not in results}
     taken |= {output for _, output, _ in found.donations}
     found.fresh = [i for i in range(len(linear.outputs)) if i not in taken]
+    read = {id(owner) for _, owner in found.captured_grads}
+    free = set(found.fresh) - results
+    found.replaced = [
+        (t, at) for t, at in found.gradients.entries if at in free and id(t) not in read
+    ]
     runnable, scalars = find_program(linear, aliases, trace.name)
     found.runnable = runnable
     found.scalar_buffers = runnable.scalar_buffers(scalars)
