@@ -8,9 +8,9 @@
             y = f(t)
 
 The tile is the one of those that the registers hold with the least predicted time of the busiest
-core. Before, the broadcast factor is laid out tile after tile by a phase of its own; a panel is laid
-out as it is reached, or before too where several blocks of rows read it. Each step asks ahead for
-what was laid out. Edges get kernels of their exact size."""
+core. Before, the broadcast factor is laid out tile after tile by a phase of its own; a panel is
+laid out as it is reached, or before too where several blocks of rows read it. Each step asks ahead
+for what was laid out. Edges get kernels of their exact size."""
 
 from __future__ import annotations
 
