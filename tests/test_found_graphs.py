@@ -52,6 +52,17 @@ def f(x0: i64[7, 2], x1: i64[7, 2]):
     v3 = dot_general(x0, v2, contract=((0,), (1,)))
     return v3
 """,
+    "a bf16 array with gaps, which LLVM cannot shuffle as bfloat": """
+@graph
+def f(x0: bf16[33, 17]):
+    v0 = tanh(x0)
+    v1 = reshape(v0, shape=(561,))
+    v2 = pad(v1, low=(-1,), high=(0,), interior=(1,))
+    v3 = isfinite(v2)
+    v4 = abs(v1)
+    v5 = negative(v2)
+    return v1, v2, v3, v4, v5
+""",
     "a sum of no terms": """
 @graph
 def f(x0: f32[7, 0], x1: f32[0, 40]):

@@ -25,6 +25,7 @@ from rung.codegen.llvm.types import (
     constant,
     constant_int,
     constant_vector,
+    dtype_constant,
     mangle,
     memory_type,
     register_type,
@@ -45,7 +46,7 @@ def test_types_as_text() -> None:
     assert split_type("<16 x float>") == ("float", 16)
     assert vector("i64", 1) == "i64"
     assert mangle("<4 x ptr>") == "v4p0"
-    assert type_bytes("<8 x bfloat>") == 16
+    assert type_bytes("<8 x half>") == 16
     assert (memory_type("bool", 4), register_type("bool", 4)) == ("<4 x i8>", "<4 x i1>")
 
 
@@ -56,7 +57,6 @@ def test_types_as_text() -> None:
         ("float", 1e300, "0x7FF0000000000000"),
         ("double", -0.0, "0x8000000000000000"),
         ("half", 1.5, "0xH3E00"),
-        ("bfloat", 1.00390625, "0xR3F80"),
         ("i8", 255, "-1"),
         ("i1", 1, "true"),
         ("<2 x i16>", 40000, "splat (i16 -25536)"),
@@ -64,6 +64,11 @@ def test_types_as_text() -> None:
 )
 def test_constants(type: str, value: float, text: str) -> None:
     assert constant(type, value) == Val(type, text)
+
+
+def test_a_bf16_is_its_bits() -> None:
+    assert dtype_constant("bf16", 1.00390625) == Val("i16", str(0x3F80))
+    assert dtype_constant("f32", 1.5) == constant("float", 1.5)
 
 
 def test_negative_zero_is_not_zero() -> None:

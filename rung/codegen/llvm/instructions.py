@@ -247,6 +247,10 @@ class Instructions:
         """
         if source == target:
             return x
+        if source == "bf16":
+            return self.cast(self._from_bfloat(x), "f32", target)
+        if target == "bf16":
+            return self._to_bfloat(self.cast(x, source, "f32"))
         lanes = lanes_of(x.type)
         result = register_type(target, lanes)
         if target == "bool":
@@ -283,17 +287,16 @@ class Instructions:
         result = like(x.type, target)
         if source == target:
             return x
-        if source == "bfloat":
-            bits = self.resize(self.bitcast(x, like(x.type, "i16")), "i32", signed=False)
-            return self._cast_float(self.bitcast(self.shl(bits, 16), like(x.type, "float")), target)
-        if target == "bfloat":
-            return self._to_bfloat(self._cast_float(x, "float"))
         if source == "double" and target == "half":
             x = self._double_to_float_odd(x)
         if source == "half" and target == "double":
             x = self._convert("fpext", x, like(x.type, "float"))
         widens = FLOAT_BITS[target] > FLOAT_BITS[element(x.type)]
         return self._convert("fpext" if widens else "fptrunc", x, result)
+
+    def _from_bfloat(self, x: Val) -> Val:
+        bits = self.resize(x, "i32", signed=False)
+        return self.bitcast(self.shl(bits, 16), like(x.type, "float"))
 
     def _to_bfloat(self, x: Val) -> Val:
         # The hardware conversion flushes denormals, and its absence means a library call; these
@@ -304,8 +307,7 @@ class Instructions:
         rounded = self.add(self.add(bits, constant(ints, 0x7FFF)), odd)
         quiet = self.or_(bits, constant(ints, 0x400000))
         chosen = self.select(self.fcmp("uno", x, x), quiet, rounded)
-        half = self._convert("trunc", self.lshr(chosen, 16), like(x.type, "i16"))
-        return self.bitcast(half, like(x.type, "bfloat"))
+        return self._convert("trunc", self.lshr(chosen, 16), like(x.type, "i16"))
 
     def _double_to_float_odd(self, x: Val) -> Val:
         # Rounding to odd keeps the later rounding to half from seeing a false tie.

@@ -20,6 +20,7 @@ from rung.codegen.llvm.types import (
     constant_int,
     constant_vector,
     dtype_bytes,
+    dtype_constant,
     lanes_of,
     memory_type,
     register_type,
@@ -179,7 +180,7 @@ class ExprLowering:
         if found is not None:
             return found
         if isinstance(e, Const):
-            return constant(register_type(e.dtype.name), e.value)
+            return dtype_constant(e.dtype.name, e.value)
         if isinstance(e, Var):
             value = self._variable(e)
         elif isinstance(e, Read):

@@ -14,7 +14,15 @@ from rung.codegen.llvm import opaque, scalar_ops
 from rung.codegen.llvm.address import Address, Lanes
 from rung.codegen.llvm.lower_expr import ExprLowering, Storage, num_elements
 from rung.codegen.llvm.transpose import TileCopy, find_tile_copy, interleave
-from rung.codegen.llvm.types import Val, constant, constant_int, memory_type, vector
+from rung.codegen.llvm.types import (
+    Val,
+    constant,
+    constant_int,
+    dtype_constant,
+    lanes_of,
+    memory_type,
+    vector,
+)
 from rung.core.dtype import DType, bfloat16, float16
 from rung.core.errors import LoweringError
 from rung.ir.expr import Call, Const, Expr, Var, const, read
@@ -305,7 +313,8 @@ class StmtLowering(ExprLowering):
         lanes = self.emit_lanes(value)
         dtype = s.buffer.dtype
         if self.mask is not None:
-            neutral = constant(lanes.type, identity(s.combine, dtype))
+            neutral = dtype_constant(dtype.name, identity(s.combine, dtype))
+            neutral = self.f.splat(neutral, lanes_of(lanes.type))
             lanes = self.f.select(self.mask, lanes, neutral)
         total = scalar_ops.reduce_lanes(self.f, s.combine, dtype.name, lanes)
         old = self.emit(read(s.buffer, index))

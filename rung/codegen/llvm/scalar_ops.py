@@ -29,6 +29,7 @@ Emit = Callable[[Function, str, Sequence[Val]], Val]
 """(function, dtype of the operands, operands) -> result"""
 
 _NARROW = ("f16", "bf16")
+_FLOATS = (*_NARROW, "f32", "f64")
 _INTEGERS = ("i8", "i16", "i32", "i64", "u8", "u16", "u32", "u64")
 
 
@@ -96,7 +97,7 @@ def _reduce_integer(op: str, dtype: str) -> str | None:
 
 def _cast(f: Function, x: Val, source: str, target: str) -> Val:
     """Floats become integers by dropping the fraction, held at the ends of the range; NaN is 0."""
-    if not is_float(x.type) or target not in _INTEGERS:
+    if source not in _FLOATS or target not in _INTEGERS:
         return f.cast(x, source, target)
     if source in _NARROW:
         x = f.cast(x, source, "f32")
@@ -129,11 +130,15 @@ def _divide(f: Function, dtype: str, args: Sequence[Val]) -> Val:
 
 
 def _negative(f: Function, dtype: str, args: Sequence[Val]) -> Val:
+    if dtype == "bf16":
+        return f.xor(args[0], constant(args[0].type, 0x8000))
     return f.neg(args[0])
 
 
 def _abs(f: Function, dtype: str, args: Sequence[Val]) -> Val:
     x = args[0]
+    if dtype == "bf16":
+        return f.and_(x, constant(x.type, 0x7FFF))
     if is_float(x.type):
         return f.intrinsic("fabs", x)
     if not is_signed(dtype):

@@ -26,16 +26,20 @@ LLVM_TYPE = {
     "u32": "i32",
     "u64": "i64",
     "f16": "half",
-    "bf16": "bfloat",
+    "bf16": "i16",
     "f32": "float",
     "f64": "double",
 }
-"""The LLVM element type that holds a value of each dtype in a register."""
+"""The LLVM element type that holds a value of each dtype in a register.
 
-FLOAT_BITS = {"half": 16, "bfloat": 16, "float": 32, "double": 64}
+LLVM has `bfloat`, but where the processor has not, it cannot select or shuffle one. We only move
+and convert such values, and never compute with them: they are their bits.
+"""
+
+FLOAT_BITS = {"half": 16, "float": 32, "double": 64}
 """Width in bits of each LLVM floating-point element type."""
 
-_MANGLED = {"half": "f16", "bfloat": "bf16", "float": "f32", "double": "f64", "ptr": "p0"}
+_MANGLED = {"half": "f16", "float": "f32", "double": "f64", "ptr": "p0"}
 _VECTOR = re.compile(r"<(\d+) x (\w+)>\Z")
 
 
@@ -149,8 +153,6 @@ def float_literal(type: str, value: float) -> str:
         return f"0x{_double_bits(_round_to_float(value)):016X}"
     if type == "half":
         return f"0xH{struct.unpack('<H', struct.pack('<e', value))[0]:04X}"
-    if type == "bfloat":
-        return f"0xR{_bfloat_bits(value):04X}"
     raise LoweringError(f"not a floating-point type: {type}")
 
 
@@ -202,6 +204,17 @@ def constant(type: str, value: float) -> Val:
     if isinstance(value, int):
         return _constant(type, value, 1.0)
     return _constant(type, value, math.copysign(1.0, value))
+
+
+def dtype_constant(dtype: str, value: float) -> Val:
+    """A scalar constant of a dtype.
+
+    >>> dtype_constant("bf16", 1.0)
+    Val(type='i16', name='16256')
+    """
+    if dtype == "bf16":
+        return constant("i16", _bfloat_bits(value))
+    return constant(register_type(dtype), value)
 
 
 def constant_vector(element_type: str, values: Sequence[float]) -> Val:
