@@ -63,6 +63,26 @@ def f(x0: bf16[33, 17]):
     v5 = negative(v2)
     return v1, v2, v3, v4, v5
 """,
+    "narrow integers of which the last vector stores one": """
+@graph
+def f(x0: bf16[2, 2, 8], x1: bf16[17, 2], x2: i32[9, 17]):
+    v0 = dot_general(x0, x1, contract=((0,), (1,)))
+    v1 = cast(x2, dtype=i8)
+    v2 = cast(x2, dtype=u16)
+    return v0, v1, v2
+""",
+    "a piece of a concatenation that nothing is left of": """
+@graph
+def f(x0: f32[4], x1: f32[17, 2], x2: f32[10]):
+    v0 = window_max(x0, sizes=(2,), strides=(2,), padding=((0, 0),), dilation=(1,),
+                    base_dilation=(1,))
+    v1 = dot_general(v0, x1, contract=((0,), (1,)))
+    v2 = exp(x2)
+    v3 = slice(v2, starts=(2,), stops=(7,), steps=(2,))
+    v4 = concat(v1, v2, v3, dim=0)
+    v5 = slice(v4, starts=(5,), stops=(20,), steps=(1,))
+    return v5, v5
+""",
     "a sum of no terms": """
 @graph
 def f(x0: f32[7, 0], x1: f32[0, 40]):

@@ -96,7 +96,7 @@ def element_bytes(s: Stmt) -> int:
     """Bytes of the widest element that is computed with (at least 4)."""
     sizes = [x.buffer.dtype.itemsize for x in stores(s)]
     sizes += [e.dtype.itemsize for e in reads(s) if not e.dtype.is_integer]
-    return max(4, *sizes)
+    return max([4, *sizes])
 
 
 def stride(e: Read | Store | Accumulate, v: Var) -> int | None:
