@@ -83,6 +83,17 @@ def f(x0: f32[4], x1: f32[17, 2], x2: f32[10]):
     v5 = slice(v4, starts=(5,), stops=(20,), steps=(1,))
     return v5, v5
 """,
+    "a position that a reduction in the same kernel finds": """
+@graph
+def f(x0: f64[3], x1: i64[4], x2: i32, x3: i64[2]):
+    v0 = take_along(x0, x1, dim=0)
+    v1 = broadcast_to(v0, shape=(1, 4))
+    v2 = divide(v1, v1)
+    v3 = reduce_min(x3, dims=(0,))
+    v4 = dynamic_slice(v2, x2, v3, dims=(0, 1), sizes=(1, 4))
+    v5 = acosh(v2)
+    return v4, v5
+""",
     "a sum of no terms": """
 @graph
 def f(x0: f32[7, 0], x1: f32[0, 40]):

@@ -102,6 +102,10 @@ class Elements:
         """The value whose memory `buffer` is."""
         return self._owner[buffer]
 
+    def owns(self, buffer: Buffer) -> bool:
+        """Whether `buffer` is the memory of a value."""
+        return buffer in self._owner
+
     def form(self, node: Node) -> LoopForm:
         """The node's loop form."""
         found = self._forms.get(node)

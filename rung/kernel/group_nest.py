@@ -92,6 +92,8 @@ class GroupNest:
         def leaf(x: Expr) -> Expr | None:
             if not isinstance(x, Read) or not isinstance(x.source, Buffer):
                 return None
+            if not self.storage.elements.owns(x.source):
+                return x  # local: resolved before
             value = self.storage.elements.owner(x.source)
             if value.node not in self.inside:
                 return None

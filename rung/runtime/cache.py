@@ -19,7 +19,7 @@ _MAGIC = b"RUNGOBJ1"
 _DIGEST_BYTES = 32
 _HEADER_BYTES = len(_MAGIC) + _DIGEST_BYTES
 _TOUCH_AFTER_S = 3600.0  # a hit renews the file's time at most so often
-_SOURCES = ("core", "ir", "ops", "kernel", "codegen", "runtime")  # what object code depends on
+_SOURCES = ("core", "ir", "ops", "rules", "kernel", "codegen", "runtime")  # what entries depend on
 
 
 class ObjectCache:

@@ -1,19 +1,20 @@
-"""From a primitive graph to something that runs: plan, schedules, object code, stage table."""
+"""From a graph to something that runs: plan, schedules, object code, recipe."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
-from pathlib import Path
-
-import llvmlite
+from functools import cached_property
 
 from rung.codegen.llvm.lower import LoweredKernel, lower_kernel
 from rung.codegen.llvm.target import Target, host
+from rung.core.errors import LoweringError
+from rung.core.settings import settings
+from rung.ir.digest import graph_digest
 from rung.ir.expr import Const
 from rung.ir.node import Graph
 from rung.ir.types import TensorType
@@ -32,21 +33,19 @@ from rung.kernel.plan import (
 from rung.kernel.strategy import schedule_kernel
 from rung.kernel.text import kernel_text
 from rung.runtime.arena import Interval, plan_arena
+from rung.runtime.cache import object_cache
 from rung.runtime.compile import Module, Unit, compile_units
 from rung.runtime.executable import (
     Arena,
     Constant,
-    Executable,
     Input,
     Output,
     Slot,
-    Stage,
     StageFlags,
 )  # fmt: skip
 from rung.runtime.loader import Library
+from rung.runtime.recipe import Recipe, Step
 
-GENERATORS = ("kernel", "codegen")
-"""The folders whose source decides which code a kernel becomes."""
 ALONE_WORK = 30_000
 """Scalar operations below which a whole program runs on the calling thread."""
 
@@ -62,19 +61,6 @@ class Shape:
     temp_bytes: tuple[int, ...] = ()
 
 
-@cache
-def generator_hash() -> str:
-    """Hash of the source that turns kernels into code: part of the key of every cached object, so
-    that one made by another version is never taken for this one's."""
-    root = Path(__file__).parent.parent
-    files = sorted(path for folder in GENERATORS for path in (root / folder).rglob("*.py"))
-    found = hashlib.sha256()
-    for path in files:
-        found.update(path.relative_to(root).as_posix().encode())
-        found.update(path.read_bytes())
-    return found.hexdigest()[:16]
-
-
 class CompiledKernel:
     """A distinct kernel of a program: naive form, schedule and code are made when they are asked
     for, so that a kernel found in the cache costs neither."""
@@ -86,8 +72,7 @@ class CompiledKernel:
         self._target = target
         text = kernel_text(replace(naive, name="kernel", sources=(), schedule=()))
         parts = (text, group, repr(machine), target.triple, target.cpu, target.features)
-        salt = f"{generator_hash()} {llvmlite.__version__}"
-        self.key = hashlib.sha256("\0".join((salt, *parts)).encode()).hexdigest()
+        self.key = hashlib.sha256("\0".join(parts).encode()).hexdigest()
         self._scheduled: Kernel | None = None
         self._lowered: LoweredKernel | None = None
 
@@ -144,21 +129,106 @@ class StageInfo:
     phase: int
 
 
+Lower = Callable[[Graph], Graph]
+"""From a graph as it was traced to one of primitive ops."""
+
+
+class Planning:
+    """What a program is made from. Each part is worked out when it is first asked for: a program
+    whose recipe is on disk needs none of it to run."""
+
+    def __init__(
+        self, graph: Graph, aliases: Mapping[int, int], machine: Machine, lower: Lower | None
+    ) -> None:
+        self.given = graph
+        self.aliases = aliases
+        self.machine = machine
+        self._lower = lower
+
+    @cached_property
+    def graph(self) -> Graph:
+        """The primitive graph."""
+        return self.given if self._lower is None else self._lower(self.given)
+
+    @cached_property
+    def plan(self) -> Plan:
+        """Which kernel works on which memory, in which order."""
+        return make_plan(self.graph, self.aliases)
+
+    @cached_property
+    def kernels(self) -> tuple[CompiledKernel, ...]:
+        """The kernel of each call of the plan; equal kernels are the same object."""
+        target = host()
+        found: dict[tuple[Kernel, str], CompiledKernel] = {}
+        kernels: list[CompiledKernel] = []
+        for call in self.plan.calls:
+            bare = replace(call.kernel, sources=())
+            key = (bare, call.group)
+            if key not in found:
+                found[key] = CompiledKernel(bare, call.group, self.machine, target)
+            kernels.append(found[key])
+        return tuple(kernels)
+
+    def recipe_key(self) -> str:
+        """Under which the recipe is kept."""
+        parts = (graph_digest(self.given), str(sorted(self.aliases.items())), repr(self.machine))
+        lowered = "lowered" if self._lower is None else "traced"
+        return "\0".join(("recipe", lowered, *parts))
+
+    def unit(self, key: str, name: str) -> Unit:
+        """What the compiler takes for a kernel that is only known by its key."""
+
+        def make() -> Module:
+            for kernel in self.kernels:
+                if kernel.key == key:
+                    return kernel.unit().make()
+            raise StaleRecipeError(f"{name} is no kernel of {self.given.name}")
+
+        return Unit(key, make, name)
+
+
+class StaleRecipeError(LoweringError):
+    """A recipe from disk does not fit the program that it is for."""
+
+
 class CompiledGraph:
     """A graph that runs: `run` takes addresses of dense row-major arrays."""
 
     def __init__(
-        self, graph: Graph, plan: Plan, kernels: Sequence[CompiledKernel], stages: StageTable
+        self, planning: Planning, recipe: Recipe, libraries: Mapping[str, Library]
     ) -> None:
-        self.graph = graph
-        self.plan = plan
-        self.kernels = tuple(kernels)
-        self.stages = stages.infos
-        self.input_types: tuple[TensorType, ...] = tuple(p.type for p in graph.params)
-        self.output_types: tuple[TensorType, ...] = tuple(v.type for v in graph.outputs)
-        self.executable = stages.executable
-        self.arena_bytes = stages.executable.arena_bytes
+        self._planning = planning
+        self._libraries = libraries
+        given = planning.given
+        self.input_types: tuple[TensorType, ...] = tuple(p.type for p in given.params)
+        self.output_types: tuple[TensorType, ...] = tuple(v.type for v in given.outputs)
+        self.executable = recipe.executable(libraries, len(given.params), len(given.outputs))
+        self.arena_bytes = recipe.arena_bytes
         self._run = self.executable.run
+
+    @property
+    def graph(self) -> Graph:
+        """The primitive graph."""
+        return self._planning.graph
+
+    @property
+    def plan(self) -> Plan:
+        """The calls of kernels with their memory."""
+        return self._planning.plan
+
+    @property
+    def kernels(self) -> tuple[CompiledKernel, ...]:
+        """The kernel of each call."""
+        return self._planning.kernels
+
+    @cached_property
+    def stages(self) -> tuple[StageInfo, ...]:
+        """What each stage of the executable is."""
+        return tuple(
+            StageInfo(kernel, call, phase)
+            for call, kernel in zip(self.plan.calls, self.kernels, strict=True)
+            for phase in range(len(shape_of(self._libraries[kernel.key]).phases))
+        )
 
     def run(self, inputs: Sequence[int], outputs: Sequence[int]) -> None:
         """Run once over the given addresses; blocks until the outputs are written."""
@@ -173,85 +243,70 @@ class CompiledGraph:
         return self.executable.profile([*inputs, *outputs])
 
 
-@dataclass(frozen=True, eq=False)
-class StageTable:
-    """An executable and what each of its stages is."""
-
-    executable: Executable
-    infos: tuple[StageInfo, ...]
-
-
 def compile_graph(
-    graph: Graph, aliases: Mapping[int, int] | None = None, machine: Machine | None = None
+    graph: Graph,
+    aliases: Mapping[int, int] | None = None,
+    machine: Machine | None = None,
+    lower: Lower | None = None,
 ) -> CompiledGraph:
-    """Compile a primitive graph for this machine. `aliases` maps outputs to the inputs whose buffer
-    the caller passes for both (donated state).
+    """Compile a graph for this machine. `aliases` maps outputs to the inputs whose buffer the
+    caller passes for both (donated state); `lower` makes the graph primitive where it is not.
 
     Raises LoweringError for ops that have no lowering."""
     machine = machine or host_machine()
-    plan = make_plan(graph, aliases or {})
-    target = host()
-    found: dict[tuple[Kernel, str], CompiledKernel] = {}
-    kernels: list[CompiledKernel] = []
-    for call in plan.calls:
-        bare = replace(call.kernel, sources=())
-        key = (bare, call.group)
-        if key not in found:
-            found[key] = CompiledKernel(bare, call.group, machine, target)
-        kernels.append(found[key])
-    distinct = list(found.values())
-    libraries = compile_units([k.unit() for k in distinct])
-    loaded = dict(zip(distinct, libraries, strict=True))
-    shapes = {k: shape_of(library) for k, library in loaded.items()}
-    table = _StageBuilder(graph, plan, kernels, shapes, loaded, aliases or {}).build()
-    return CompiledGraph(graph, plan, kernels, table)
+    planning = Planning(graph, aliases or {}, machine, lower)
+    cache = object_cache(machine)
+    key = planning.recipe_key()
+    found = None if settings().verify else cache.get(key)
+    if found is not None:
+        recipe = Recipe.unpack(found)
+        with contextlib.suppress(StaleRecipeError):
+            return CompiledGraph(planning, recipe, _load(planning.unit(*k) for k in recipe.kernels))
+    distinct = dict.fromkeys(planning.kernels)
+    libraries = _load(k.unit() for k in distinct)
+    recipe = _RecipeBuilder(planning, {k: shape_of(libraries[k.key]) for k in distinct}).build()
+    packed = recipe.pack()
+    if packed is not None:
+        cache.put(key, packed)
+    return CompiledGraph(planning, recipe, libraries)
 
 
-class _StageBuilder:
+def _load(units: Iterable[Unit]) -> dict[str, Library]:
+    """Loaded code by key."""
+    wanted = list(units)
+    return dict(zip([u.key for u in wanted], compile_units(wanted), strict=True))
+
+
+class _RecipeBuilder:
     """Turns planned calls into stages: barriers where one stage needs another's result, and one
     arena for the temporary memory."""
 
-    def __init__(
-        self,
-        graph: Graph,
-        plan: Plan,
-        kernels: Sequence[CompiledKernel],
-        shapes: Mapping[CompiledKernel, Shape],
-        loaded: Mapping[CompiledKernel, Library],
-        aliases: Mapping[int, int],
-    ) -> None:
-        self.graph = graph
-        self.plan = plan
-        self.kernels = kernels
+    def __init__(self, planning: Planning, shapes: Mapping[CompiledKernel, Shape]) -> None:
+        self.plan = planning.plan
+        self.kernels = planning.kernels
         self.shapes = shapes
-        self.loaded = loaded
-        self.aliases = aliases
+        self.aliases = planning.aliases
 
-    def build(self) -> StageTable:
+    def build(self) -> Recipe:
         self._added = self._added_temps()
         barriers, epochs = self._barriers()
         offsets, arena_bytes = self._arena(epochs)
-        stages: list[Stage] = []
-        infos: list[StageInfo] = []
+        numbers = {k: i for i, k in enumerate(self.shapes)}
+        steps: list[Step] = []
         for i, (call, kernel) in enumerate(zip(self.plan.calls, self.kernels, strict=True)):
             slots = tuple(self._slot(m, offsets) for m in (*call.memory, *self._added[i]))
             for phase, (symbol, grid) in enumerate(self.shapes[kernel].phases):
                 flags = StageFlags.BARRIER if phase or barriers[i] else StageFlags.NONE
                 if grid == 1:
                     flags |= StageFlags.SERIAL
-                address = self.loaded[kernel].address(symbol)
-                stages.append(Stage(address, slots, grid, flags, name=symbol))
-                infos.append(StageInfo(kernel, call, phase))
-        executable = Executable(
-            stages,
+                steps.append(Step(numbers[kernel], symbol, grid, flags, slots))
+        return Recipe(
+            kernels=tuple((k.key, k.name) for k in self.shapes),
+            steps=tuple(steps),
             arena_bytes=arena_bytes,
             scratch_bytes=max((s.scratch_bytes for s in self.shapes.values()), default=0),
-            num_inputs=len(self.graph.params),
-            num_outputs=len(self.graph.outputs),
             alone=sum(work(c.kernel) for c in self.plan.calls) < ALONE_WORK,
-            keep=tuple(self.loaded.values()),
         )
-        return StageTable(executable, tuple(infos))
 
     def _added_temps(self) -> list[tuple[TempMemory, ...]]:
         """Memory of the temporaries that schedules added, for each call."""

@@ -66,14 +66,14 @@ def interpreted(graph: Graph, aliases: Mapping[int, int]) -> Program:
 def compiled(graph: Graph, aliases: Mapping[int, int]) -> Program:
     """The executor that compiles to machine code; the setting `debug` has it tell about it."""
     start = time.perf_counter()
-    primitive, reports = run_passes(graph, PIPELINE)
-    found = compile_graph(primitive, aliases)
+    found = compile_graph(graph, aliases, lower=_lowered)
     level = settings().debug
     if level:
         seconds = time.perf_counter() - start
         print(f"rung: {_summary(graph, found, seconds)}", file=sys.stderr)
     if level >= 2:
         _show("graph", graph_text(graph))
+        _, reports = run_passes(graph, PIPELINE)
         before = [graph, *(r.graph for r in reports)]
         for r, old in zip(reports, before, strict=False):
             _show(f"graph {r.describe()}", "" if r.graph is old else graph_text(r.graph))
@@ -81,6 +81,10 @@ def compiled(graph: Graph, aliases: Mapping[int, int]) -> Program:
         for kernel in dict.fromkeys(found.kernels):
             _show_kernel(kernel, level)
     return found
+
+
+def _lowered(graph: Graph) -> Graph:
+    return run_passes(graph, PIPELINE)[0]
 
 
 def _summary(graph: Graph, found: CompiledGraph, seconds: float) -> str:
