@@ -19,7 +19,7 @@ from rung.runtime.assemble import assemble
 from rung.runtime.compile import Module, ObjectCode, Unit, compile_objects
 from rung.runtime.executable import Executable, Output, Stage, StageFlags
 from rung.runtime.loader import link
-from rung.runtime.memory import aligned_empty, allocate
+from rung.runtime.memory import Memory, aligned_empty
 from rung.runtime.pool import pool
 
 NOTHING = "define void @nothing(ptr %args, i64 %begin, i64 %end, ptr %scratch) {\n  ret void\n}\n"
@@ -144,7 +144,7 @@ def compiles() -> None:
 def memory() -> None:
     """Output arrays."""
     kind = np.dtype(np.float32)
-    show("allocate((64, 10))", best_us(lambda: allocate((64, 10), kind), 1000), "us")
+    show("memory for f32[64, 10]", best_us(lambda: Memory(2560), 1000), "us")
     for what in ("first", "second"):
         start = time.perf_counter()
         aligned_empty((4096, 4096), kind)[:] = 1

@@ -99,43 +99,49 @@ def size_class(nbytes: int) -> int:
 free_list = FreeList(limit_bytes=256 << 20)
 
 
+class Memory:
+    """`nbytes` of uninitialized memory at `address`, on a 64-byte boundary. It is used again when
+    this and all arrays over it have died."""
+
+    __slots__ = ("_home", "_source", "address", "nbytes")
+
+    def __init__(self, nbytes: int) -> None:
+        self.nbytes = nbytes
+        self._home: FreeList | None = None
+        if nbytes >= _POOLED_BYTES:
+            block = free_list.take(nbytes)
+            self._source: Block | npt.NDArray[np.uint8] = block
+            self._home = free_list
+            self.address = block.address
+        else:
+            raw = np.empty(nbytes + ALIGNMENT, np.uint8)
+            start = ctypes.addressof(_Byte.from_buffer(raw))  # type: ignore[arg-type]
+            self._source = raw
+            self.address = start + -start % ALIGNMENT
+
+    @property
+    def __array_interface__(self) -> dict[str, object]:
+        return {
+            "version": 3,
+            "shape": (self.nbytes,),
+            "typestr": "|u1",
+            "data": (self.address, False),
+        }
+
+    def array(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[np.generic]:
+        """The memory, which it fills, as a C-contiguous array; made anew at each call."""
+        return np.asarray(self).view(dtype).reshape(shape)
+
+    def __del__(self) -> None:
+        if self._home is not None:
+            self._home.give(self._source)  # type: ignore[arg-type]
+
+
 def aligned_empty(shape: int | Sequence[int], dtype: npt.DTypeLike) -> npt.NDArray[np.generic]:
     """An uninitialized C-contiguous array whose data starts on a 64-byte boundary.
 
     Its memory is used again when the array and all views of it have died.
     """
-    return allocate((shape,) if isinstance(shape, int) else tuple(shape), np.dtype(dtype))[0]
-
-
-def allocate(
-    shape: tuple[int, ...], dtype: np.dtype[np.generic]
-) -> tuple[npt.NDArray[np.generic], int]:
-    """As `aligned_empty`, together with the address of the data (to ask NumPy costs a us)."""
-    nbytes = math.prod(shape) * dtype.itemsize
-    if nbytes >= _POOLED_BYTES:
-        block = free_list.take(nbytes)
-        owner = _Owner(block, nbytes, free_list)
-        return np.asarray(owner).view(dtype).reshape(shape), block.address
-    raw = np.empty(nbytes + ALIGNMENT, np.uint8)
-    start = ctypes.addressof(_Byte.from_buffer(raw))  # type: ignore[arg-type]
-    offset = -start % ALIGNMENT
-    return np.ndarray(shape, dtype, raw, offset), start + offset
-
-
-class _Owner:
-    """Exports a block's memory to NumPy; when it dies, no array uses the block any more."""
-
-    __slots__ = ("__array_interface__", "_block", "_list")
-
-    def __init__(self, block: Block, nbytes: int, home: FreeList):
-        self._block = block
-        self._list = home
-        self.__array_interface__ = {
-            "version": 3,
-            "shape": (nbytes,),
-            "typestr": "|u1",
-            "data": (block.address, False),
-        }
-
-    def __del__(self) -> None:
-        self._list.give(self._block)
+    sizes = (shape,) if isinstance(shape, int) else tuple(shape)
+    kind = np.dtype(dtype)
+    return Memory(math.prod(sizes) * kind.itemsize).array(sizes, kind)

@@ -21,6 +21,7 @@ from rung.core.source import NOWHERE
 from rung.ir.node import Node, Value
 from rung.ir.op import Array, Attrs, Cost, LoopForm, Op
 from rung.ir.types import Shape, TensorType
+from rung.runtime.memory import Memory
 
 if TYPE_CHECKING:
     from rung.core.dtype import DType
@@ -46,18 +47,36 @@ class Buffer:
     `kept` is 1 when a program holds one as well, to use the buffer again.
     """
 
-    __slots__ = ("__weakref__", "_leaf", "array", "base", "kept", "owned", "pointer", "type")
+    __slots__ = (
+        "__weakref__", "_array", "_leaf", "_memory", "base", "kept", "owned", "pointer", "type"
+    )  # fmt: skip
 
     def __init__(
-        self, array: np.ndarray[Any, Any], type: TensorType, owned: bool, base: Buffer | None = None
+        self,
+        source: np.ndarray[Any, Any] | Memory,
+        type: TensorType,
+        owned: bool,
+        base: Buffer | None = None,
     ) -> None:
-        self.array = array
+        self._array: np.ndarray[Any, Any] | None = None
+        if isinstance(source, Memory):
+            self._memory = source
+            self.pointer = source.address
+        else:
+            self._array = source
+            self.pointer = source.__array_interface__["data"][0]
         self.type = type
         self.owned = owned
         self.base = base
         self.kept = 0
-        self.pointer: int = array.__array_interface__["data"][0]
         self._leaf: ReferenceType[Value] | None = None
+
+    @property
+    def array(self) -> np.ndarray[Any, Any]:
+        """The content; made when it is first asked for, which most buffers never are."""
+        if self._array is None:
+            self._array = self._memory.array(self.type.shape, self.type.dtype.numpy)
+        return self._array
 
     def leaf(self) -> Value:
         """The graph value that stands for the content of this buffer."""

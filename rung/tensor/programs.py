@@ -18,7 +18,7 @@ import numpy as np
 from rung.core.dtype import Scalar
 from rung.ir.node import Graph
 from rung.ir.types import TensorType
-from rung.runtime.memory import aligned_empty
+from rung.runtime.memory import Memory
 from rung.tensor.executor import Program, current_executor
 from rung.tensor.leaf import LISTED, Buffer, tensor_type
 from rung.tensor.linear import Key, Linear, build_graph
@@ -64,7 +64,7 @@ class Runnable:
 
 def new_buffer(type: TensorType) -> Buffer:
     """An uninitialized buffer that rung owns."""
-    return Buffer(aligned_empty(type.shape, type.dtype.numpy), type, owned=True)
+    return Buffer(Memory(type.nbytes), type, owned=True)
 
 
 def filled_buffer(type: TensorType, value: Scalar) -> Buffer:

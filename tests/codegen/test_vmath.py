@@ -239,3 +239,26 @@ def test_coefficients_come_from_the_fitter(name: str, dtype: str) -> None:
     rounded, error = fit.fit(spec, dtype)
     assert tuple(rounded) == getattr(coefficients, name)[dtype]
     assert error < (2.0**-26 if dtype == "f32" else 2.0**-56)
+
+
+@pytest.mark.parametrize("k", [0, 1, 17, 31])
+def test_table_of_erf_comes_from_the_fitter(k: int) -> None:
+    pytest.importorskip("mpmath")
+    from rung.codegen.llvm import fit
+
+    row, error = fit.fit_erf_entry(k)
+    assert row == [power[k] for power in coefficients.ERF_TABLE]
+    assert error < 2.0**-23.7
+
+
+@pytest.mark.skipif(not host().has("avx512f"), reason="no AVX-512 here")
+def test_erf_by_table() -> None:
+    """Odd, never above 1, 1 from where it rounds to 1 on, the same in every width."""
+    x = np.concatenate([np.linspace(0, 6, 200001), [3.93, 1e30, np.inf]]).astype(np.float32)
+    wide = compiled("erf", "f32", 16, host())(x)
+    assert np.all(wide <= 1) and np.all(wide[x >= 3.93] == 1)
+    for lanes in (1, 4, 8, 32):
+        assert wide.tobytes() == compiled("erf", "f32", lanes, host())(x).tobytes()
+    assert np.array_equal(compiled("erf", "f32", 16, host())(-x), -wide)
+    errors = ulp_errors(wide, reference("erf", [x]), wide)
+    assert errors.max() < 2.4

@@ -1,12 +1,13 @@
 """Aligned arrays and the list of buffers that are used again."""
 
 import gc
+import math
 import time
 
 import numpy as np
 import pytest
 
-from rung.runtime.memory import Block, FreeList, aligned_empty, allocate, free_list, size_class
+from rung.runtime.memory import Block, FreeList, Memory, aligned_empty, free_list, size_class
 
 BIG = (1024, 1024)  # 4 MiB of f32
 
@@ -25,9 +26,10 @@ def test_arrays_are_aligned_writable_and_of_the_right_kind(shape, dtype):
 
 
 @pytest.mark.parametrize("shape", [(), (3, 5), BIG])
-def test_allocate_tells_the_address(shape):
-    array, address = allocate(shape, np.dtype("f4"))
-    assert array.ctypes.data == address
+def test_memory_tells_the_address(shape):
+    memory = Memory(4 * math.prod(shape))
+    array = memory.array(shape, np.dtype("f4"))
+    assert array.ctypes.data == memory.address
     assert array.shape == shape
 
 

@@ -1,6 +1,6 @@
 """Fits the polynomials of the vector math and writes `coefficients.py`.
 
-    python -m rung.codegen.llvm.fit > rung/codegen/llvm/coefficients.py
+    python rung/codegen/llvm/fit.py > rung/codegen/llvm/coefficients.py
 
 Each polynomial is the minimax fit (Remez exchange in 50 digits) of a smooth function under a weight
 that turns its error into the relative error of the function wanted. Coefficients are rounded to
@@ -226,6 +226,42 @@ def fit(spec: Fit, dtype: str) -> tuple[list[float], float]:
     return rounded, float(max(abs(v) * w for v, w in zip(values, weights, strict=True)))
 
 
+TABLE_SIZE = 32
+"""Entries that an instruction looks up in two registers of AVX-512."""
+TABLE_STEP = mpf(1) / 8
+TABLE_TERMS = 5
+ERF_TABLE_LIMIT = mpf("3.93")
+"""From here on the nearest `f32` to erf is 1; it belongs to the last entry."""
+
+
+def fit_erf_entry(k: int) -> tuple[list[float], float]:
+    """Coefficients of erf in `a - k / 8` around the `k`-th place, and the greatest relative error.
+    Around 0 it is odd: the first one is 0."""
+    middle, half = k * TABLE_STEP, TABLE_STEP / 2
+    if k == 0:
+        spec = Fit("", lambda d: mp.erf(d) / d, lambda d: d / mp.erf(d), mpf(0), half, 4, 0)
+        rounded, error = fit(spec, "f32")
+        return [0.0, *rounded], error
+    raised = mpf(2) ** -26 if k == TABLE_SIZE - 1 else mpf(0)  # so that it ends at 1
+
+    def value(d: Real) -> Real:
+        return mp.erf(middle + d) + raised
+
+    high = min(half, ERF_TABLE_LIMIT - middle)
+    return fit(Fit("", value, lambda d: 1 / value(d), -half, high, TABLE_TERMS, 0), "f32")
+
+
+def _print_erf_table() -> None:
+    entries = [fit_erf_entry(k) for k in range(TABLE_SIZE)]
+    worst = max(error for _, error in entries)
+    print(f"\nERF_TABLE_LIMIT: Final = {float(ERF_TABLE_LIMIT)}")
+    print("\nERF_TABLE: Final[tuple[tuple[float, ...], ...]] = (")
+    print(f"    # f32; a row for each power, a column for each eighth; 2**{math.log2(worst):.1f}")
+    for power in range(TABLE_TERMS):
+        print("    (\n" + "".join(f"        {c[power]!r},\n" for c, _ in entries) + "    ),")
+    print(")")
+
+
 def main() -> None:
     """Print `coefficients.py`."""
     print('"""Polynomials of the vector math, lowest power first; written by `fit.py`.')
@@ -241,6 +277,7 @@ def main() -> None:
                 print(f'    "{dtype}": (  # 2**{math.log2(error):.1f}')
                 print("".join(f"        {c!r},\n" for c in rounded) + "    ),")
         print("}")
+    _print_erf_table()
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from rung.codegen.llvm.builder import Function, Param
 from rung.codegen.llvm.types import (
     Val,
     constant,
+    constant_vector,
     element,
     int_literal,
     lanes_of,
@@ -189,6 +190,13 @@ class Reals:
         half = self.round(self.mul(n, self.c(0.5)))
         return self.mul(self.mul(x, self.pow2(half)), self.pow2(self.sub(n, half)))
 
+    def scale_where(self, kept: Val, x: Val, n: Val) -> Val:
+        """`scale` where the mask holds, else 0; what is not kept may be anything."""
+        if self.has_avx512:
+            return self.by_registers(self._scalef_where, x, n, kept)
+        n = self.select(kept, n, 0.0)
+        return self.select(kept, self.scale(self.select(kept, x, 1.0), n), 0.0)
+
     @property
     def has_avx512(self) -> bool:
         """Whether AVX-512's instructions for exponents and estimates can be used."""
@@ -198,10 +206,18 @@ class Reals:
     def _scalef(self, x: Val, n: Val) -> Val:
         return self._avx512("mask.scalef", [x, n])
 
+    def _scalef_where(self, x: Val, n: Val, kept: Val) -> Val:
+        return self._avx512("mask.scalef", [x, n], kept=kept)
+
     def _avx512(
-        self, name: str, args: list[Val], immediate: str = "", rounding: bool = True
+        self,
+        name: str,
+        args: list[Val],
+        immediate: str = "",
+        rounding: bool = True,
+        kept: Val | None = None,
     ) -> Val:
-        """An AVX-512 intrinsic on whole registers, all lanes on."""
+        """An AVX-512 intrinsic on whole registers; 0 in lanes that are not kept."""
         type = args[0].type
         bits = type_bits(type)
         suffix = "ps" if self.dtype == "f32" else "pd"
@@ -211,7 +227,12 @@ class Reals:
         if immediate:
             operands.append(f"i32 {immediate}")
             types.append("i32 immarg")
-        operands += [f"{type} zeroinitializer", f"{mask_type} -1"]
+        mask = "-1"
+        if kept is not None:
+            lanes = int(mask_type[1:])
+            wide = kept if lanes_of(kept.type) == lanes else self._widen(kept, lanes)
+            mask = self.b.bitcast(wide, mask_type).name
+        operands += [f"{type} zeroinitializer", f"{mask_type} {mask}"]
         types += [type, mask_type]
         if bits == 512 and rounding:
             operands.append("i32 4")
@@ -223,6 +244,24 @@ class Reals:
     def rsqrt14(self, x: Val) -> Val:
         """An estimate of `1 / sqrt(x)` to 14 bits, of one AVX-512 register."""
         return self._avx512("rsqrt14", [x], rounding=False)
+
+    def lookup(self, table: Sequence[float], index: Val) -> Val:
+        """The f32 entry of a table of 32 at the low five bits of each index, by AVX-512."""
+        if lanes_of(index.type) > 16:
+            half = lanes_of(index.type) // 2
+            parts = (range(half), range(half, 2 * half))
+            low, high = (self.lookup(table, self.b.shuffle(index, p)) for p in parts)
+            return self.b.concat(low, high)
+        if lanes_of(index.type) < 16:
+            found = self.lookup(table, self._widen(index, 16))
+            return self.b.shuffle(found, range(lanes_of(index.type)))
+        first, second = (constant_vector("float", table[at : at + 16]) for at in (0, 16))
+        operands = (first, index, second)
+        types = [v.type for v in operands]
+        function = "llvm.x86.avx512.vpermi2var.ps.512"
+        self.b.module.declare(function, first.type, types)
+        args = ", ".join(f"{v.type} {v.name}" for v in operands)
+        return self.b.emit(first.type, f"call {first.type} @{function}({args})")
 
     def by_registers(self, function: Callable[..., Val], *args: Val) -> Val:
         """Apply what works on one register to any power of two of lanes."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from rung.codegen.llvm.coefficients import ERF, ERFC, EXP, EXP2
+from rung.codegen.llvm.coefficients import ERF, ERF_TABLE, ERF_TABLE_LIMIT, ERFC, EXP, EXP2
 from rung.codegen.llvm.reals import Reals
 from rung.codegen.llvm.types import Val
 
@@ -18,8 +18,10 @@ _ERFC_LIMIT = 10.5
 
 
 def _reduce(r: Reals, x: Val) -> tuple[Val, Val]:
-    """`n` and `rest` with `x = n ln2 + rest`, `n` integral, `|rest| <= ln2 / 2`."""
-    n = r.round(r.mul(x, r.c(1.0 / math.log(2.0))))
+    """`n` and `rest` with `x = n ln2 + rest`, `n` integral, `|rest| <= ln2 / 2`; `x` is so small
+    that `n` has no more than half of the digits."""
+    magic = r.c(r.format.magic)
+    n = r.sub(r.fma(x, r.c(1.0 / math.log(2.0)), magic), magic)
     rest = r.fma(n, r.c(-r.format.ln2_high), x)
     return n, r.fma(n, r.c(-r.format.ln2_low), rest)
 
@@ -34,20 +36,21 @@ def exp(r: Reals, x: Val) -> Val:
     """`e**x`. What underflows to 0, as masked elements of a softmax do, is kept from the scaling:
     an underflow there costs the processor hundreds of cycles."""
     low, high = _EXP_LIMITS[r.dtype]
-    vanishes = r.compare("olt", x, low)
-    n, rest = _reduce(r, r.at_most(r.select(vanishes, 0.0, x), high))
-    return r.select(vanishes, 0.0, r.scale(r.add(_expm1_rest(r, rest), r.c(1.0)), n))
+    kept = r.compare("uge", x, low)
+    n, rest = _reduce(r, r.at_most(x, high))
+    one = r.c(1.0)
+    y = r.fma(rest, r.fma(rest, r.poly(rest, EXP[r.dtype]), one), one)
+    return r.scale_where(kept, y, n)
 
 
 def exp2(r: Reals, x: Val) -> Val:
     """`2**x`, with underflow as in `exp`."""
     low, high = _EXP2_LIMITS[r.dtype]
-    vanishes = r.compare("olt", x, low)
-    x = r.at_most(r.select(vanishes, 0.0, x), high)
+    kept = r.compare("uge", x, low)
+    x = r.at_most(x, high)
     n = r.round(x)
     rest = r.sub(x, n)
-    scaled = r.scale(r.fma(rest, r.poly(rest, EXP2[r.dtype]), r.c(1.0)), n)
-    return r.select(vanishes, 0.0, scaled)
+    return r.scale_where(kept, r.fma(rest, r.poly(rest, EXP2[r.dtype]), r.c(1.0)), n)
 
 
 def _quarter_expm1(r: Reals, x: Val) -> Val:
@@ -95,12 +98,30 @@ def cosh(r: Reals, x: Val) -> Val:
 
 
 def erf(r: Reals, x: Val) -> Val:
-    """The error function: `1 - exp(-a q(a))` with `a = |x|` in f32, the C library's in f64."""
+    """The error function: the C library's in f64.
+
+    f32: `1 - exp(-a q(a))` with `a = |x|`; on AVX-512 a polynomial around the nearest eighth,
+    whose coefficients are looked up in registers.
+    """
     if r.dtype == "f64":
         return r.libm("erf", x)
+    if r.has_avx512:
+        return _erf_by_table(r, x)
     a = r.at_most(r.abs(x), _ERF_LIMIT)
     t = expm1_negative(r, r.neg(r.mul(a, r.poly(a, ERF[r.dtype]))))
     return r.copysign(t, x)
+
+
+def _erf_by_table(r: Reals, x: Val) -> Val:
+    a = r.at_most(r.abs(x), ERF_TABLE_LIMIT)
+    shifted = r.fma(a, r.c(8.0), r.c(r.format.magic))
+    place = r.bits(shifted)  # the low bits are the eighth
+    d = r.fma(r.sub(shifted, r.c(r.format.magic)), r.c(-0.125), a)
+    *rows, last = ERF_TABLE
+    result = r.lookup(last, place)
+    for row in reversed(rows):
+        result = r.fma(result, d, r.lookup(row, place))
+    return r.copysign(result, x)
 
 
 def erfc(r: Reals, x: Val) -> Val:
