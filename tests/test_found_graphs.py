@@ -94,6 +94,34 @@ def f(x0: f64[3], x1: i64[4], x2: i32, x3: i64[2]):
     v5 = acosh(v2)
     return v4, v5
 """,
+    "divisors that are the constant 0": """
+@graph
+def f():
+    v0 = iota(shape=(8, 12), dim=0, dtype=i64)
+    v1 = constant(value=0, dtype=i64)
+    v2 = broadcast_to(v1, shape=(8, 12))
+    v3 = remainder(v0, v2)
+    v4 = floor_divide(v0, v2)
+    v5 = constant(value=-3, dtype=i64)
+    v6 = broadcast_to(v5, shape=(8, 12))
+    v7 = remainder(v0, v6)
+    v8 = floor_divide(v0, v6)
+    v9 = multiply(v8, v6)
+    v10 = add(v9, v7)
+    return v3, v4, v7, v8, v10
+""",
+    "a divisor that is found to be 0": """
+@graph
+def f():
+    v0 = constant(value=2, dtype=i64)
+    v1 = broadcast_to(v0, shape=(2, 1, 7))
+    v2 = constant(value=-3.0, dtype=f16)
+    v3 = broadcast_to(v2, shape=(2, 1, 1, 7))
+    v4 = argmax(v3, dim=2)
+    v5 = add(v4, v4)
+    v6 = floor_divide(v1, v5)
+    return v6
+""",
     "a sum of no terms": """
 @graph
 def f(x0: f32[7, 0], x1: f32[0, 40]):

@@ -261,7 +261,7 @@ def _recombine(terms: dict[Expr, int]) -> dict[Expr, int]:
         if not (isinstance(t, Call) and t.op == "remainder"):
             continue
         x, d = t.args
-        if isinstance(d, Const):
+        if isinstance(d, Const) and d.value > 0:
             quotient = ifloordiv(x, int(d.value))
             if terms.get(quotient) == c * int(d.value):
                 merged = {k: v for k, v in terms.items() if k is not t and k is not quotient}

@@ -93,7 +93,9 @@ def _is_index_arithmetic(e: Call) -> bool:
     """Whether plain integers can do it; a divisor that may be zero is left to the op."""
     if e.op not in CONCRETE or not (_is_index(e.dtype) and _is_index(e.args[0].dtype)):
         return False
-    return e.op not in ("floor_divide", "remainder") or isinstance(e.args[1], Const)
+    if e.op not in ("floor_divide", "remainder"):
+        return True
+    return isinstance(e.args[1], Const) and e.args[1].value != 0
 
 
 @cache
