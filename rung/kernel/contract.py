@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from rung.ir.expr import Call, Expr, Read, Var, var, variables, walk
 from rung.kernel.loop import Accumulate, Alloc, Buffer, For, Store, walk_stmts
 from rung.kernel.loop_steps import Branch, Fuse, Peel, Split, Unroll, Vectorize
-from rung.kernel.memory_steps import Pack, PrefetchIn, Stage
+from rung.kernel.memory_steps import Pack, PrefetchIn, PrefetchRest, Stage
 from rung.kernel.order_steps import Reorder
 from rung.kernel.recognise import SumNest, element_bytes, nest, reads, stride, sum_nest
 from rung.kernel.reduce_steps import AccumulateIn
@@ -60,6 +60,8 @@ ODD_COST = 1.03
 """What a height that is no power of two costs: such tiles are slower to lay out."""
 AHEAD = 8
 """Terms of the sum by which the tiles ask ahead for their factors."""
+REST_TERMS = 128
+"""Terms of the sum from which a tile asks for what is read and written after it."""
 CACHE_WAY = 4096
 """Bytes after which addresses share a set of the first-level cache."""
 PACK_ROWS = 32
@@ -203,6 +205,7 @@ class ContractionTiling:
         self.copies: list[LaidOut] = []
         self.staged: set[str] = set()
         self.streams: list[str] = []
+        self.k_block = ""
 
     def phase(self) -> None:
         """As a phase of its own: panels shared out to the threads."""
@@ -450,6 +453,10 @@ class ContractionTiling:
     def _step_reduction(self) -> None:
         """A few steps of the reduction at a time, so that its loop costs nothing, which ask ahead
         for what has been laid out for them."""
+        rest = PrefetchRest(self.reduce[0])
+        terms = prod(x.axis.extent for x in self.found.reduce)
+        if terms >= REST_TERMS and not self.k_block and rest.has_effect(self.s.kernel):
+            self.s.do(rest)
         k, extent = self._short_sums()
         steps = 2
         if extent % steps == 0 and extent > steps:

@@ -1,7 +1,8 @@
-"""Schedule steps on buffers: pack, compute_at, inline, prefetch."""
+"""Schedule steps on buffers: pack, stage, flatten, compute_at, inline, prefetch."""
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import prod
@@ -45,6 +46,7 @@ from rung.kernel.loop import (
     row_major,
     stmt_exprs,
     walk_stmts,
+    with_body,
 )  # fmt: skip
 from rung.kernel.rewrite import block, map_exprs, replace_buffer, substitute_stmt, used_buffers
 from rung.kernel.step import Step
@@ -577,28 +579,100 @@ class PrefetchIn(Step):
         return replace(around, body=block(*(Prefetch(buffer, i) for i in hints), around.body))
 
     def _lines(self, r: Read, around: For, inner: Sequence[For]) -> Iterator[tuple[Expr, ...]]:
-        """An index in each line that a later iteration reads: the first alone where these do not
-        lie side by side."""
-        if any(isinstance(e, Read) for e in walk(*r.index)):
-            return
-        start: dict[Var, Expr] = {f.axis: const(0) for f in inner}
+        """An index in each line that a later iteration reads."""
         later: dict[Var, Expr] = {around.axis: iadd(around.axis, self.distance)}
-        first = tuple(substitute(substitute(i, start), later) for i in r.index)
         buffer = r.source
         assert isinstance(buffer, Buffer)
-        if buffer.strides[-1:] != (1,):
-            yield first
-            return
-        per_line = LINE_BYTES // buffer.dtype.itemsize
-        for at in _line_starts(r, buffer, inner, per_line):
-            yield (*first[:-1], iadd(first[-1], at)) if at else first
+        for index in _line_indices(buffer, r.index, inner):
+            yield tuple(substitute(i, later) for i in index)
 
 
-def _line_starts(r: Read, buffer: Buffer, inner: Sequence[For], per_line: int) -> list[int]:
-    """Elements, as distances from the first, one in each line that `inner` reads: runs that lie
+@dataclass(frozen=True)
+class PrefetchRest(Step):
+    """Before a loop, asks for the lines of parameters that the loops behind it read and write.
+
+    for k in range(64):                prefetch(z[0])
+        s[()] += x[k]                  prefetch(y[0])
+    for i in range(8):       ->        for k in range(64):
+        y[i] = s[()]*z[i]                  s[()] += x[k]
+                                       for i in range(8):
+                                           y[i] = s[()]*z[i]
+    prefetch_rest('k')
+    """
+
+    name = "prefetch_rest"
+    at: str
+
+    def rewrite(self, kernel: Kernel) -> Kernel:
+        self.require(kernel, self.at)
+        if not self.has_effect(kernel):
+            self.fail(f"no loop behind {self.at!r} reads a parameter")
+        return replace(kernel, body=block(self._visit(kernel.body, set(kernel.params))))
+
+    def has_effect(self, kernel: Kernel) -> bool:
+        """Whether there is something to ask for."""
+        return self._visit(kernel.body, set(kernel.params)) is not kernel.body
+
+    def _visit(self, s: Stmt, params: set[Buffer]) -> Stmt:
+        if self.at not in s.axes:
+            return s
+        if isinstance(s, For | If):
+            body = block(self._visit(s.body, params))
+            return s if body is s.body else with_body(s, body)
+        assert isinstance(s, Block)
+        found: list[Stmt] = []
+        for n, c in enumerate(s.stmts):
+            if isinstance(c, For) and c.axis.name == self.at:
+                found += _hints(s.stmts[n + 1 :], params)
+            found.append(self._visit(c, params))
+        same = len(found) == len(s.stmts) and all(map(operator.is_, found, s.stmts))
+        return s if same else block(*found)
+
+
+def _hints(stmts: Sequence[Stmt], params: set[Buffer]) -> list[Prefetch]:
+    """A hint for each line of `params` that loops among the statements read in all of their
+    iterations, and for those that these write."""
+    found: dict[tuple[Buffer, tuple[Expr, ...]], None] = {}
+    for s in stmts:
+        inner = inner_loops(s)
+        moving = {f.axis for f in inner}
+        places: list[tuple[Buffer, tuple[Expr, ...]]] = [
+            (e.source, e.index)
+            for e in all_exprs(s)
+            if isinstance(e, Read) and e.source in params and moving <= variables(*e.index)
+        ]
+        if moving and places:
+            stores = [x for x in walk_stmts(s) if isinstance(x, Store | Accumulate)]
+            places += [(x.buffer, x.index) for x in stores if x.buffer in params]
+            for buffer, index in places:
+                found.update(((buffer, i), None) for i in _line_indices(buffer, index, inner))
+    return [Prefetch(buffer, index) for buffer, index in found]
+
+
+def _line_indices(
+    buffer: Buffer, index: tuple[Expr, ...], inner: Sequence[For]
+) -> Iterator[tuple[Expr, ...]]:
+    """An index in each line that the loops `inner` touch: the first alone where these do not lie
+    side by side, none where the place depends on data."""
+    if any(isinstance(e, Read) for e in walk(*index)):
+        return
+    start: dict[Var, Expr] = {f.axis: const(0) for f in inner}
+    first = tuple(substitute(i, start) for i in index)
+    if buffer.strides[-1:] != (1,):
+        yield first
+        return
+    per_line = LINE_BYTES // buffer.dtype.itemsize
+    for at in _line_starts(buffer, index, inner, per_line):
+        yield (*first[:-1], iadd(first[-1], at)) if at else first
+
+
+def _line_starts(
+    buffer: Buffer, index: tuple[Expr, ...], inner: Sequence[For], per_line: int
+) -> list[int]:
+    """Elements, as distances from the first, one in each line that `inner` touches: runs that lie
     side by side, repeated by the loops that step farther."""
     terms: dict[Expr, int] = {}
-    for i, step in zip(r.index, buffer.strides, strict=True):
+    for i, step in zip(index, buffer.strides, strict=True):
         for term, scale in linear_terms(i)[0].items():
             terms[term] = terms.get(term, 0) + scale * step
     moving = sorted((terms[f.axis], f.axis.extent) for f in inner if terms.get(f.axis))

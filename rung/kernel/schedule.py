@@ -15,7 +15,15 @@ from rung.core.errors import ParseError
 from rung.core.source import NOWHERE
 from rung.kernel.loop import Kernel
 from rung.kernel.loop_steps import Branch, Fuse, Parallel, Peel, Split, Unroll, Vectorize
-from rung.kernel.memory_steps import ComputeAt, Flatten, Inline, Pack, PrefetchIn, Stage
+from rung.kernel.memory_steps import (
+    ComputeAt,
+    Flatten,
+    Inline,
+    Pack,
+    PrefetchIn,
+    PrefetchRest,
+    Stage,
+)
 from rung.kernel.order_steps import Fission, FuseLoops, Reorder
 from rung.kernel.parse import fail, parse_module
 from rung.kernel.reduce_steps import AccumulateIn, Lanes
@@ -42,6 +50,7 @@ STEP_TYPES: tuple[type[Step], ...] = (
     ComputeAt,
     Inline,
     PrefetchIn,
+    PrefetchRest,
 )
 _BY_NAME = {t.name: t for t in STEP_TYPES}
 

@@ -55,6 +55,7 @@ from rung.kernel.schedule import (
     Parallel,
     Peel,
     PrefetchIn,
+    PrefetchRest,
     Reorder,
     Split,
     Stage,
@@ -227,7 +228,8 @@ class Nests:
             lambda: ComputeAt("t", axis),
             lambda: Inline("t"),
             lambda: PrefetchIn(buffer, axis, 2),
+            lambda: PrefetchRest(axis),
             lambda: Flatten(buffer, self.rng.choice([0, 1])),
         ]
-        weights = [4, 4, 2, 2, 2, 2, 2, 0.5, 1, 1, 3, 4, 3, 2, 2, 1, 0.3, 2]
+        weights = [4, 4, 2, 2, 2, 2, 2, 0.5, 1, 1, 3, 4, 3, 2, 2, 1, 0.3, 1, 2]
         return self.rng.choices(makers, weights)[0]()

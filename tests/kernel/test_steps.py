@@ -68,6 +68,13 @@ for i in range(8):
 TWO = "for i in range(8):\n    t[i] = x[i]*2.0\nfor j in range(8):\n    y[j] = t[j] + x[j]"
 TEMP = "x: input(f32[64]), t: temp(f32[8]), y: output(f32[64])"
 
+AFTER_SUM = """
+s: register(f32)
+s[()] = 0.0
+for k in range(50):
+    s[()] += x[k]
+for i in range(32):
+    y[i] = s[()]*x[i + 32]"""
 LINES = """
 for i in range(2):
     for j in range(2):
@@ -220,6 +227,21 @@ for i in range(2):
         for k in range(8):
             y[k] += x[32*j + 8*i + k]""",
     ),
+    "prefetch rest": (
+        AFTER_SUM,
+        "prefetch_rest('k')",
+        """
+s: register(f32)
+s[()] = 0.0
+prefetch(x[32])
+prefetch(x[48])
+prefetch(y[0])
+prefetch(y[16])
+for k in range(50):
+    s[()] += x[k]
+for i in range(32):
+    y[i] = s[()]*x[i + 32]""",
+    ),
     "accumulate": (
         SUM,
         "accumulate('y', 'k')",
@@ -370,6 +392,7 @@ REFUSED = {
     ),
     "pack more": (PAIRS, "pack('x', 'i', ())", "the read depends on 'j' too"),
     "inline output": (COPY, "inline('y')", "'y' is not a temp buffer filled by one phase"),
+    "prefetch rest": (SUM, "prefetch_rest('k')", "no loop behind 'k' reads a parameter"),
     "prefetch": (SUM, "prefetch('y', 'k', 1)", "loop 'k' does not step through 'y'"),
 }
 
