@@ -122,6 +122,18 @@ def f():
     v6 = floor_divide(v1, v5)
     return v6
 """,
+    "a reduction of parts of a row that a contraction of the row reads": """
+@graph
+def f(x0: i32[7, 12, 4]):
+    v0 = window_max(x0, sizes=(2,), strides=(2,), padding=((1, 0),), dilation=(1,),
+                    base_dilation=(1,))
+    v1 = window_argmax(x0, v0, sizes=(2,), strides=(2,), padding=((1, 0),), dilation=(1,),
+                       base_dilation=(1,))
+    v2 = constant(value=2, dtype=i32)
+    v3 = broadcast_to(v2, shape=(7, 2, 17))
+    v4 = dot_general(v1, v3, batch=((0,), (0,)), contract=((2,), (1,)))
+    return v1, v4
+""",
     "a sum of no terms": """
 @graph
 def f(x0: f32[7, 0], x1: f32[0, 40]):

@@ -185,7 +185,10 @@ class GroupNest:
         inner = var(f"i{number}", finest // rows)
         fine = iadd(imul(row, finest // rows), inner)
         outer_allocs = [self._alloc(value, rows, row) for value in self._escaping(members)]
-        return [*outer_allocs, loop(inner, *self._levels(members, finest, fine, row, members))]
+        outside = dict(self.local)
+        body = self._levels(members, finest, fine, row, members)
+        self.local = outside  # the others end with the loop
+        return [*outer_allocs, loop(inner, *body)]
 
     def _finest_rows(self, members: list[Node]) -> int:
         rows = self.group.rows
