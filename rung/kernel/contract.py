@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from math import prod
 from typing import TYPE_CHECKING
@@ -62,6 +62,10 @@ AHEAD = 8
 """Terms of the sum by which the tiles ask ahead for their factors."""
 REST_TERMS = 128
 """Terms of the sum from which a tile asks for what is read and written after it."""
+NEAR = 0.4
+"""Part of the second-level cache that a block of rows may take."""
+FAR = 6
+"""Sizes of that cache from which on the broadcast factor is better laid out block by block."""
 CACHE_WAY = 4096
 """Bytes after which addresses share a set of the first-level cache."""
 PACK_ROWS = 32
@@ -206,12 +210,16 @@ class ContractionTiling:
         self.staged: set[str] = set()
         self.streams: list[str] = []
         self.k_block = ""
+        self.near = False
 
     def phase(self) -> None:
         """As a phase of its own: panels shared out to the threads."""
         batch, m0, n0 = self._tile(stage=True)
-        panel = self.s.parallel([*batch, n0])
-        self._pack(self.k_block or panel)
+        if self.near:
+            self._pack_rows(self.s.parallel(batch), m0)
+        else:
+            panel = self.s.parallel([*batch, n0])
+            self._pack(self.k_block or panel)
         if self.k_block:
             target = self.found.accumulates[0].buffer.name
             self.s.do(AccumulateIn(target, self.reduce[0]))
@@ -273,6 +281,15 @@ class ContractionTiling:
             self.packed.append(LaidOut(f"{name}_{self.n}", [], turned))
             self.streams += [name] if self.reduce[-1] in used else []
 
+    def _pack_rows(self, at: str, m0: str) -> None:
+        """Copy the rows of a block, tile after tile, where the second-level cache keeps them."""
+        for r in _panel_reads(self.c.left, self.c.rows[-1], self.found.reduce):
+            assert isinstance(r.source, Buffer)
+            name = self._fresh(f"a_{r.source.name}")
+            self.s.do(Pack(r.source.name, at, (m0, *self.reduce, self.m), name))
+            self.packed.append(LaidOut(f"{name}_{self.m}", [], f"{name}_{self.reduce[-1]}"))
+            self.streams.append(name)
+
     def _is_read_twice(self, r: Read) -> bool:
         """Whether the nest reads the buffer in another way too, along the same axes."""
         along = variables(r)
@@ -302,7 +319,7 @@ class ContractionTiling:
         self.s.do(Split(rows.name, height, m0, self.m), Split(columns.name, width, n0, self.n))
         panels = columns.extent // width
         others = prod(v.extent for v in self.c.columns[:-1])
-        if stage and panels * others > 2:
+        if stage and panels * others > 2 and not self.near:
             self._stage(m0, panels * others)
         if stage and panels > 2:
             self._stage_panels(n0)
@@ -331,6 +348,10 @@ class ContractionTiling:
         sizes = rows.extent, columns.extent, self.registers, self.lanes
         row_bytes = max(4 * prod(x.axis.extent for x in self.found.reduce), 4)
         self.tiles = choose_tiles(*sizes, groups, cores, self.s.machine.l2_bytes // row_bytes)
+        near = self._near_blocks(rows.extent, columns.extent, row_bytes)
+        if near:
+            self.near = True
+            self.tiles = replace(self.tiles, blocks=near)
         if self.tiles.blocks == 1:
             return rows, batch
         block, within = f"{rows.name}_b", f"{rows.name}_i"
@@ -338,6 +359,26 @@ class ContractionTiling:
         size = rows.extent // self.tiles.blocks
         self.s.do(Split(rows.name, size, block, within))
         return var(within, size), [*batch, block]
+
+    def _near_blocks(self, rows: int, columns: int, row_bytes: int) -> int:
+        """Into how many blocks the rows are cut so that each stays in the second-level cache while
+        all panels pass by; 0 where that does not fit or does not pay."""
+        machine, width = self.s.machine, self.tiles.vectors * self.lanes
+        far = rows * row_bytes >= FAR * machine.l2_bytes and columns >= 3 * width
+        axes = (*self.c.batch, *self.c.rows, *self.c.columns, *self.reduce)
+        reads = _panel_reads(self.c.left, self.c.rows[-1], self.found.reduce)
+        if not far or len(axes) != 3 or len(reads) != 1 or self._is_read_twice(reads[0]):
+            return 0
+        panels = _panel_reads(self.c.right, self.c.columns[-1], self.found.reduce)
+        plain = all(variables(r) <= {*self.c.columns, self.found.reduce[-1].axis} for r in panels)
+        if not plain or any(map(self._is_read_twice, panels)):
+            return 0
+        if stride(reads[0], self.found.reduce[-1].axis) != 1:
+            return 0
+        counts = range(machine.cores, rows // BLOCK_ROWS + 1, machine.cores)
+        whole = [n for n in counts if rows % (n * self.tiles.height) == 0]
+        limit = int(machine.l2_bytes * NEAR)
+        return next((n for n in whole if rows // n * row_bytes <= limit), 0)
 
     def _stage_panels(self, n0: str) -> None:
         """Where blocks of rows read the same panels, these are laid out once for all blocks."""
