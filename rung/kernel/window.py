@@ -28,6 +28,8 @@ from rung.kernel.reduce_steps import AccumulateIn
 if TYPE_CHECKING:
     from rung.kernel.strategy import Scheduler
 
+SHORT_COLUMN = 8
+"""Places side by side below which a copy along them is slow."""
 PACK_BYTES = 1 << 18
 """Bytes that a packed block of columns should not exceed."""
 
@@ -64,6 +66,9 @@ class WindowTiling(ContractionTiling):
 
     def phase(self) -> None:
         """As a phase of its own."""
+        if self._is_filter_gradient():
+            self._filter_phase()
+            return
         outer = [v.name for v in (*self.c.batch, *self.c.rows[:-1], *self.leading)]
         k_block = self._long_sum()
         outer, short = self._window_blocks(outer, k_block)
@@ -80,6 +85,62 @@ class WindowTiling(ContractionTiling):
             column += name
         self._flatten()
         self._tile_window(row, column, inner, bool(k_block))
+
+    def _is_filter_gradient(self) -> bool:
+        """Whether the columns are too short to copy along them, while the sum is long and the other
+        factor lies side by side along its last axis."""
+        (window,) = self._right_reads()
+        others = [e for e in walk(self.c.left) if isinstance(e, Read)]
+        if self.short[-1].extent >= SHORT_COLUMN or len(self.axes) < 3 or len(others) != 1:
+            return False
+        plain = len(self.c.rows) == 1 and stride(others[0], self.axes[-1]) == 1
+        return plain and all(set(self.axes) <= variables(r) for r in (window, others[0]))
+
+    def _filter_phase(self) -> None:
+        """The places of the filter become the rows of the tile: what they read is copied along the
+        rows of the image, and the other factor, turned, gives the vectors."""
+        block, *inner = [k.name for k in self.axes]
+        column = self.c.rows[-1].name
+        self.short, self.leading = self.c.columns, ()
+        outer, short = self._window_blocks([v.name for v in self.c.batch], block)
+        do = self.s.do
+        do(Reorder((*outer, block, *short, column, *inner)))
+        self.s.parallel(outer)
+        (window,) = self._right_reads()
+        (other,) = [e for e in walk(self.c.left) if isinstance(e, Read)]
+        assert isinstance(window.source, Buffer) and isinstance(other.source, Buffer)
+        near, turned = f"b_{window.source.name}", f"p_{other.source.name}"
+        do(Pack(window.source.name, block, (*short, *inner), near))
+        do(Pack(other.source.name, block, (*inner, column), turned))
+        along = f"{turned}_{inner[0]}"
+        for name in inner[1:]:
+            do(Fuse(along, f"{turned}_{name}", along + name))
+            along += name
+        self.packed.append(LaidOut(f"{near}_{inner[-1]}", [], ""))
+        self.packed.append(LaidOut(f"{turned}_{column}", [], along))
+        row = short[0]
+        for name in short[1:]:
+            do(Fuse(row, name, row + name))
+            row += name
+        target = self.found.accumulates[0].buffer.name
+        for name in (near, turned, target):
+            do(Flatten(name, 0))
+        self._tile_rows(row, column, inner)
+
+    def _tile_rows(self, row: str, column: str, reduce: list[str]) -> None:
+        rows, columns = (max(x.axis.extent for x in self.s.loops(a)) for a in (row, column))
+        # rows of whole vectors, or the tile would not be held in registers
+        width = columns if columns % self.lanes == 0 else min(columns, self.lanes)
+        tiles = choose_tiles(rows, width, self.registers, self.lanes)
+        self.m, self.n = f"{row}_r", f"{column}_c"
+        m0, n0 = f"{row}_t", f"{column}_t"
+        self.reduce = reduce
+        do = self.s.do
+        do(Split(row, tiles.height, m0, self.m))
+        do(Split(column, min(tiles.vectors * self.lanes, width), n0, self.n))
+        do(Reorder((n0, m0, *reduce, self.m, self.n)))
+        do(AccumulateIn(self.found.accumulates[0].buffer.name, reduce[0]))
+        self._finish(m0)
 
     def _long_sum(self) -> str:
         """The reduced axis that is walked over block by block, if the packed block needs it."""

@@ -64,3 +64,37 @@ def test_rows_that_the_cache_holds_are_not_cut_for_it() -> None:
     scheduled = schedule_kernel(naive, "contract", machine)
     assert not any(s.startswith("pack('a'") for s in scheduled.schedule)
     check(naive, scheduled)
+
+
+FILTER = """
+@kernel
+def kernel(x: input(f32[{n}]), dy: input(f32[{m}]), y: output(f32[540])):
+    for c in range(3):
+        for o in range(20):
+            for kh in range(3):
+                for kw in range(3):
+                    t: register(f32)
+                    t[()] = 0.0
+                    for b in range(2):
+                        for h in range(4):
+                            for w in range({width}):
+                                t[()] += {read}*dy[{place}]
+                    y[27*o + 9*c + 3*kh + kw] = t[()]
+"""
+PADDED = FILTER.format(
+    n=96, m=160, width=4, place="80*b + 4*o + 1*h + w",
+    read="load(x[48*b + 16*c + 4*kh + 4*h + kw + w - 5], guard=kh + h - 1 >= 0 and "
+         "kh + h - 1 <= 3 and (kw + w - 1 >= 0 and kw + w - 1 <= 3))",
+)  # fmt: skip
+STEPS_OF_TWO = FILTER.format(
+    n=2 * 3 * 81, m=2 * 20 * 16, width=4, place="320*b + 16*o + 4*h + w",
+    read="x[243*b + 81*c + 9*kh + 18*h + kw + 2*w]",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("text", [PADDED, STEPS_OF_TWO])
+def test_gradients_of_filters_have_the_places_as_rows(text: str) -> None:
+    naive = parse_kernel(text)
+    scheduled = schedule_kernel(naive, "contract", small_machine())
+    assert any(s.startswith("pack('dy', 'b'") for s in scheduled.schedule)
+    check(naive, scheduled)
