@@ -82,7 +82,7 @@ def kernel(x: input(f32[{n}]), dy: input(f32[{m}]), y: output(f32[540])):
                     y[27*o + 9*c + 3*kh + kw] = t[()]
 """
 PADDED = FILTER.format(
-    n=96, m=160, width=4, place="80*b + 4*o + 1*h + w",
+    n=96, m=640, width=4, place="320*b + 16*o + 4*h + w",
     read="load(x[48*b + 16*c + 4*kh + 4*h + kw + w - 5], guard=kh + h - 1 >= 0 and "
          "kh + h - 1 <= 3 and (kw + w - 1 >= 0 and kw + w - 1 <= 3))",
 )  # fmt: skip
