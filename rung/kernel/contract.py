@@ -66,6 +66,8 @@ NEAR = 0.4
 """Part of the second-level cache that a block of rows may take."""
 FAR = 6
 """Sizes of that cache from which on the broadcast factor is better laid out block by block."""
+STAYS = 0.5
+"""Part of that cache that a factor may take to be read as it is, panel after panel."""
 CACHE_WAY = 4096
 """Bytes after which addresses share a set of the first-level cache."""
 PACK_ROWS = 32
@@ -413,8 +415,10 @@ class ContractionTiling:
             reduce = [k.axis.name for k in self.found.reduce if k.axis.name in free]
             along, across = stride(r, last), stride(r, row)
             apart = across is None or across * r.dtype.itemsize % CACHE_WAY == 0
-            few = panels < STAGE_PANELS or prod(v.extent for v in variables(r)) > STAGE_MOST
-            fine = along == 1 and not apart and few
+            size = prod(v.extent for v in variables(r))
+            near = size * r.dtype.itemsize <= self.s.machine.l2_bytes * STAYS
+            few = panels < STAGE_PANELS or size > STAGE_MOST
+            fine = along == 1 and not apart and (few or near)
             plain = len(outer) + len(reduce) + 1 == len(free)
             if fine or not plain or self._is_read_twice(r):
                 continue
@@ -444,6 +448,8 @@ class ContractionTiling:
 
     def _finish(self, m0: str) -> None:
         do = self.s.do
+        self._ask_for_rest()
+        part, terms = self._short_sums()  # before the edges get tiles that end within a vector
         do(Branch(self.n), *(Branch(copy.last) for copy in self.packed), Peel(m0), Branch(self.m))
         for copy in self.copies:
             self.s.parallel(copy.shared, f"{copy.last}_p")
@@ -453,7 +459,7 @@ class ContractionTiling:
                 self._turn(copy.turned, copy.last)
             else:
                 self.s.vectorize(copy.last, self.lanes)
-        self._step_reduction()
+        self._step_reduction(part, terms)
         nv, nl = f"{self.n}v", f"{self.n}l"
         do(Split(self.n, self.lanes, nv, nl), Peel(nv))
         do(Unroll(self.m))
@@ -491,14 +497,16 @@ class ContractionTiling:
             self.s.do(AccumulateIn(target, k))
         return k, extent
 
-    def _step_reduction(self) -> None:
-        """A few steps of the reduction at a time, so that its loop costs nothing, which ask ahead
-        for what has been laid out for them."""
+    def _ask_for_rest(self) -> None:
+        """A tile asks at its start for what is read and written after its sum."""
         rest = PrefetchRest(self.reduce[0])
         terms = prod(x.axis.extent for x in self.found.reduce)
         if terms >= REST_TERMS and not self.k_block and rest.has_effect(self.s.kernel):
             self.s.do(rest)
-        k, extent = self._short_sums()
+
+    def _step_reduction(self, k: str, extent: int) -> None:
+        """A few steps of the reduction at a time, so that its loop costs nothing, which ask ahead
+        for what has been laid out for them."""
         steps = 2
         if extent % steps == 0 and extent > steps:
             self.s.do(Split(k, steps, f"{k}_o", f"{k}_u"), Unroll(f"{k}_u"))

@@ -413,7 +413,8 @@ class ExprLowering:
         if step in (1, -1):
             start = 0 if step == 1 else 1 - width
             pointer = self._guarded(self.pointer(buffer, address, start), condition)
-            if mask is not None and (safe and not self.target.has_masks):
+            whole = buffer.role == "register" or not self.target.has_masks
+            if mask is not None and safe and whole:
                 value = self.f.load_dtype(dtype, width, pointer)
                 value = value if step == 1 else self.reverse(value)
                 return self.f.select(mask, value, zero(value.type))

@@ -245,7 +245,13 @@ class StmtLowering(ExprLowering):
         assert self.lanes is not None
         dtype, mask = buffer.dtype.name, self.mask
         if address.step == 1:
-            self.f.store_dtype(dtype, value, self.pointer(buffer, address), mask=mask)
+            pointer = self.pointer(buffer, address)
+            room = address.within(self.storage[buffer].elements)
+            if mask is not None and room and buffer.role == "register":
+                # whole vectors, which LLVM keeps in registers
+                old = self.f.load_dtype(dtype, self.lanes.width, pointer)
+                value, mask = self.f.select(mask, value, old), None
+            self.f.store_dtype(dtype, value, pointer, mask=mask)
         elif address.step == -1:
             pointer = self.pointer(buffer, address, 1 - self.lanes.width)
             mask = None if mask is None else self.reverse(mask)

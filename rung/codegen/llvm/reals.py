@@ -191,11 +191,10 @@ class Reals:
         return self.mul(self.mul(x, self.pow2(half)), self.pow2(self.sub(n, half)))
 
     def scale_where(self, kept: Val, x: Val, n: Val) -> Val:
-        """`scale` where the mask holds, else 0; what is not kept may be anything."""
+        """`scale` where the mask holds, else 0. With AVX-512 what is not kept may be anything."""
         if self.has_avx512:
             return self.by_registers(self._scalef_where, x, n, kept)
-        n = self.select(kept, n, 0.0)
-        return self.select(kept, self.scale(self.select(kept, x, 1.0), n), 0.0)
+        return self.select(kept, self.scale(x, n), 0.0)
 
     @property
     def has_avx512(self) -> bool:

@@ -20,8 +20,11 @@ _ERFC_LIMIT = 10.5
 def _reduce(r: Reals, x: Val) -> tuple[Val, Val]:
     """`n` and `rest` with `x = n ln2 + rest`, `n` integral, `|rest| <= ln2 / 2`; `x` is so small
     that `n` has no more than half of the digits."""
-    magic = r.c(r.format.magic)
-    n = r.sub(r.fma(x, r.c(1.0 / math.log(2.0)), magic), magic)
+    scale, magic = r.c(1.0 / math.log(2.0)), r.c(r.format.magic)
+    if r.has_avx512:
+        n = r.sub(r.fma(x, scale, magic), magic)
+    else:  # a constant less, of 16 registers
+        n = r.round(r.mul(x, scale))
     rest = r.fma(n, r.c(-r.format.ln2_high), x)
     return n, r.fma(n, r.c(-r.format.ln2_low), rest)
 
@@ -32,22 +35,33 @@ def _expm1_rest(r: Reals, rest: Val) -> Val:
     return r.fma(r.mul(rest, rest), p, rest)
 
 
+def _exp_rest(r: Reals, rest: Val) -> Val:
+    """`exp(rest)` for `|rest| <= ln2 / 2`; the shorter form keeps more registers busy."""
+    one = r.c(1.0)
+    if r.has_avx512:
+        return r.fma(rest, r.fma(rest, r.poly(rest, EXP[r.dtype]), one), one)
+    return r.add(_expm1_rest(r, rest), one)
+
+
 def exp(r: Reals, x: Val) -> Val:
     """`e**x`. What underflows to 0, as masked elements of a softmax do, is kept from the scaling:
     an underflow there costs the processor hundreds of cycles."""
     low, high = _EXP_LIMITS[r.dtype]
     kept = r.compare("uge", x, low)
-    n, rest = _reduce(r, r.at_most(x, high))
-    one = r.c(1.0)
-    y = r.fma(rest, r.fma(rest, r.poly(rest, EXP[r.dtype]), one), one)
-    return r.scale_where(kept, y, n)
+    n, rest = _reduce(r, r.at_most(_harmless(r, kept, x), high))
+    return r.scale_where(kept, _exp_rest(r, rest), n)
+
+
+def _harmless(r: Reals, kept: Val, x: Val) -> Val:
+    """`x`, and 0 where it is not kept unless the scaling itself can leave lanes out."""
+    return x if r.has_avx512 else r.select(kept, x, 0.0)
 
 
 def exp2(r: Reals, x: Val) -> Val:
     """`2**x`, with underflow as in `exp`."""
     low, high = _EXP2_LIMITS[r.dtype]
     kept = r.compare("uge", x, low)
-    x = r.at_most(x, high)
+    x = r.at_most(_harmless(r, kept, x), high)
     n = r.round(x)
     rest = r.sub(x, n)
     return r.scale_where(kept, r.fma(rest, r.poly(rest, EXP2[r.dtype]), r.c(1.0)), n)
