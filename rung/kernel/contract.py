@@ -66,8 +66,6 @@ NEAR = 0.4
 """Part of the second-level cache that a block of rows may take."""
 FAR = 6
 """Sizes of that cache from which on the broadcast factor is better laid out block by block."""
-STAYS = 0.5
-"""Part of that cache that a factor may take to be read as it is, panel after panel."""
 CACHE_WAY = 4096
 """Bytes after which addresses share a set of the first-level cache."""
 PACK_ROWS = 32
@@ -415,10 +413,8 @@ class ContractionTiling:
             reduce = [k.axis.name for k in self.found.reduce if k.axis.name in free]
             along, across = stride(r, last), stride(r, row)
             apart = across is None or across * r.dtype.itemsize % CACHE_WAY == 0
-            size = prod(v.extent for v in variables(r))
-            near = size * r.dtype.itemsize <= self.s.machine.l2_bytes * STAYS
-            few = panels < STAGE_PANELS or size > STAGE_MOST
-            fine = along == 1 and not apart and (few or near)
+            few = panels < STAGE_PANELS or prod(v.extent for v in variables(r)) > STAGE_MOST
+            fine = along == 1 and not apart and few
             plain = len(outer) + len(reduce) + 1 == len(free)
             if fine or not plain or self._is_read_twice(r):
                 continue
