@@ -93,7 +93,8 @@ class WindowTiling(ContractionTiling):
         others = [e for e in walk(self.c.left) if isinstance(e, Read)]
         if self.short[-1].extent >= SHORT_COLUMN or len(self.axes) < 3 or len(others) != 1:
             return False
-        plain = len(self.c.rows) == 1 and stride(others[0], self.axes[-1]) == 1
+        apart = window.source is not others[0].source and len(self.c.rows) == 1
+        plain = apart and stride(others[0], self.axes[-1]) == 1
         return plain and all(set(self.axes) <= variables(r) for r in (window, others[0]))
 
     def _filter_phase(self) -> None:
