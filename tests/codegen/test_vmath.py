@@ -232,7 +232,6 @@ def test_scalar_function_by_value() -> None:
 
 @pytest.mark.parametrize(("name", "dtype"), [("EXP", "f32"), ("LOG_ODD", "f64"), ("SIN", "f32")])
 def test_coefficients_come_from_the_fitter(name: str, dtype: str) -> None:
-    pytest.importorskip("mpmath")
     from rung.codegen.llvm import fit
 
     (spec,) = [spec for spec in fit.FITS if spec.name == name]
@@ -243,7 +242,6 @@ def test_coefficients_come_from_the_fitter(name: str, dtype: str) -> None:
 
 @pytest.mark.parametrize("k", [0, 1, 17, 31])
 def test_table_of_erf_comes_from_the_fitter(k: int) -> None:
-    pytest.importorskip("mpmath")
     from rung.codegen.llvm import fit
 
     row, error = fit.fit_erf_entry(k)
