@@ -134,6 +134,16 @@ def f(x0: i32[7, 12, 4]):
     v4 = dot_general(v1, v3, batch=((0,), (0,)), contract=((2,), (1,)))
     return v1, v4
 """,
+    "a constant to the power of a constant": """
+@graph
+def f(x0: i8[5]):
+    v0 = constant(value=3, dtype=u32)
+    v1 = broadcast_to(v0, shape=(2,))
+    v2 = take(v1, x0, dim=0)
+    v3 = add(v2, v2)
+    v4 = power(v2, v3)
+    return v4
+""",
     "a sum of no terms": """
 @graph
 def f(x0: f32[7, 0], x1: f32[0, 40]):

@@ -9,8 +9,10 @@
 
 The tile is the one of those that the registers hold with the least predicted time of the busiest
 core. Before, the broadcast factor is laid out tile after tile by a phase of its own; a panel is
-laid out as it is reached, or before too where several blocks of rows read it. Each step asks ahead
-for what was laid out. Edges get kernels of their exact size."""
+laid out as it is reached, or before too where several blocks of rows read it. Where the broadcast
+factor is much larger than the second-level cache, each block of its rows is laid out in memory that
+stays there, and all panels pass by. Each step asks ahead for what was laid out, and a tile for what
+its epilogue reads. Edges get kernels of their exact size."""
 
 from __future__ import annotations
 

@@ -8,8 +8,9 @@ packed block is contiguous, and the register tile of `rung.kernel.contract` does
         b[k, kh, kw, oh, ow] = x[image, k, oh + kh, ow + kw]     # zero outside
         y[image, m, pixel] += w[m, k, kh, kw] * b[k, kh, kw, pixel]
 
-Where the sum is long instead (gradients of filters), its outermost axis is walked over block by
-block and the results are kept in scratch memory."""
+Where the sum is long instead, its outermost axis is walked over block by block and the results are
+kept in scratch memory. In the gradient of a filter the roles are exchanged as well: its few places
+are the rows of the tile and its channels the vectors, so that both copies run along the image."""
 
 from __future__ import annotations
 

@@ -248,14 +248,15 @@ def _power(f: Function, dtype: str, args: Sequence[Val]) -> Val:
 
 
 def _fixed_power(f: Function, x: Val, n: int) -> Val:
-    result, square = constant(x.type, 1), x
+    result: Val | None = None
+    square = x
     while n:
         if n & 1:
-            result = f.mul(result, square) if result.name[0] == "%" else square
+            result = square if result is None else f.mul(result, square)
         n >>= 1
         if n:
             square = f.mul(square, square)
-    return result
+    return constant(x.type, 1) if result is None else result
 
 
 # ---- comparison, logic, bits
