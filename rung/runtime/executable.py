@@ -26,6 +26,8 @@ from rung.runtime.native_library import native_library
 from rung.runtime.pool import Pool, pool
 
 _WORD = 8
+_ALL_TAKEN = 1 << 62
+"""A counter of tiles before its share is first taken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,6 @@ class StageFlags(IntFlag):
     NONE = 0
     BARRIER = 1  # starts when all earlier stages are complete, on all threads
     SERIAL = 2  # one thread does all of it
-    DYNAMIC = 4  # tiles are taken from a counter instead of split evenly
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,17 +76,15 @@ class Stage:
     """One call of `void f(ptr args, i64 begin, i64 end, ptr scratch)` over tiles [0, grid).
 
     Stages up to the next BARRIER form a group that is cut into one share for each thread: share v
-    holds the v-th part of the tiles of each of its stages. Shares run at the same time, so a
-    stage without BARRIER may read of its group only what the same share has written (same grid,
-    same split). `chunk` is the number of tiles a DYNAMIC stage takes at a time; `width` limits
-    over how many shares the tiles are split (0: all).
+    holds the v-th part of the tiles of each of its stages. Shares run at the same time, and a
+    thread that is done with its own helps the others, so a stage without BARRIER reads nothing that
+    its group writes. `width` limits over how many shares the tiles are split (0: all).
     """
 
     function: int
     args: tuple[Slot, ...]
     grid: int
     flags: StageFlags = StageFlags.BARRIER
-    chunk: int = 1
     width: int = 0
     name: str = ""
 
@@ -169,8 +168,8 @@ class Executable:
 
     def _check(self) -> None:
         for stage in self.stages:
-            if stage.function == 0 or stage.grid < 0 or stage.chunk < 1:
-                raise LoweringError(f"stage {stage.name!r} has no function, a bad grid or chunk")
+            if stage.function == 0 or stage.grid < 0:
+                raise LoweringError(f"stage {stage.name!r} has no function or a bad grid")
             for slot in stage.args:
                 self._check_slot(stage, slot)
 
@@ -210,11 +209,10 @@ class _Tables:
             slot.array for stage in stages for slot in stage.args if isinstance(slot, Constant)
         ]
         patches = _patches(program)
-        dynamic = [i for i, stage in enumerate(stages) if StageFlags.DYNAMIC in stage.flags]
         starts = _group_starts(stages)
         sizes = (
             len(stages) * StageOffset.BYTES,
-            len(dynamic) * COUNTER_STRIDE,
+            len(stages) * shared.threads * COUNTER_STRIDE,
             sum(len(stage.args) for stage in stages) * _WORD,
             len(patches) * PatchOffset.BYTES,
             len(starts) * GroupOffset.BYTES,
@@ -228,10 +226,8 @@ class _Tables:
             base + place for place in places[:4]
         )
         self.num_stages, self.num_patches = len(stages), len(patches)
-        self.num_counters = len(dynamic)
-        counters = {stage: self.counters_at + k * 64 for k, stage in enumerate(dynamic)}
         self._fill_args(stages)
-        self._fill_stages(stages, counters)
+        self._fill_stages(stages, shared.threads)
         for k, (word, index, offset) in enumerate(patches):
             at = self.patches_at + k * PatchOffset.BYTES
             self._store(at, (self._args_at + word * _WORD, index, offset))
@@ -262,19 +258,21 @@ class _Tables:
         self._arena_words = np.array(words, np.int64)
         self._arena_offsets = np.array(offsets, np.int64)
 
-    def _fill_stages(self, stages: Sequence[Stage], counters: dict[int, int]) -> None:
-        args = self._args_at
+    def _fill_stages(self, stages: Sequence[Stage], threads: int) -> None:
+        args, counters = self._args_at, self.counters_at
         for i, stage in enumerate(stages):
             row = {
                 StageOffset.FUNCTION: stage.function,
                 StageOffset.ARGS: args,
                 StageOffset.GRID: stage.grid,
                 StageOffset.WIDTH: _width(stage),
-                StageOffset.COUNTER: counters.get(i, 0),
-                StageOffset.CHUNK: stage.chunk,
+                StageOffset.COUNTERS: counters,
             }
             self._store(self.stages_at + i * StageOffset.BYTES, [row[key] for key in sorted(row)])
             args += len(stage.args) * _WORD
+            for _ in range(threads):
+                self._store(counters, (_ALL_TAKEN,))
+                counters += COUNTER_STRIDE
 
     def _fill_groups(self, address: int, starts: Sequence[int], stages: Sequence[Stage]) -> _Groups:
         for g, (first, end) in enumerate(pairwise([*starts, len(stages)])):
@@ -307,8 +305,6 @@ class _Launch:
             ProgramOffset.NUM_STAGES: tables.num_stages,
             ProgramOffset.PATCHES: tables.patches_at,
             ProgramOffset.NUM_PATCHES: tables.num_patches,
-            ProgramOffset.COUNTERS: tables.counters_at,
-            ProgramOffset.NUM_COUNTERS: tables.num_counters,
             ProgramOffset.PROFILE: profile,
             ProgramOffset.ALONE: int(program.alone),
             ProgramOffset.STATE: shared.state_address,

@@ -47,8 +47,6 @@ class ProgramOffset(IntEnum):
     NUM_STAGES = 8  # i64
     PATCHES = 16  # ptr
     NUM_PATCHES = 24  # i64
-    COUNTERS = 32  # ptr: tile counters of dynamic stages, 64 B apart
-    NUM_COUNTERS = 40  # i64
     PROFILE = 48  # ptr to NUM_GROUPS + 1 time stamps (i64, ns), or null
     ALONE = 56  # i64: 1 = the caller runs everything itself
     STATE = 64  # ptr: the pool's state block
@@ -77,8 +75,7 @@ class StageOffset(IntEnum):
     ARGS = 8  # ptr
     GRID = 16  # i64: number of tiles
     WIDTH = 24  # i64: tiles are split over at most so many shares; 0 = all
-    COUNTER = 32  # ptr: tile counter when tiles are dealt out dynamically, or null
-    CHUNK = 40  # i64: tiles taken from the counter at a time
+    COUNTERS = 32  # ptr: for each share how many of its tiles are taken, COUNTER_STRIDE apart
     BYTES = 64
 
 
@@ -102,7 +99,7 @@ def native_ir(triple: str) -> str:
     text = _PAUSE_X86 + text if triple.startswith(("x86_64", "amd64")) else _PAUSE_ARM + text
     futex = 202 if triple.startswith(("x86_64", "amd64")) else 98
     text = f'target triple = "{triple}"\n' + text + _WAIT + _CLOCK + _STAGE + _WALK + _RUN + _WORKER
-    values = {"FUTEX": futex, "YIELDS": NUM_YIELDS}
+    values = {"FUTEX": futex, "YIELDS": NUM_YIELDS, "COUNTER_STRIDE": COUNTER_STRIDE}
     for kind, offsets in (
         ("S", StateOffset),
         ("P", ProgramOffset),
@@ -270,6 +267,9 @@ done:
 """
 
 _STAGE = """
+; A share of one stage: its own tiles, a quarter of what is left at a time, then what is left of the
+; other shares'. A counter is past its end from the last tile of one run until its share is taken in
+; the next, so nobody takes tiles of a share that has not begun.
 define internal void @stage(ptr %entry_at, i64 %tid, i64 %threads, ptr %scratch) nounwind {
 start:
   %width_at = getelementptr i8, ptr %entry_at, i64 $G.WIDTH
@@ -283,47 +283,68 @@ work:
   %function_at = getelementptr i8, ptr %entry_at, i64 $G.FUNCTION
   %args_at = getelementptr i8, ptr %entry_at, i64 $G.ARGS
   %grid_at = getelementptr i8, ptr %entry_at, i64 $G.GRID
-  %counter_at = getelementptr i8, ptr %entry_at, i64 $G.COUNTER
+  %counters_at = getelementptr i8, ptr %entry_at, i64 $G.COUNTERS
   %function = load ptr, ptr %function_at, align 8
   %args = load ptr, ptr %args_at, align 8
   %grid = load i64, ptr %grid_at, align 8
-  %counter = load ptr, ptr %counter_at, align 8
-  %static = icmp eq ptr %counter, null
-  %one = icmp eq i64 %width, 1
-  %fixed = or i1 %static, %one
-  br i1 %fixed, label %range, label %dynamic
-range:
+  %counters = load ptr, ptr %counters_at, align 8
+  %alone = icmp eq i64 %width, 1
+  br i1 %alone, label %whole, label %open
+whole:
+  %some = icmp ne i64 %grid, 0
+  br i1 %some, label %all, label %done
+all:
+  call void %function(ptr %args, i64 0, i64 %grid, ptr %scratch)
+  br label %done
+open:
+  %mine_offset = mul i64 %tid, $COUNTER_STRIDE
+  %mine = getelementptr i8, ptr %counters, i64 %mine_offset
+  store atomic i64 0, ptr %mine monotonic, align 8
   %share = udiv i64 %grid, %width
   %rest = urem i64 %grid, %width
-  %base = mul i64 %share, %tid
-  %extra = call i64 @llvm.umin.i64(i64 %tid, i64 %rest)
+  br label %part
+part:
+  %u = phi i64 [0, %open], [%u1, %next]
+  %around = add i64 %tid, %u
+  %v = urem i64 %around, %width
+  %base = mul i64 %share, %v
+  %extra = call i64 @llvm.umin.i64(i64 %v, i64 %rest)
   %begin = add i64 %base, %extra
-  %longer = icmp ult i64 %tid, %rest
+  %longer = icmp ult i64 %v, %rest
   %one_more = zext i1 %longer to i64
   %count = add i64 %share, %one_more
-  %end = add i64 %begin, %count
-  %some = icmp ult i64 %begin, %end
-  br i1 %some, label %call_range, label %done
-call_range:
-  call void %function(ptr %args, i64 %begin, i64 %end, ptr %scratch)
-  br label %done
-dynamic:
-  %chunk_at = getelementptr i8, ptr %entry_at, i64 $G.CHUNK
-  %chunk = load i64, ptr %chunk_at, align 8
-  br label %take
+  %least_or_none = lshr i64 %count, 5
+  %least = call i64 @llvm.umax.i64(i64 %least_or_none, i64 1)
+  %counter_offset = mul i64 %v, $COUNTER_STRIDE
+  %counter = getelementptr i8, ptr %counters, i64 %counter_offset
+  br label %look
+look:
+  %taken = load atomic i64, ptr %counter monotonic, align 8
+  %any = icmp ult i64 %taken, %count
+  br i1 %any, label %take, label %next
 take:
+  %left = sub i64 %count, %taken
+  %quarter = lshr i64 %left, 2
+  %chunk = call i64 @llvm.umax.i64(i64 %quarter, i64 %least)
   %from = atomicrmw add ptr %counter, i64 %chunk monotonic
-  %left = icmp ult i64 %from, %grid
-  br i1 %left, label %call_chunk, label %done
-call_chunk:
+  %got = icmp ult i64 %from, %count
+  br i1 %got, label %work_on, label %next
+work_on:
   %past = add i64 %from, %chunk
-  %to = call i64 @llvm.umin.i64(i64 %past, i64 %grid)
-  call void %function(ptr %args, i64 %from, i64 %to, ptr %scratch)
-  br label %take
+  %to = call i64 @llvm.umin.i64(i64 %past, i64 %count)
+  %first = add i64 %begin, %from
+  %end = add i64 %begin, %to
+  call void %function(ptr %args, i64 %first, i64 %end, ptr %scratch)
+  br label %look
+next:
+  %u1 = add i64 %u, 1
+  %more = icmp ult i64 %u1, %width
+  br i1 %more, label %part, label %done
 done:
   ret void
 }
 declare i64 @llvm.umin.i64(i64, i64)
+declare i64 @llvm.umax.i64(i64, i64)
 
 ; the time now, unless a later one is there already
 define internal void @stamp(ptr %profile, i64 %i) noinline nounwind {
@@ -491,7 +512,7 @@ entry:
 head:
   %i = phi i64 [0, %entry], [%i1, %body]
   %more = icmp ult i64 %i, %num
-  br i1 %more, label %body, label %counters
+  br i1 %more, label %body, label %done
 body:
   %at = mul i64 %i, $A.BYTES
   %patch = getelementptr i8, ptr %patches, i64 %at
@@ -506,22 +527,6 @@ body:
   store ptr %value, ptr %slot, align 8
   %i1 = add i64 %i, 1
   br label %head
-counters:
-  %counters_at = getelementptr i8, ptr %program, i64 $P.COUNTERS
-  %num_counters_at = getelementptr i8, ptr %program, i64 $P.NUM_COUNTERS
-  %first = load ptr, ptr %counters_at, align 8
-  %num_counters = load i64, ptr %num_counters_at, align 8
-  br label %zero_head
-zero_head:
-  %j = phi i64 [0, %counters], [%j1, %zero]
-  %counters_left = icmp ult i64 %j, %num_counters
-  br i1 %counters_left, label %zero, label %done
-zero:
-  %counter_offset = mul i64 %j, 64
-  %counter = getelementptr i8, ptr %first, i64 %counter_offset
-  store atomic i64 0, ptr %counter monotonic, align 8
-  %j1 = add i64 %j, 1
-  br label %zero_head
 done:
   ret void
 }

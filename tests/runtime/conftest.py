@@ -71,13 +71,39 @@ loop:
 done:
   ret void
 }
+
+; where, but each of the first 32 tiles takes a while
+define void @slow(ptr %args, i64 %begin, i64 %end, ptr %scratch) {
+entry:
+  %out = load ptr, ptr %args
+  br label %loop
+loop:
+  %i = phi i64 [%begin, %entry], [%next, %kept]
+  %early = icmp ult i64 %i, 32
+  %turns = select i1 %early, i64 100000, i64 1
+  br label %wait
+wait:
+  %turn = phi i64 [0, %loop], [%turn1, %wait]
+  store volatile i64 %turn, ptr %scratch
+  %turn1 = add i64 %turn, 1
+  %again = icmp ult i64 %turn1, %turns
+  br i1 %again, label %wait, label %kept
+kept:
+  %at = getelementptr ptr, ptr %out, i64 %i
+  store ptr %scratch, ptr %at
+  %next = add i64 %i, 1
+  %more = icmp ult i64 %next, %end
+  br i1 %more, label %loop, label %done
+done:
+  ret void
+}
 """
 
 
 @pytest.fixture(scope="session")
 def stages() -> Library:
-    """Library with `mark`, `mirror` and `where`."""
-    return link([assemble(STAGES, host_machine())], ["mark", "mirror", "where"])
+    """Library with `mark`, `mirror`, `where` and `slow`."""
+    return link([assemble(STAGES, host_machine())], ["mark", "mirror", "where", "slow"])
 
 
 @pytest.fixture(params=[1, 2, 3])

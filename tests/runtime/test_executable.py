@@ -24,7 +24,7 @@ from rung.runtime.executable import (
 )
 from rung.runtime.pool import pool, set_threads
 
-BARRIER, SERIAL, DYNAMIC = StageFlags.BARRIER, StageFlags.SERIAL, StageFlags.DYNAMIC
+BARRIER, SERIAL = StageFlags.BARRIER, StageFlags.SERIAL
 
 
 @pytest.mark.parametrize("grid", [0, 1, 2, 3, 7, 64, 1001])
@@ -33,11 +33,9 @@ BARRIER, SERIAL, DYNAMIC = StageFlags.BARRIER, StageFlags.SERIAL, StageFlags.DYN
     [
         {"flags": BARRIER},
         {"flags": BARRIER | SERIAL},
-        {"flags": BARRIER | DYNAMIC, "chunk": 1},
-        {"flags": BARRIER | DYNAMIC, "chunk": 5},
         {"flags": BARRIER, "width": 2},
     ],
-    ids=["static", "serial", "dynamic1", "dynamic5", "width2"],
+    ids=["all", "serial", "width2"],
 )
 def test_every_tile_runs_exactly_once(stages, threads, grid, options):
     counts = np.zeros(grid + 1, np.int64)
@@ -126,6 +124,21 @@ def test_each_thread_has_its_own_scratch(stages, threads):
     assert len(seen) == threads
     assert all(block % 64 == 0 for block in seen)
     assert (np.diff(sorted(seen)) >= 5000).all()
+
+
+def test_a_thread_that_is_done_helps_the_others(stages):
+    set_threads(2)
+    grid = 64  # the first share takes long, the second none
+    out = np.zeros(grid, np.uintp)
+    program = Executable(
+        [Stage(stages.address("slow"), (Output(0),), grid)], scratch_bytes=64, num_outputs=1
+    )
+    deadline = time.monotonic() + 10
+    while len(np.unique(out[:32])) < 2 and time.monotonic() < deadline:
+        out[:] = 0
+        program.run([out.ctypes.data])
+        assert (out > 0).all()
+    assert len(np.unique(out[:32])) == 2
 
 
 @pytest.mark.parametrize("busy", [False, True], ids=["idle", "busy"])
