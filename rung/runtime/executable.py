@@ -196,7 +196,7 @@ class _Groups:
 
 
 class _Tables:
-    """Stage table, argument words, patches, counters and group tables in one block of memory.
+    """Stage table, argument words, patches and group tables in one block of memory.
 
     `groups` is cut at the barriers, `singles` has a group for every stage. Only the arguments
     change once a program has run: threads that come late still read the rest.
@@ -212,7 +212,6 @@ class _Tables:
         starts = _group_starts(stages)
         sizes = (
             len(stages) * StageOffset.BYTES,
-            len(stages) * shared.threads * COUNTER_STRIDE,
             sum(len(stage.args) for stage in stages) * _WORD,
             len(patches) * PatchOffset.BYTES,
             len(starts) * GroupOffset.BYTES,
@@ -222,17 +221,15 @@ class _Tables:
         self.block = Block(places[-1])
         self._words = self.block.data.view(np.int64)
         base = self.block.address
-        self.stages_at, self.counters_at, self._args_at, self.patches_at = (
-            base + place for place in places[:4]
-        )
+        self.stages_at, self._args_at, self.patches_at = (base + place for place in places[:3])
         self.num_stages, self.num_patches = len(stages), len(patches)
         self._fill_args(stages)
-        self._fill_stages(stages, shared.threads)
+        self._fill_stages(stages)
         for k, (word, index, offset) in enumerate(patches):
             at = self.patches_at + k * PatchOffset.BYTES
             self._store(at, (self._args_at + word * _WORD, index, offset))
-        self.groups = self._fill_groups(base + places[4], starts, stages)
-        self.singles = self._fill_groups(base + places[5], list(range(len(stages))), stages)
+        self.groups = self._fill_groups(base + places[3], starts, stages)
+        self.singles = self._fill_groups(base + places[4], list(range(len(stages))), stages)
 
     def __del__(self) -> None:
         self._pool.bury(self.block)
@@ -258,21 +255,18 @@ class _Tables:
         self._arena_words = np.array(words, np.int64)
         self._arena_offsets = np.array(offsets, np.int64)
 
-    def _fill_stages(self, stages: Sequence[Stage], threads: int) -> None:
-        args, counters = self._args_at, self.counters_at
+    def _fill_stages(self, stages: Sequence[Stage]) -> None:
+        args = self._args_at
         for i, stage in enumerate(stages):
             row = {
                 StageOffset.FUNCTION: stage.function,
                 StageOffset.ARGS: args,
                 StageOffset.GRID: stage.grid,
                 StageOffset.WIDTH: _width(stage),
-                StageOffset.COUNTERS: counters,
+                StageOffset.NUMBER: i,
             }
             self._store(self.stages_at + i * StageOffset.BYTES, [row[key] for key in sorted(row)])
             args += len(stage.args) * _WORD
-            for _ in range(threads):
-                self._store(counters, (_ALL_TAKEN,))
-                counters += COUNTER_STRIDE
 
     def _fill_groups(self, address: int, starts: Sequence[int], stages: Sequence[Stage]) -> _Groups:
         for g, (first, end) in enumerate(pairwise([*starts, len(stages)])):
@@ -287,7 +281,7 @@ class _Tables:
 
 
 class _Launch:
-    """A program's header for one binding, with what its runs count: shares taken and done."""
+    """A program's header for one binding, with what its runs count: shares and tiles taken, shares done."""
 
     def __init__(
         self, program: Executable, groups: _Groups, shared: Pool, profile: int = 0
@@ -296,8 +290,11 @@ class _Launch:
         row_bytes = -(-groups.count * 4 // 128) * 128
         done_at = int(ProgramOffset.BYTES)
         claims_at = done_at + row_bytes
+        counters_at = claims_at + row_bytes * shared.threads
+        counters_bytes = tables.num_stages * shared.threads * COUNTER_STRIDE
         self._pool = shared
-        self._block = Block(claims_at + row_bytes * shared.threads)
+        self._block = Block(counters_at + counters_bytes)
+        self._block.data[counters_at:].view(np.int64)[:] = _ALL_TAKEN
         self.address = base = self._block.address
         words = self._block.data[: ProgramOffset.BYTES].view(np.int64)
         for key, value in {
@@ -305,6 +302,7 @@ class _Launch:
             ProgramOffset.NUM_STAGES: tables.num_stages,
             ProgramOffset.PATCHES: tables.patches_at,
             ProgramOffset.NUM_PATCHES: tables.num_patches,
+            ProgramOffset.COUNTERS: base + counters_at,
             ProgramOffset.PROFILE: profile,
             ProgramOffset.ALONE: int(program.alone),
             ProgramOffset.STATE: shared.state_address,

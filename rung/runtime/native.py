@@ -47,6 +47,7 @@ class ProgramOffset(IntEnum):
     NUM_STAGES = 8  # i64
     PATCHES = 16  # ptr
     NUM_PATCHES = 24  # i64
+    COUNTERS = 32  # ptr: how many tiles are taken of each share of each stage, COUNTER_STRIDE apart
     PROFILE = 48  # ptr to NUM_GROUPS + 1 time stamps (i64, ns), or null
     ALONE = 56  # i64: 1 = the caller runs everything itself
     STATE = 64  # ptr: the pool's state block
@@ -75,8 +76,8 @@ class StageOffset(IntEnum):
     ARGS = 8  # ptr
     GRID = 16  # i64: number of tiles
     WIDTH = 24  # i64: tiles are split over at most so many shares; 0 = all
-    COUNTERS = 32  # ptr: for each share how many of its tiles are taken, COUNTER_STRIDE apart
-    BYTES = 64
+    NUMBER = 32  # i64: which stage it is
+    BYTES = 40
 
 
 class PatchOffset(IntEnum):
@@ -270,7 +271,8 @@ _STAGE = """
 ; A share of one stage: its own tiles, a quarter of what is left at a time, then what is left of the
 ; other shares'. A counter is past its end from the last tile of one run until its share is taken in
 ; the next, so nobody takes tiles of a share that has not begun.
-define internal void @stage(ptr %entry_at, i64 %tid, i64 %threads, ptr %scratch) nounwind {
+define internal void @stage(ptr %entry_at, ptr %all_counters, i64 %tid, i64 %threads,
+                            ptr %scratch) nounwind {
 start:
   %width_at = getelementptr i8, ptr %entry_at, i64 $G.WIDTH
   %limit = load i64, ptr %width_at, align 8
@@ -283,11 +285,11 @@ work:
   %function_at = getelementptr i8, ptr %entry_at, i64 $G.FUNCTION
   %args_at = getelementptr i8, ptr %entry_at, i64 $G.ARGS
   %grid_at = getelementptr i8, ptr %entry_at, i64 $G.GRID
-  %counters_at = getelementptr i8, ptr %entry_at, i64 $G.COUNTERS
+  %number_at = getelementptr i8, ptr %entry_at, i64 $G.NUMBER
   %function = load ptr, ptr %function_at, align 8
   %args = load ptr, ptr %args_at, align 8
   %grid = load i64, ptr %grid_at, align 8
-  %counters = load ptr, ptr %counters_at, align 8
+  %number = load i64, ptr %number_at, align 8
   %alone = icmp eq i64 %width, 1
   br i1 %alone, label %whole, label %open
 whole:
@@ -297,6 +299,9 @@ all:
   call void %function(ptr %args, i64 0, i64 %grid, ptr %scratch)
   br label %done
 open:
+  %row_bytes = mul i64 %threads, $COUNTER_STRIDE
+  %row_offset = mul i64 %row_bytes, %number
+  %counters = getelementptr i8, ptr %all_counters, i64 %row_offset
   %mine_offset = mul i64 %tid, $COUNTER_STRIDE
   %mine = getelementptr i8, ptr %counters, i64 %mine_offset
   store atomic i64 0, ptr %mine monotonic, align 8
@@ -363,6 +368,8 @@ define internal void @try_share(ptr %program, ptr %group, i64 %g, i64 %share, i6
 entry:
   %claims_at = getelementptr i8, ptr %program, i64 $P.CLAIMS
   %stride_at = getelementptr i8, ptr %program, i64 $P.CLAIM_STRIDE
+  %counters_at = getelementptr i8, ptr %program, i64 $P.COUNTERS
+  %counters = load ptr, ptr %counters_at, align 8
   %claims = load ptr, ptr %claims_at, align 8
   %stride = load i64, ptr %stride_at, align 8
   %row_offset = mul i64 %stride, %share
@@ -384,7 +391,7 @@ work:
   br label %loop
 loop:
   %stage = phi ptr [%first, %work], [%next, %loop]
-  call void @stage(ptr %stage, i64 %share, i64 %threads, ptr %scratch)
+  call void @stage(ptr %stage, ptr %counters, i64 %share, i64 %threads, ptr %scratch)
   %next = getelementptr i8, ptr %stage, i64 $G.BYTES
   %last = icmp eq ptr %next, %end
   br i1 %last, label %finish, label %loop
@@ -493,7 +500,7 @@ check:
 body:
   %at = mul i64 %i, $G.BYTES
   %stage = getelementptr i8, ptr %stages, i64 %at
-  call void @stage(ptr %stage, i64 0, i64 1, ptr %scratch)
+  call void @stage(ptr %stage, ptr null, i64 0, i64 1, ptr %scratch)
   %i1 = add i64 %i, 1
   br label %head
 leave:
