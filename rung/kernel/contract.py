@@ -55,6 +55,8 @@ STEP_COST = 1.0
 """What a step of a tile costs besides."""
 STAGE_PANELS = 8
 """Panels from which the broadcast factor is laid out tile by tile."""
+STAGE_PANELS_NEAR = 12
+"""The same for a factor that the second-level cache holds."""
 STAGE_MOST = 1 << 24
 """Elements of a factor from which a copy takes more memory than it is worth, if its rows are
 contiguous."""
@@ -415,7 +417,9 @@ class ContractionTiling:
             reduce = [k.axis.name for k in self.found.reduce if k.axis.name in free]
             along, across = stride(r, last), stride(r, row)
             apart = across is None or across * r.dtype.itemsize % CACHE_WAY == 0
-            few = panels < STAGE_PANELS or prod(v.extent for v in variables(r)) > STAGE_MOST
+            size = prod(v.extent for v in variables(r))
+            near = size * r.dtype.itemsize <= self.s.machine.l2_bytes
+            few = panels < (STAGE_PANELS_NEAR if near else STAGE_PANELS) or size > STAGE_MOST
             fine = along == 1 and not apart and few
             plain = len(outer) + len(reduce) + 1 == len(free)
             if fine or not plain or self._is_read_twice(r):

@@ -281,7 +281,8 @@ class _Tables:
 
 
 class _Launch:
-    """A program's header for one binding, with what its runs count: shares and tiles taken, shares done."""
+    """A program's header for one binding, with what its runs count: shares and tiles taken,
+    and shares done."""
 
     def __init__(
         self, program: Executable, groups: _Groups, shared: Pool, profile: int = 0
