@@ -59,7 +59,8 @@ def canonical(position: Expr) -> Expr:
 @dataclass(frozen=True, eq=False)
 class Body:
     """A stored node with everything that is inlined into it: `exprs[r]` is the element of result r
-    (or the contribution to it) over `axes` and `reduce`, reading flat buffers only."""
+    (or the contribution to it) over `axes` and `reduce`, reading flat buffers only. `start` is what
+    a scatter starts from: a place in the result, and the element there."""
 
     node: Node
     form: LoopForm
@@ -69,6 +70,7 @@ class Body:
     reads: tuple[Read, ...]
     write: tuple[Expr, ...] | None = None
     write_guard: Expr | None = None
+    start: tuple[Var, Expr] | None = None
 
 
 class Elements:
@@ -172,8 +174,19 @@ class Elements:
         guard = None
         if form.write_guard is not None:
             guard = self.inline(node, form.write_guard, bound)
+        start = self._start(node, form, number)
         roots = exprs + (write or ()) + ((guard,) if guard is not None else ())
-        return Body(node, form, axes, reduce, exprs, buffer_reads(*roots), write, guard)
+        reads = buffer_reads(*roots, *((start[1],) if start is not None else ()))
+        return Body(node, form, axes, reduce, exprs, reads, write, guard, start)
+
+    def _start(self, node: Node, form: LoopForm, number: int) -> tuple[Var, Expr] | None:
+        if form.init is None:
+            return None
+        value = node.inputs[form.init]
+        place, buffer = var(f"p{number}", value.type.size), self._memory.get(value)
+        if buffer is not None:
+            return place, read(buffer, (place,))
+        return place, self.element(value, delinearize(place, value.shape))
 
 
 def buffer_reads(*roots: Expr) -> tuple[Read, ...]:

@@ -47,7 +47,7 @@ def stored_readers(storage: Storage) -> dict[Value, list[Node]]:
     for node in storage.stored:
         body = storage.bodies[node]
         buffers = [r.source for r in body.reads]
-        if body.form.init is not None or body.form.opaque:
+        if body.form.opaque:
             buffers += [storage.elements.memory(v) for v in node.inputs]  # type: ignore[misc]
         for b in dict.fromkeys(buffers):
             if isinstance(b, Buffer):

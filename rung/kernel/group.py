@@ -131,7 +131,7 @@ class Storage:
         value = node.results[0]
         cost, reads = self.inlined_cost(node)
         readers = self.users[value]
-        if any(self._needs_memory(user, value) for user in readers):
+        if any(self.elements.form(user).opaque for user in readers):
             return True
         if (cost or len(reads) > 1) and self._amplified(value, value.type.size, cost, len(reads)):
             self.read_often.add(node)
@@ -142,12 +142,6 @@ class Storage:
             return False
         large = sum(v.type.size * 2 > value.type.size for v in reads)
         return large > 1 or cost > REMATERIALIZE_COST
-
-    def _needs_memory(self, user: Node, value: Value) -> bool:
-        form = self.elements.form(user)
-        if form.opaque:
-            return True
-        return form.init is not None and user.inputs[form.init] is value
 
     def _amplified(self, value: Value, size: int, cost: int, reads: int) -> bool:
         """Whether a reader, directly or through movement, reads each element many times."""
@@ -239,13 +233,6 @@ class Grouping:
             if owner.node in self.of:
                 group = self.of[owner.node]
                 found[group.index] = group
-        init = body.form.init
-        if init is not None:
-            root = self.storage.elements.memory(body.node.inputs[init])
-            if root is not None:
-                owner = self.storage.elements.owner(root)
-                if owner.node in self.of:
-                    found[self.of[owner.node].index] = self.of[owner.node]
         for v in body.node.inputs if body.form.opaque else ():
             root = self.storage.elements.memory(v)
             if root is not None and self.storage.elements.owner(root).node in self.of:

@@ -518,11 +518,9 @@ class GroupNest:
         body = self.storage.bodies[node]
         value = node.results[0]
         target = self._buffer(value)
-        assert body.form.init is not None and body.write is not None
-        init = self.storage.elements.memory(node.inputs[body.form.init])
-        assert init is not None
-        position = var("p", value.type.size)
-        copy = loop(position, Store(target, (position,), read(init, (position,))))
+        assert body.start is not None and body.write is not None
+        position, element = body.start
+        copy = loop(position, Store(target, (position,), element))
         place = linearize(body.write, value.shape)
         update: Stmt
         if body.form.combine is None:

@@ -337,9 +337,14 @@ def sum_of_pads(node: Node) -> Value | None:
 
 @structural(add)
 def add_scattered(node: Node) -> Value | None:
-    """x + scatter_add(0, i, u)  →  scatter_add(x, i, u)        (adds in another order)"""
+    """scatter_add(x, j, v) + scatter_add(0, i, u)  →  scatter_add(scatter_add(x, j, v), i, u)
+
+    Adds in another order. Anything else than a scatter is better added to the sums of the updates
+    than before them: in the epilogue of what makes it, and with smaller rounding errors."""
     for v, x in (node.inputs, node.inputs[::-1]):
         inner = v.node
+        if x.node.op is not scatter_add:
+            continue
         if inner.op is scatter_add and is_filled(inner.inputs[0], 0, exact=False):
             return scatter_add(x, *inner.inputs[1:], attrs=inner.attrs)
     return None

@@ -251,8 +251,12 @@ CASES: dict[str, list[Case]] = {
         lambda: add(pad(x(2, 2), low=(1, 4), high=(1, 1)), pad(y(2, 3), low=(1, 1), high=(1, 3))),
     ],
     "add_scattered": [
-        lambda: add(x(5), scatter_add(full((5,), 0, dt.float32), PLACES, y(3))),
-        lambda: add(scatter_add(full((5,), -0.0, dt.float32), PLACES, y(3)), x(5)),
+        lambda: add(
+            scatter_add(x(5), PLACES, y(3)), scatter_add(full((5,), 0, dt.float32), PLACES, y(3))
+        ),
+        lambda: add(
+            scatter_add(full((5,), -0.0, dt.float32), PLACES, y(3)), scatter_add(x(5), PLACES, y(3))
+        ),
     ],
     "permute_of_product": swapped(),
     "product_of_permuted": products(),

@@ -446,3 +446,33 @@ def test_gradients_pass_through_jit() -> None:
     assert rung.grad(f)(rung.ones(2)).tolist() == [1, 2]
     with rung.no_grad():
         assert f(rung.ones(2)).item() == 3
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda w: w * 2,
+        lambda w: w[::-1],
+        lambda w: w.reshape(3, 40).T.reshape(40, 3),
+        lambda w: w * 0,
+    ],
+    ids=["doubled", "flipped", "transposed", "cleared"],
+)
+def test_state_is_scattered_into_what_is_made_of_it(change):
+    start = np.arange(120, dtype=np.float32).reshape(40, 3)
+    state, rows = rung.asarray(start.copy()), np.array([3, 5, 38])
+
+    @rung.jit
+    def step(updates):
+        changed = change(state)
+        changed[rung.asarray(rows)] += updates
+        state.assign(changed)
+        return changed.sum()
+
+    expected = start
+    for _ in range(3):
+        expected = change(expected).copy()
+        expected[rows] += 1
+        total = step(rung.ones((3, 3)))
+        assert np.array_equal(np.array(state), expected)
+        assert float(total) == expected.sum()
