@@ -26,8 +26,18 @@ Array = np.ndarray[Any, Any]
 class Attrs:
     """Base of the attributes of an op: a frozen dataclass of hashable fields."""
 
+    def with_axis(self, size: int) -> Attrs:
+        """The attributes of the same op with one more parallel axis, of `size`, as the first dim of
+        every operand and result: dims that are counted from the front move on by one."""
+        return self
+
 
 NO_ATTRS = Attrs()
+
+
+def later(dims: Sequence[int]) -> tuple[int, ...]:
+    """Dims that are counted from the front, when one more stands before them."""
+    return tuple(d + 1 for d in dims)
 
 
 @dataclass(frozen=True)
@@ -94,6 +104,8 @@ TransposeRule = Callable[
     [Attrs, Sequence["Value"], Sequence["Value | None"], int], "Value | None"
 ]
 """(attrs, inputs, output cotangents (None = zero), operand) -> cotangent of that operand."""
+BatchRule = Callable[[Attrs, Sequence["Value"], Sequence[bool], int], "tuple[Value, ...]"]
+"""(attrs, inputs, which have one more first dim, its size) -> results with that first dim."""
 AxesRule = Callable[[Attrs, Sequence[TensorType]], LoopForm]
 CostRule = Callable[[Attrs, Sequence[TensorType], Sequence[TensorType]], Cost]
 SampleRule = Callable[[np.random.Generator], Sequence["Sample"]]
@@ -126,6 +138,8 @@ class Op:
     - `emit`: name under which the code generators know the scalar op (element-wise ops and
       combiners), or None: it is made from its loop form, or must be decomposed by `decompose`.
     - `decompose`: (attrs, inputs) -> values, for ops that are always rewritten into others.
+    - `batch`: how a parallel axis is added, where that is not the same op with
+      `attrs.with_axis` on operands that all have the axis.
     - `elementwise`: every axis parallel, all operands and results of one shape.
     - `samples`: shapes and attributes for generated tests beyond what the family provides.
     - `dtypes`: what the first operand may be (for an op without operands, the result).
@@ -147,6 +161,7 @@ class Op:
     facts: Facts = Facts()
     emit: str | None = None
     decompose: Callable[[Attrs, Sequence[Value]], Sequence[Value]] | None = None
+    batch: BatchRule | None = None
     elementwise: bool = False
     samples: SampleRule | None = None
     dtypes: tuple[DType, ...] = ALL

@@ -7,7 +7,7 @@ result is brought back under its operand by `spread`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 import numpy as np
@@ -34,6 +34,9 @@ class ShapeAttrs(Attrs):
     """The shape of the result."""
 
     shape: Shape
+
+    def with_axis(self, size: int) -> Attrs:
+        return replace(self, shape=(size, *self.shape))
 
 
 # ---- reshape
@@ -149,6 +152,16 @@ _BROADCASTS: tuple[tuple[Shape, Shape], ...] = (
     ((1, 3), (4, 3)), ((1, 1), (2, 3, 4)), ((3, 1, 2), (2, 3, 5, 2)), ((1, 0), (3, 0)),
 )  # fmt: skip
 
+def _broadcast_batch(
+    attrs: ShapeAttrs, inputs: Sequence[Value], batched: Sequence[bool], size: int
+) -> tuple[Value, ...]:
+    """The axis stands before the dims that the operand lacks."""
+    (x,) = inputs
+    lacking = len(attrs.shape) - (x.type.rank - 1)
+    wide = reshaped(x, (size, *(1,) * lacking, *x.shape[1:]))
+    return (broadcast_to(wide, shape=(size, *attrs.shape)),)
+
+
 broadcast_to: Op = movement(
     "broadcast_to",
     "x repeated to `shape`: dims are aligned at the last one, each of x is 1 or equal.",
@@ -158,6 +171,7 @@ broadcast_to: Op = movement(
     axes=_broadcast_axes,
     transpose=_broadcast_transpose,
     cost=lambda attrs, ins, outs: Cost(0, ins[0].nbytes + outs[0].nbytes),
+    batch=_broadcast_batch,
     samples=over_dtypes([one_operand(a, ShapeAttrs(b)) for a, b in _BROADCASTS]),
 )
 

@@ -13,8 +13,9 @@ from rung.core.dtype import accumulator
 from rung.core.errors import AxisError, ShapeError
 from rung.ir.expr import Var, raw_call, read, var
 from rung.ir.node import Value
-from rung.ir.op import Array, Attrs, Cost, LoopForm, Sample
+from rung.ir.op import Array, Attrs, Cost, LoopForm, Sample, later
 from rung.ir.types import Shape, TensorType
+from rung.ops.batching import to_front
 from rung.ops.broadcast import reshaped
 from rung.ops.families import (
     NUMBERS,
@@ -37,6 +38,12 @@ class DotAttrs(Attrs):
 
     batch: tuple[Dims, Dims] = ((), ())
     contract: tuple[Dims, Dims] = ((), ())
+
+    def with_axis(self, size: int) -> Attrs:
+        return DotAttrs(
+            ((0, *later(self.batch[0])), (0, *later(self.batch[1]))),
+            (later(self.contract[0]), later(self.contract[1])),
+        )
 
     def free(self, side: int, rank: int) -> Dims:
         """The dims of operand `side` (0 or 1) that are neither batch nor contracted, in order."""
@@ -180,6 +187,27 @@ def _dot_samples(rng: np.random.Generator) -> Sequence[Sample]:
     return from_cases + others
 
 
+def _dot_batch(
+    attrs: DotAttrs, inputs: Sequence[Value], batched: Sequence[bool], size: int
+) -> tuple[Value, ...]:
+    """A batch dim where both operands have the axis, a free dim where one has it."""
+    if all(batched):
+        return (dot_general(*inputs, attrs=attrs.with_axis(size)),)
+    side = batched.index(True)
+    own = [tuple(dims[side]) for dims in (attrs.batch, attrs.contract)]
+    moved = [later(dims) for dims in own]
+    new = DotAttrs(
+        _replaced(attrs.batch, side, moved[0]), _replaced(attrs.contract, side, moved[1])
+    )
+    result = dot_general(*inputs, attrs=new)
+    place = len(attrs.batch[0])
+    return (to_front(result, place + (len(new.free(0, inputs[0].type.rank)) if side else 0)),)
+
+
+def _replaced(pair: tuple[Dims, Dims], side: int, dims: Dims) -> tuple[Dims, Dims]:
+    return (dims, pair[1]) if side == 0 else (pair[0], dims)
+
+
 dot_general = structured(
     "dot_general",
     "contraction",
@@ -193,6 +221,7 @@ dot_general = structured(
     cost=_dot_cost,
     linear=(0, 1),
     transpose=_dot_transpose,
+    batch=_dot_batch,
     samples=_dot_samples,
     dtypes=NUMBERS,
 )

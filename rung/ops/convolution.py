@@ -7,7 +7,7 @@ kernel is not reversed (it is a correlation).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 import numpy as np
@@ -19,7 +19,8 @@ from rung.ir.expr import Expr, iadd, ifloordiv, imul, raw_call, read, var
 from rung.ir.node import Value
 from rung.ir.op import Array, Attrs, Cost, LoopForm, Sample
 from rung.ir.types import Shape, TensorType
-from rung.ops.broadcast import reshaped
+from rung.ops.batching import from_front, to_front, with_axis
+from rung.ops.broadcast import reshape, reshaped
 from rung.ops.families import (
     Types,
     add,
@@ -208,6 +209,29 @@ def _conv_samples(rng: np.random.Generator) -> list[Sample]:
     return found + [Sample((TensorType(d, x), TensorType(d, w)), attrs) for d in narrow]
 
 
+def _conv_batch(
+    attrs: ConvAttrs, inputs: Values, batched: Sequence[bool], size: int
+) -> tuple[Value, ...]:
+    """The axis joins the images where these alone have it, else the channels as groups."""
+    x, weight = inputs
+    if not batched[1]:
+        images, channels, *lengths = x.shape[1:]
+        joined = reshape(x, shape=(size * images, channels, *lengths))
+        result = conv(joined, weight, attrs=attrs)
+        return (reshape(result, shape=(size, images, *result.shape[1:])),)
+    outputs, *rest = weight.shape[1:]
+    weights = reshape(weight, shape=(size * outputs, *rest))
+    if attrs.groups == 1 and not batched[0]:
+        result = conv(x, weights, attrs=attrs)
+    else:
+        images, channels, *lengths = (x.shape[1:] if batched[0] else x.shape)
+        stacked = from_front(with_axis(x, batched[0], size), 1)
+        joined = reshape(stacked, shape=(images, size * channels, *lengths))
+        result = conv(joined, weights, attrs=replace(attrs, groups=size * attrs.groups))
+    apart = reshape(result, shape=(result.shape[0], size, outputs, *result.shape[2:]))
+    return (to_front(apart, 1),)
+
+
 conv = structured(
     "conv",
     "convolution",
@@ -221,6 +245,7 @@ conv = structured(
     cost=_conv_cost,
     linear=(0, 1),
     transpose=_conv_transpose,
+    batch=_conv_batch,
     samples=_conv_samples,
     dtypes=FLOATS,
 )

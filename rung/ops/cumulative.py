@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,9 @@ class ScanAttrs(Attrs):
     """The dim along which elements are combined."""
 
     dim: int
+
+    def with_axis(self, size: int) -> Attrs:
+        return replace(self, dim=self.dim + 1)
 
 
 def _samples(rng: np.random.Generator) -> list[Sample]:

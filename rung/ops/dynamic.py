@@ -6,7 +6,7 @@ A start that would leave the slice partly outside is moved so that the slice lie
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -15,11 +15,15 @@ from rung.core.dtype import INTEGERS
 from rung.core.errors import AxisError, ShapeError
 from rung.ir.expr import Expr, Var, iadd, read
 from rung.ir.node import Value
-from rung.ir.op import Array, Attrs, Cost, LoopForm, Sample
+from rung.ir.op import Array, Attrs, Cost, LoopForm, Sample, later
 from rung.ir.types import Shape, TensorType
-from rung.ops.creation import full
+from rung.ops.batching import with_axis
+from rung.ops.broadcast import broadcast_to, reshape
+from rung.ops.creation import full, full_like, iota
+from rung.ops.elementwise import cast, maximum, minimum
 from rung.ops.families import (
     Types,
+    add,
     axis_vars,
     nbytes,
     require_dim,
@@ -27,7 +31,9 @@ from rung.ops.families import (
     require_same_dtype,
     structured,
 )
-from rung.ops.indexing import clamped
+from rung.ops.indexing import clamped, gather, scatter
+from rung.ops.movement import concat
+from rung.ops.shorthand import permuted
 
 Values = Sequence[Value]
 Cotangents = Sequence["Value | None"]
@@ -40,12 +46,18 @@ class DynamicSliceAttrs(Attrs):
     dims: tuple[int, ...]
     sizes: tuple[int, ...]
 
+    def with_axis(self, size: int) -> Attrs:
+        return replace(self, dims=later(self.dims))
+
 
 @dataclass(frozen=True)
 class UpdateAttrs(Attrs):
     """The dims along which the update is placed by a start. All others are of full size."""
 
     dims: tuple[int, ...]
+
+    def with_axis(self, size: int) -> Attrs:
+        return replace(self, dims=later(self.dims))
 
 
 def _check_starts(op: str, dims: tuple[int, ...], x: TensorType, starts: Types) -> None:
@@ -154,6 +166,43 @@ def _slice_samples(rng: np.random.Generator) -> Sequence[Sample]:
     ]
 
 
+def _positions(start: Value, extent: int, length: int, size: int) -> Value:
+    """Where the slices of `length` from `start` [axis] lie along a dim: i64[axis, length, 1]."""
+    first = _in_range(cast(start, dtype=dt.int64), extent - length)
+    places = add(
+        broadcast_to(reshape(first, shape=(size, 1)), shape=(size, length)),
+        iota(shape=(size, length), dim=1, dtype=dt.int64),
+    )
+    return reshape(places, shape=(size, length, 1))
+
+
+def _in_range(start: Value, most: int) -> Value:
+    """Starts brought into [0, most]."""
+    low = maximum(start, full_like(start, 0))
+    return minimum(low, full_like(start, most))
+
+
+def _slice_batch(
+    attrs: DynamicSliceAttrs, inputs: Values, batched: Sequence[bool], size: int
+) -> tuple[Value, ...]:
+    """Starts that have the axis are positions to gather along their dims, one dim at a time."""
+    x, *starts = inputs
+    x = with_axis(x, batched[0], size)
+    common = [i for i, has in enumerate(batched[1:]) if not has]
+    if common:
+        plain = DynamicSliceAttrs(
+            tuple(attrs.dims[i] + 1 for i in common), tuple(attrs.sizes[i] for i in common)
+        )
+        x = dynamic_slice(x, *(starts[i] for i in common), attrs=plain)
+    for i, (d, length) in enumerate(zip(attrs.dims, attrs.sizes, strict=True)):
+        if batched[i + 1]:
+            places = _positions(starts[i], x.shape[d + 1], length, size)
+            order = (0, d + 1, *range(1, d + 1), *range(d + 2, x.type.rank))
+            found = gather(permuted(x, order), places, batch_dims=1)
+            x = permuted(found, (0, *range(2, d + 2), 1, *range(d + 2, x.type.rank)))
+    return (x,)
+
+
 dynamic_slice = structured(
     "dynamic_slice",
     "indexing",
@@ -166,6 +215,7 @@ dynamic_slice = structured(
     cost=lambda attrs, ins, outs: Cost(0, 2 * nbytes(*outs)),
     linear=(0,),
     transpose=_slice_transpose,
+    batch=_slice_batch,
     samples=_slice_samples,
 )
 
@@ -224,6 +274,29 @@ def _update_samples(rng: np.random.Generator) -> Sequence[Sample]:
     return found + [sample(d, (5, 4), (0,), (2,)) for d in dt.ALL]
 
 
+def _update_batch(
+    attrs: UpdateAttrs, inputs: Values, batched: Sequence[bool], size: int
+) -> tuple[Value, ...]:
+    """Starts that have the axis are positions to scatter to."""
+    x, update, *starts = inputs
+    x, update = with_axis(x, batched[0], size), with_axis(update, batched[1], size)
+    if not any(batched[2:]) or not attrs.dims:
+        return (dynamic_update_slice(x, update, *starts, attrs=attrs.with_axis(size)),)
+    dims = later(attrs.dims)
+    others = tuple(d for d in range(1, x.type.rank) if d not in dims)
+    order = (0, *dims, *others)
+    lengths = tuple(update.shape[d] for d in dims)
+    columns = []
+    for i, d in enumerate(dims):
+        start = with_axis(starts[i], batched[i + 2], size)
+        places = _positions(start, x.shape[d], lengths[i], size)
+        shape = (size, *(n if j == i else 1 for j, n in enumerate(lengths)), 1)
+        columns.append(broadcast_to(reshape(places, shape=shape), shape=(size, *lengths, 1)))
+    index = concat(*columns, dim=len(lengths) + 1)
+    put = scatter(permuted(x, order), index, permuted(update, order), batch_dims=1)
+    return (permuted(put, tuple(order.index(d) for d in range(x.type.rank))),)
+
+
 dynamic_update_slice = structured(
     "dynamic_update_slice",
     "indexing",
@@ -237,6 +310,7 @@ dynamic_update_slice = structured(
     linear=(0, 1),
     joint=True,
     transpose=_update_transpose,
+    batch=_update_batch,
     samples=_update_samples,
 )
 

@@ -11,7 +11,7 @@ with explicit casts, so that no arithmetic on 16-bit floats reaches the code gen
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar, cast
 
 import numpy as np
@@ -25,6 +25,7 @@ from rung.ir.op import (
     Array,
     Attrs,
     AxesRule,
+    BatchRule,
     Cost,
     CostRule,
     Facts,
@@ -36,6 +37,7 @@ from rung.ir.op import (
     SampleRule,
     TransposeRule,
     TypeRule,
+    later,
 )
 from rung.ir.types import Shape, TensorType
 from rung.ops.samples import edge_values, elementwise_samples
@@ -372,6 +374,7 @@ def structured(
         [A, Sequence[Value], Sequence[Value], Sequence[Value | None]], tuple[Value | None, ...]
     ]
     | None = None,
+    batch: Callable[[A, Sequence[Value], Sequence[bool], int], tuple[Value, ...]] | None = None,
     cost: Callable[[A, Types, Types], Cost] | None = None,
     decompose: Callable[[A, Sequence[Value]], Sequence[Value]] | None = None,
     dtypes: tuple[DType, ...] = dt.ALL,
@@ -396,6 +399,7 @@ def structured(
         doc=doc,
         transpose=cast("TransposeRule | None", transpose),
         jvp=cast("JvpRule | None", jvp),
+        batch=cast("BatchRule | None", batch),
         decompose=cast("Callable[[Attrs, Sequence[Value]], Sequence[Value]] | None", decompose),
         dtypes=dtypes,
         blank=reasons,
@@ -412,6 +416,9 @@ class ReduceAttrs(Attrs):
     def __post_init__(self) -> None:
         dims = (self.dims,) if isinstance(self.dims, int) else self.dims
         object.__setattr__(self, "dims", tuple(sorted(dims)))
+
+    def with_axis(self, size: int) -> Attrs:
+        return replace(self, dims=later(self.dims))
 
 
 def reduced_shape(shape: Shape, dims: tuple[int, ...]) -> Shape:

@@ -8,7 +8,7 @@ the tensor layer checks positions whose values are known, and counts negative on
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from rung.ir.expr import Expr, const, raw_call, read
 from rung.ir.node import Value
 from rung.ir.op import Array, Attrs, Cost, LoopForm, Sample, SampleRule
 from rung.ir.types import Shape, TensorType
+from rung.ops.batching import all_with_axis, to_front
 from rung.ops.broadcast import broadcast_to, reshape
 from rung.ops.creation import full, iota
 from rung.ops.elementwise import cast, equal, where
@@ -69,6 +70,9 @@ class DimAttrs(Attrs):
     """The dim that is indexed."""
 
     dim: int
+
+    def with_axis(self, size: int) -> Attrs:
+        return replace(self, dim=self.dim + 1)
 
 
 def _take_type(attrs: DimAttrs, types: Types) -> tuple[TensorType, ...]:
@@ -133,6 +137,22 @@ def _take_samples(rng: np.random.Generator) -> Sequence[Sample]:
     return found
 
 
+def _take_batch(
+    attrs: DimAttrs, inputs: Values, batched: Sequence[bool], size: int
+) -> tuple[Value, ...]:
+    x, index = inputs
+    d = attrs.dim
+    if not batched[1]:
+        return (take(x, index, dim=d + 1),)
+    if not batched[0]:
+        return (to_front(take(x, index, dim=d), d),)
+    k = index.type.rank - 1
+    rest = (*range(1, d + 1), *range(d + 2, x.type.rank))
+    found = gather(permuted(x, (0, d + 1, *rest)), column(index), batch_dims=1)
+    before, after = range(1 + k, 1 + k + d), range(1 + k + d, found.type.rank)
+    return (permuted(found, (0, *before, *range(1, 1 + k), *after)),)
+
+
 take = structured(
     "take",
     "indexing",
@@ -145,6 +165,7 @@ take = structured(
     cost=_moved,
     linear=(0,),
     transpose=_take_transpose,
+    batch=_take_batch,
     samples=_take_samples,
 )
 
@@ -235,6 +256,9 @@ class BatchAttrs(Attrs):
     """`batch_dims`: how many first dims x, index and updates have in common."""
 
     batch_dims: int = 0
+
+    def with_axis(self, size: int) -> Attrs:
+        return replace(self, batch_dims=self.batch_dims + 1)
 
 
 @dataclass(frozen=True)
@@ -352,6 +376,15 @@ def _gather_samples(rng: np.random.Generator) -> Sequence[Sample]:
     return found
 
 
+def _gather_batch(
+    attrs: BatchAttrs, inputs: Values, batched: Sequence[bool], size: int
+) -> tuple[Value, ...]:
+    """Positions that have the axis, in an array that has no batch dims, are but more positions."""
+    if not batched[0] and not attrs.batch_dims:
+        return (gather(*inputs, attrs=attrs),)
+    return (gather(*all_with_axis(inputs, batched, size), attrs=attrs.with_axis(size)),)
+
+
 gather = structured(
     "gather",
     "indexing",
@@ -365,6 +398,7 @@ gather = structured(
     cost=_moved,
     linear=(0,),
     transpose=_gather_transpose,
+    batch=_gather_batch,
     samples=_gather_samples,
 )
 
@@ -410,8 +444,8 @@ def _scatter_ref(attrs: BatchAttrs, operands: Sequence[Array]) -> tuple[Array, .
     x, index, updates = operands
     places = _places("scatter", attrs.batch_dims, *_types_of((x, index)))
     result = x.copy()
-    place = tuple(np.broadcast_arrays(*_numpy_place(places, index)))
     lead = places.batch + places.many
+    place = tuple(np.broadcast_to(p, lead) for p in _numpy_place(places, index))
     for row in np.ndindex(lead):  # in order, so that the later one wins
         result[tuple(p[row] for p in place)] = updates[row]
     return (result,)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from rung.ir.expr import (
     read,
 )
 from rung.ir.node import Value
-from rung.ir.op import EVERY_OPERAND, Array, Attrs, LoopForm, Op, Sample
+from rung.ir.op import EVERY_OPERAND, Array, Attrs, LoopForm, Op, Sample, later
 from rung.ir.types import Shape, TensorType
 from rung.ops.broadcast import broadcast_to, reshape
 from rung.ops.creation import ConstantAttrs
@@ -58,6 +58,9 @@ class PermuteAttrs(Attrs):
     """Dim d of the result is dim `dims[d]` of the operand."""
 
     dims: tuple[int, ...]
+
+    def with_axis(self, size: int) -> Attrs:
+        return replace(self, dims=(0, *later(self.dims)))
 
 
 def _permute_type(attrs: PermuteAttrs, types: Types) -> tuple[TensorType, ...]:
@@ -116,6 +119,9 @@ class SliceAttrs(Attrs):
     starts: tuple[int, ...]
     stops: tuple[int, ...]
     steps: tuple[int, ...]
+
+    def with_axis(self, size: int) -> Attrs:
+        return SliceAttrs((0, *self.starts), (size, *self.stops), (1, *self.steps))
 
 
 def _slice_type(attrs: SliceAttrs, types: Types) -> tuple[TensorType, ...]:
@@ -204,6 +210,9 @@ class PadAttrs(Attrs):
     def __post_init__(self) -> None:
         if not self.interior:
             object.__setattr__(self, "interior", (0,) * len(self.low))
+
+    def with_axis(self, size: int) -> Attrs:
+        return PadAttrs((0, *self.low), (0, *self.high), (0, *self.interior), self.value)
 
     def _key(self) -> tuple[object, ...]:
         value = self.value.hex() if isinstance(self.value, float) else self.value
@@ -335,6 +344,9 @@ class FlipAttrs(Attrs):
 
     dims: tuple[int, ...]
 
+    def with_axis(self, size: int) -> Attrs:
+        return replace(self, dims=later(self.dims))
+
 
 def _flip_type(attrs: FlipAttrs, types: Types) -> tuple[TensorType, ...]:
     for dim in attrs.dims:
@@ -384,6 +396,9 @@ class ConcatAttrs(Attrs):
     """The dim along which the operands stand one after the other."""
 
     dim: int
+
+    def with_axis(self, size: int) -> Attrs:
+        return replace(self, dim=self.dim + 1)
 
 
 def _concat_type(attrs: ConcatAttrs, types: Types) -> tuple[TensorType, ...]:

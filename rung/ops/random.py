@@ -23,11 +23,13 @@ from rung.ir.expr import Expr, compare, const, ifloordiv, raw_call, read
 from rung.ir.node import Value
 from rung.ir.op import Array, Attrs, Cost, LoopForm, Op, Sample
 from rung.ir.types import Shape, TensorType
-from rung.ops.broadcast import broadcasted, flat_index
+from rung.ops.batching import with_axis
+from rung.ops.broadcast import broadcast_to, broadcasted, flat_index, reshape
 from rung.ops.creation import array, full, full_like, iota
 from rung.ops.elementwise import (
     bitcast,
     bitwise_or,
+    bitwise_xor,
     cast,
     left_shift,
     less,
@@ -47,6 +49,7 @@ from rung.ops.families import (
     select,
     structured,
 )
+from rung.ops.movement import concat, slice_
 from rung.ops.transcendental import cos, log, sqrt
 
 T = TypeVar("T")
@@ -203,6 +206,27 @@ def _bits_samples(rng: np.random.Generator) -> list[Sample]:
     ]
 
 
+def _bits_batch(
+    attrs: RandomAttrs, inputs: Sequence[Value], batched: Sequence[bool], size: int
+) -> tuple[Value, ...]:
+    """The words of every key, at the same counters."""
+    count = math.prod(attrs.shape)
+    low = iota(shape=(size, count), dim=1, dtype=dt.uint32)
+    first, second = _block_values(inputs[0], full_like(low, 0), low)
+    found = {"first": first, "second": second, "xor": bitwise_xor(first, second)}[attrs.words]
+    return (reshape(found, shape=(size, *attrs.shape)),)
+
+
+def _block_values(keys: Value, high: Value, low: Value) -> tuple[Value, Value]:
+    """Both words of the blocks of `keys` [axis, 2] at the counters [axis, n]."""
+    shape = low.shape
+    words = [
+        slice_(keys, starts=(0, i), stops=(shape[0], i + 1), steps=(1, 1)) for i in range(2)
+    ]
+    operands = (*(broadcast_to(w, shape=shape) for w in words), high, low)
+    return threefry_first(*operands), threefry_second(*operands)
+
+
 random_bits: Op = structured(
     "random_bits",
     "random",
@@ -214,6 +238,7 @@ random_bits: Op = structured(
     axes=_bits_axes,
     cost=lambda attrs, ins, outs: Cost(_OPERATIONS * outs[0].size, nbytes(*ins, *outs)),
     dtypes=(dt.uint32,),
+    batch=_bits_batch,
     samples=_bits_samples,
     blank={"jvp": "operands and results are integers"},
 )
@@ -248,6 +273,20 @@ def _fold_samples(rng: np.random.Generator) -> list[Sample]:
     return [Sample((_key_sample(rng), TensorType(dt.uint32, s))) for s in shapes]
 
 
+def _fold_batch(
+    attrs: Attrs, inputs: Sequence[Value], batched: Sequence[bool], size: int
+) -> tuple[Value, ...]:
+    """Numbers that have the axis, for one key, are but more numbers."""
+    keys, data = inputs
+    if not batched[0]:
+        return (fold_in(keys, data),)
+    shape = data.shape[1:] if batched[1] else data.shape
+    low = reshape(with_axis(data, batched[1], size), shape=(size, math.prod(shape)))
+    words = _block_values(keys, full_like(low, 0), low)
+    stacked = [reshape(w, shape=(size, *shape, 1)) for w in words]
+    return (concat(*stacked, dim=len(shape) + 1),)
+
+
 fold_in: Op = structured(
     "fold_in",
     "random",
@@ -259,6 +298,7 @@ fold_in: Op = structured(
     axes=_fold_axes,
     cost=lambda attrs, ins, outs: Cost(_OPERATIONS * ins[1].size, nbytes(*ins, *outs)),
     dtypes=(dt.uint32,),
+    batch=_fold_batch,
     samples=_fold_samples,
     blank={"jvp": "operands and results are integers"},
 )

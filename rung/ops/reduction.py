@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -166,6 +166,9 @@ class DimAttrs(Attrs):
     """The reduced dim, which leaves the shape."""
 
     dim: int
+
+    def with_axis(self, size: int) -> Attrs:
+        return replace(self, dim=self.dim + 1)
 
 
 def _arg_reduction(name: str, combine: str, function: Any, pick: Op, doc: str) -> Op:

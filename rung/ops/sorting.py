@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import log2
 
 import numpy as np
@@ -27,6 +27,9 @@ class SortAttrs(Attrs):
     dim: int
     descending: bool = False
 
+    def with_axis(self, size: int) -> Attrs:
+        return replace(self, dim=self.dim + 1)
+
 
 @dataclass(frozen=True)
 class TopAttrs(Attrs):
@@ -35,6 +38,9 @@ class TopAttrs(Attrs):
     k: int
     dim: int
     largest: bool = True
+
+    def with_axis(self, size: int) -> Attrs:
+        return replace(self, dim=self.dim + 1)
 
 
 def _order(x: Array, dim: int, descending: bool) -> Array:
