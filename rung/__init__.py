@@ -201,6 +201,7 @@ from rung.tensor.sorting import (
     topk,
 )
 from rung.tensor.tensor import Tensor
+from rung.tensor.transforms import hessian, hvp, jacfwd, jacobian, jacrev, linearize, vmap
 from rung.tools.explanation import explain
 
 bool = bool_

@@ -196,7 +196,7 @@ def _let_go(loss: TensorState, seen: set[Value]) -> None:
 # ---- functions of functions
 
 
-class _Primals:
+class Primals:
     """The tensors of some arguments, tagged for one derivative."""
 
     def __init__(self, name: str, args: tuple[Any, ...], argnums: int | Sequence[int]) -> None:
@@ -237,7 +237,7 @@ class _Primals:
         filled = [
             full_like(v, 0) if g is None else g for g, v in zip(found, self.values, strict=True)
         ]
-        trees = tree.unflatten(self.structure, [_result(g, tracked) for g in filled])
+        trees = tree.unflatten(self.structure, [settled_result(g, tracked) for g in filled])
         return trees[0] if self.single else trees
 
 
@@ -256,12 +256,12 @@ def _outer(tensor: TensorState) -> Value:
     return raw_value(tensor) if tensor._is_leaf else graph_value(tensor)
 
 
-def _result(value: Value, tracked: bool) -> Tensor:
+def settled_result(value: Value, tracked: bool) -> Tensor:
     return new_tensor(value if tracked else detached(value), requires_grad=tracked)
 
 
 def _settled(x: TensorState, tracked: bool) -> Tensor:
-    return _result(raw_value(x), tracked and x._requires_grad)
+    return settled_result(raw_value(x), tracked and x._requires_grad)
 
 
 def value_and_grad(
@@ -274,7 +274,7 @@ def value_and_grad(
     GradientError for a result that is not a float scalar."""
 
     def derived(*args: Any, **kwargs: Any) -> Any:
-        primals = _Primals("grad", args, argnums)
+        primals = Primals("grad", args, argnums)
         with _GradMode(enabled=True):
             result = function(*primals.replaced, **kwargs)
         aux = None
@@ -321,7 +321,7 @@ def grad(
 def vjp(function: Function, *primals: Any) -> tuple[Any, Function]:
     """(result, pull_back): `pull_back(cotangent)`, for a cotangent in the structure of the result,
     gives a tuple with the gradient for each of `primals`."""
-    given = _Primals("vjp", primals, tuple(range(len(primals))))
+    given = Primals("vjp", primals, tuple(range(len(primals))))
     with _GradMode(enabled=True):
         result = function(*given.replaced)
     outputs, structure = tree.flatten(result)
@@ -337,12 +337,12 @@ def vjp(function: Function, *primals: Any) -> tuple[Any, Function]:
         )
         return given.gradients(found, tracked)
 
-    return tree.unflatten(structure, [_result(v, tracked) for v in values]), pull_back
+    return tree.unflatten(structure, [settled_result(v, tracked) for v in values]), pull_back
 
 
 def jvp(function: Function, primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[Any, Any]:
     """(result, tangent of the result) for `tangents` in the structure of `primals`."""
-    given = _Primals("jvp", tuple(primals), tuple(range(len(primals))))
+    given = Primals("jvp", tuple(primals), tuple(range(len(primals))))
     moving, structure = tree.flatten(tuple(tangents))
     if structure != given.structure:
         raise GradientError(f"jvp: tangents {structure} for primals {given.structure}")
@@ -354,8 +354,8 @@ def jvp(function: Function, primals: Sequence[Any], tangents: Sequence[Any]) -> 
     tracked = given.tracked(*values)
     filled = [full_like(v, 0) if t is None else t for t, v in zip(found, values, strict=True)]
     return (
-        tree.unflatten(shape, [_result(v, tracked) for v in values]),
-        tree.unflatten(shape, [_result(t, tracked) for t in filled]),
+        tree.unflatten(shape, [settled_result(v, tracked) for v in values]),
+        tree.unflatten(shape, [settled_result(t, tracked) for t in filled]),
     )
 
 

@@ -95,11 +95,12 @@ class Jit(Generic[P, R]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         last = self._last
-        if last is not None and not kwargs and state.trace is None:
+        inside = state.trace is not None or state.mapping
+        if last is not None and not kwargs and not inside:
             tensors = last.match(args)
             if tensors is not None and last.guards_hold():
                 return last.run(tensors)
-        if state.trace is not None:
+        if inside:
             return self.function(*args, **kwargs)
         return self._call(args, kwargs)
 

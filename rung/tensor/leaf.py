@@ -112,6 +112,16 @@ class Placeholder:
         self.what = what
 
 
+class Example(Placeholder):
+    """What `vmap` puts in the place of a tensor for one example; `live` while the function runs."""
+
+    __slots__ = ("live",)
+
+    def __init__(self, what: str) -> None:
+        super().__init__(what)
+        self.live = True
+
+
 @dataclass(frozen=True, eq=False)
 class LeafAttrs(Attrs):
     """The buffer or placeholder that a leaf stands for; unique, so compared by identity."""
@@ -187,6 +197,7 @@ TAG = _identity_op(
     joint=True,
     jvp=lambda attrs, inputs, outputs, tangents: (tangents[0],),
     transpose=lambda attrs, inputs, cotangents, operand: cotangents[0],
+    batch=lambda attrs, inputs, batched, size: (inputs[0],),
 )
 DETACH = _identity_op(
     "detach",

@@ -13,7 +13,7 @@ from weakref import ReferenceType, ref
 
 from rung.core.errors import TraceError
 from rung.ir.node import Value
-from rung.tensor.leaf import LEAF, TRANSPARENT, Buffer, LeafAttrs, Placeholder, others
+from rung.tensor.leaf import LEAF, TRANSPARENT, Buffer, Example, LeafAttrs, Placeholder, others
 from rung.tensor.linear import Linear, linearize, rebuild
 from rung.tensor.programs import copied_buffer, find_program
 
@@ -156,7 +156,20 @@ def _refuse_placeholders(linear: Linear) -> None:
 
 
 def leaked(holder: Placeholder) -> TraceError:
-    """The error for a tensor of a finished trace that is used outside."""
+    """The error for a tensor of a finished trace that is used outside, or for a look at the value
+    of one example inside `vmap`."""
+    if isinstance(holder, Example):
+        if holder.live:
+            return TraceError(
+                f"vmap of {holder.what}: the value of a tensor is not known, as it stands for one "
+                "of many examples",
+                fix="compute with tensors (where, masks), or leave the argument whole by None in "
+                "in_axes",
+            )
+        return TraceError(
+            f"a tensor made inside vmap of {holder.what} is used outside of it",
+            fix="return it from the function",
+        )
     return TraceError(
         f"a tensor made while jit traced {holder.what} is used after the trace",
         fix="return it from the function, or store it with tensor.assign(...)",

@@ -31,10 +31,12 @@ does not grow one graph for ever."""
 
 
 class ThreadState(threading.local):
-    """What this thread does: the trace it records into, and whether gradients are followed."""
+    """What this thread does: the trace it records into, whether gradients are followed, and how
+    many `vmap`s run a function for one example."""
 
     trace: Trace | None = None
     grad_enabled: bool = True
+    mapping: int = 0
 
 
 state = ThreadState()
@@ -114,7 +116,7 @@ def new_tensor(
     if trace is None:
         tensor._depth = depth
         note_pending(tensor)
-        if depth > MAX_DEPTH:
+        if depth > MAX_DEPTH and not state.mapping:
             evaluate(tensor)
     return tensor
 
@@ -261,7 +263,7 @@ def begin_write(tensor: TensorState, leaf: bool = False) -> None:
             "a tensor that requires a gradient is updated in place",
             fix="update it under rung.no_grad(), or with assign()",
         )
-    pending = state.trace is None and tensor._written is not None
+    pending = state.trace is None and not state.mapping and tensor._written is not None
     if pending and tensor._written is user_source():
         evaluate()
 

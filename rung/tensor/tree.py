@@ -111,6 +111,16 @@ def _flatten_into(tree: Any, leaves: list[Any], is_leaf: IsLeaf | None) -> Struc
     return Structure(kind, rest, parts, len(leaves) - start)
 
 
+def children(tree: Any) -> tuple[Sequence[Any], Any]:
+    """The children of the node `tree`, and what must agree for two nodes to be alike; of a leaf,
+    none and None."""
+    rules = _rules(type(tree))
+    if rules is None:
+        return (), None
+    found, rest = rules[0](tree)
+    return found, (type(tree), rest)
+
+
 def unflatten(structure: Structure, leaves: Iterable[Any]) -> Any:
     """The tree of this structure with `leaves`. Raises TreeError if their number differs."""
     leaves = list(leaves)

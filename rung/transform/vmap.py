@@ -58,9 +58,7 @@ def _batch_body(
     node: Node, inputs: Sequence[Value], batched: Sequence[bool], size: int
 ) -> Sequence[Value]:
     body = inlined(node)
-    known = {
-        v: new for v, new, has in zip(node.inputs, inputs, batched, strict=True) if has
-    }
+    known = {v: new for v, new, has in zip(node.inputs, inputs, batched, strict=True) if has}
     _push(region(body, node.inputs), known, size)
     return [all_with_axis([known.get(v, v)], [v in known], size)[0] for v in body]
 
