@@ -144,6 +144,14 @@ def f(x0: i8[5]):
     v4 = power(v2, v3)
     return v4
 """,
+    "the sign of a product that is zero": """
+@graph
+def f(x0: f32[20], x1: f32[7]):
+    v0 = negative(x0)
+    v1 = dot_general(v0, x1)
+    v2 = rsqrt(v1)
+    return v2
+""",
     "a sum of no terms": """
 @graph
 def f(x0: f32[7, 0], x1: f32[0, 40]):

@@ -104,7 +104,11 @@ def _dot_ref(attrs: DotAttrs, operands: Sequence[Array]) -> tuple[Array, ...]:
     wide = np.float32 if is_narrow(a.dtype) else a.dtype
     left = _canonical(attrs, 0, a.astype(wide, copy=False), last=True)
     right = _canonical(attrs, 1, b.astype(wide, copy=False), last=False)
-    return (np.matmul(left, right).reshape(shape).astype(a.dtype, copy=False),)
+    if not attrs.contract[0]:  # no sum, which would begin with +0 and lose the sign of -0
+        product = np.multiply(left, right)
+    else:
+        product = np.matmul(left, right)
+    return (product.reshape(shape).astype(a.dtype, copy=False),)
 
 
 def _dot_axes(attrs: DotAttrs, ins: Sequence[TensorType]) -> LoopForm:

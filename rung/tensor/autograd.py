@@ -257,6 +257,7 @@ def _outer(tensor: TensorState) -> Value:
 
 
 def settled_result(value: Value, tracked: bool) -> Tensor:
+    """The tensor of what a derivative found, which another derivative sees through if `tracked`."""
     return new_tensor(value if tracked else detached(value), requires_grad=tracked)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from rung.core import dtype as dt
 from rung.core.dtype import Scalar
-from rung.core.errors import DTypeError, GradientError, RungError, ShapeError
+from rung.core.errors import DTypeError, GradientError, RungError, ShapeError, TraceError
 from rung.ops.broadcast import broadcasted
 from rung.tensor import (
     autograd,
@@ -138,7 +138,10 @@ class Tensor(TensorState):
     def __repr__(self) -> str:
         if self._trace is not None or state.trace is not None:
             return f"Tensor({self._type}, traced)"
-        array = np.asarray(buffer_of(self).array)
+        try:
+            array = np.asarray(buffer_of(self).array)
+        except TraceError:
+            return f"Tensor({self._type}, one example)"
         if array.dtype == dt.bfloat16.numpy:
             array = array.astype(np.float32)
         text = np.array2string(array, separator=", ", prefix="Tensor(", threshold=1000)

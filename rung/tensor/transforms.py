@@ -22,6 +22,7 @@ from rung.ops.batching import from_front, with_axis
 from rung.ops.creation import full_like
 from rung.tensor import tree
 from rung.tensor.autograd import Primals, enable_grad, grad, jvp, settled_result, vjp
+from rung.tensor.creation import eye
 from rung.tensor.leaf import Example, leaf_value
 from rung.tensor.operate import as_tensor, one_axis
 from rung.tensor.shapes import moveaxis
@@ -365,7 +366,5 @@ def _zeros(x: Tensor) -> Tensor:
 
 def _basis(x: Tensor) -> Tensor:
     """A tensor of the shape of x for each element of x, which is one there and zero elsewhere."""
-    from rung.tensor.creation import eye
-
     shape: Shape = (x.size, *x.shape)
     return eye(x.size, dtype=x.dtype).reshape(shape)
