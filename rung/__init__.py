@@ -68,6 +68,7 @@ from rung.tensor.creation import (
     zeros,
     zeros_like,
 )
+from rung.tensor.custom import custom_jvp, custom_vjp, stop_gradient
 from rung.tensor.dtypes import astype, can_cast, finfo, iinfo, isdtype, result_type
 from rung.tensor.elementwise import (
     abs,

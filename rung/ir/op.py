@@ -104,6 +104,10 @@ TransposeRule = Callable[
     [Attrs, Sequence["Value"], Sequence["Value | None"], int], "Value | None"
 ]
 """(attrs, inputs, output cotangents (None = zero), operand) -> cotangent of that operand."""
+VjpRule = Callable[
+    [Attrs, Sequence["Value"], Sequence["Value | None"], Sequence[int]], "Sequence[Value | None]"
+]
+"""(attrs, inputs, output cotangents, operands wanted) -> a cotangent for each of those."""
 BatchRule = Callable[[Attrs, Sequence["Value"], Sequence[bool], int], "tuple[Value, ...]"]
 """(attrs, inputs, which have one more first dim, its size) -> results with that first dim."""
 AxesRule = Callable[[Attrs, Sequence[TensorType]], LoopForm]
@@ -135,6 +139,7 @@ class Op:
     - `jvp`: for a nonlinear op, or a linear one that has a better rule than the derived one.
       Neither `linear` nor `jvp` = not differentiable (integers, bool); `blank` then says why, as
       for every other blank cell.
+    - `vjp`: a reverse rule that stands alone, of a user's function; without `jvp`.
     - `emit`: name under which the code generators know the scalar op (element-wise ops and
       combiners), or None: it is made from its loop form, or must be decomposed by `decompose`.
     - `decompose`: (attrs, inputs) -> values, for ops that are always rewritten into others.
@@ -161,6 +166,7 @@ class Op:
     facts: Facts = Facts()
     emit: str | None = None
     decompose: Callable[[Attrs, Sequence[Value]], Sequence[Value]] | None = None
+    vjp: VjpRule | None = None
     batch: BatchRule | None = None
     elementwise: bool = False
     samples: SampleRule | None = None

@@ -13,10 +13,11 @@ from rung.core.errors import RungError
 from rung.ir.node import Value
 from rung.ir.types import TensorType
 from rung.tensor import tree
-from rung.tensor.leaf import LISTED, TRANSPARENT, Buffer, LeafAttrs, Placeholder, others
+from rung.tensor.leaf import LISTED, Buffer, LeafAttrs, Placeholder, others
 from rung.tensor.linear import Linear, linearize
 from rung.tensor.pending import lock
 from rung.tensor.programs import Runnable, copied_buffer, find_program, new_buffer
+from rung.tensor.ruled import TRANSPARENT, behind
 from rung.tensor.state import TensorState, buffer_of, new_tensor, raw_value, state
 from rung.tensor.trace import Guard, Trace
 
@@ -302,7 +303,7 @@ def _result_of(
 
 def _holder(value: Value) -> Buffer | Placeholder | None:
     while value.node.op in TRANSPARENT:
-        value = value.node.inputs[0]
+        value = behind(value)
     attrs = value.node.attrs
     return attrs.holder if isinstance(attrs, LeafAttrs) else None
 

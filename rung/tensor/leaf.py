@@ -133,7 +133,7 @@ def _no_value(attrs: Attrs, operands: Sequence[Array]) -> tuple[Array, ...]:
     raise GraphError("leaf: stands for a buffer and has no value in a graph")
 
 
-_NOT_COMPILED = {
+NOT_COMPILED = {
     "jvp": "a leaf",
     "transpose": "a leaf",
     "emit": "never reaches a compiled graph",
@@ -150,7 +150,7 @@ LEAF = Op(
     cost=lambda attrs, ins, outs: Cost(0, 0),
     doc="The content of a buffer, in a pending graph.",
     attrs=LeafAttrs,
-    blank=_NOT_COMPILED,
+    blank=NOT_COMPILED,
 )
 
 
@@ -184,7 +184,7 @@ def _identity_op(name: str, doc: str, attrs: type[Attrs], **columns: Any) -> Op:
         doc=doc,
         attrs=attrs,
         elementwise=True,
-        blank={**_NOT_COMPILED, "axes": "never reaches a compiled graph"},
+        blank={**NOT_COMPILED, "axes": "never reaches a compiled graph"},
         **columns,
     )
 
@@ -205,7 +205,6 @@ DETACH = _identity_op(
     Attrs,
     jvp=lambda attrs, inputs, outputs, tangents: (None,),
 )
-TRANSPARENT = (TAG, DETACH)
 
 
 def leaf_value(holder: Buffer | Placeholder, type: TensorType | None = None) -> Value:

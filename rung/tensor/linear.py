@@ -18,7 +18,8 @@ from rung.ir.op import Attrs, Op
 from rung.ir.types import TensorType
 from rung.ops.broadcast import broadcast_to
 from rung.ops.creation import ConstantAttrs, constant
-from rung.tensor.leaf import LEAF, TRANSPARENT, Buffer, LeafAttrs, Placeholder
+from rung.tensor.leaf import LEAF, Buffer, LeafAttrs, Placeholder
+from rung.tensor.ruled import TRANSPARENT, behind
 
 Key = tuple[Any, ...]
 Step = tuple[Op, Attrs, tuple[int, ...], Source, int]
@@ -90,13 +91,14 @@ class _Walk:
                 self._input(top)
                 stack.pop()
                 continue
-            missing = [v for v in node.inputs if v not in numbers and not _is_number(v)]
+            needed = (behind(top),) if op in TRANSPARENT else node.inputs
+            missing = [v for v in needed if v not in numbers and not _is_number(v)]
             if missing:
                 stack.extend(reversed(missing))
                 continue
             stack.pop()
             if op in TRANSPARENT:
-                numbers[top] = self._operand(node.inputs[0])
+                numbers[top] = self._operand(behind(top))
             else:
                 self._step(top)
 

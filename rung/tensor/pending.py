@@ -13,9 +13,10 @@ from weakref import ReferenceType, ref
 
 from rung.core.errors import TraceError
 from rung.ir.node import Value
-from rung.tensor.leaf import LEAF, TRANSPARENT, Buffer, Example, LeafAttrs, Placeholder, others
+from rung.tensor.leaf import LEAF, Buffer, Example, LeafAttrs, Placeholder, others
 from rung.tensor.linear import Linear, linearize, rebuild
 from rung.tensor.programs import copied_buffer, find_program
+from rung.tensor.ruled import TRANSPARENT, behind
 
 if TYPE_CHECKING:
     from rung.tensor.state import TensorState
@@ -104,7 +105,7 @@ def source_buffer(value: Value) -> Buffer | None:
             return holder if isinstance(holder, Buffer) else None
         if node.op not in TRANSPARENT:
             return None
-        value = node.inputs[0]
+        value = behind(value)
 
 
 def _run(targets: Sequence[TensorState]) -> None:

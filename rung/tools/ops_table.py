@@ -36,6 +36,7 @@ class Row:
     jvp: str
     transpose: str
     axes: str
+    batch: str
     facts: str
     cost: str
     emit: str
@@ -63,6 +64,7 @@ def _row(op: Op) -> Row:
         jvp=_jvp(op),
         transpose=_rule(op, "transpose"),
         axes=_axes(op),
+        batch=_batch(op),
         facts=_facts(op.facts),
         cost=_rule(op, "cost"),
         emit=op.emit or op.blank.get("emit", _BLANK),
@@ -94,6 +96,15 @@ def _axes(op: Op) -> str:
     if op.axes is None:
         return op.blank.get("axes", _BLANK)
     return "all parallel" if op.elementwise else _rule(op, "axes")
+
+
+def _batch(op: Op) -> str:
+    """How a parallel axis is added."""
+    if op.arity == 0:
+        return "no operands"
+    if op.decompose is not None and op.axes is None and op.name == "composite":
+        return "in its body"
+    return "the same op" if op.batch is None else _rule(op, "batch")
 
 
 def _dtypes(given: tuple[DType, ...]) -> str:

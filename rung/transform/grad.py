@@ -53,6 +53,9 @@ def vjp_node(node: Node, cotangents: Cotangents, wanted: Sequence[int]) -> Cotan
     """The cotangents of the operands `wanted` of any differentiable node: by `transpose` where it
     is linear, by `jvp` and transposing that where it is not, by its body where it has neither."""
     op = node.op
+    if op.vjp is not None:
+        with provenance(derivative_source(node.source, "vjp")):
+            return op.vjp(node.attrs, node.inputs, cotangents, wanted)
     linear = [i for i in wanted if i in op.linear] if op.transpose is not None else []
     others = [i for i in wanted if i not in linear]
     found: dict[int, Value | None] = {}
