@@ -28,6 +28,7 @@ from rung.ops.parse import parse
 from rung.rules.pipeline import PIPELINE
 from rung.runtime.memory import aligned_empty
 from rung.runtime.program import CompiledGraph, CompiledKernel, compile_graph
+from rung.transform.jvp import inlined, region
 from tests.random_graphs import RandomGraph
 
 Form = Callable[[CompiledKernel, Kernel], Kernel]
@@ -108,8 +109,11 @@ def _moved(
 def _luck(node: Node) -> float:
     """By how much further off one that adds up many terms may be: NumPy adds in pairs, we do not,
     and equal terms are all rounded to the same side."""
-    if node.op is PARAMETER or node.op.axes is None:
+    if node.op is PARAMETER:
         return 1.0
+    if node.op.axes is None:
+        inner = region(inlined(node), node.inputs) if node.op.decompose else []
+        return max(map(_luck, inner), default=1.0)
     form = node.op.axes(node.attrs, [v.type for v in node.inputs])
     terms = math.prod(x.extent for x in (*form.reduce, *((form.scan,) if form.scan else ())))
     return max(1.0, terms**0.5 / 4)
