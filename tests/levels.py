@@ -39,6 +39,7 @@ LEAST = {"f16": 2.0**-24, "bf16": 2.0**-133, "f32": 2.0**-149, "f64": 5e-324}
 LUCKS = 3
 """Runs with other roundings; so many more when an element is off."""
 AGAIN = 40
+SUMS = ("dot_general", "conv", "reduce_sum", "cumulative_sum", "window_sum", "scatter_add")
 SLACK = 16.0
 """How many times the error of the naive runs is still as near."""
 
@@ -77,6 +78,8 @@ def run_wide(graph: Graph, inputs: Sequence[Array], luck: int | None, exact: Map
         operands = [values[v] for v in node.inputs]
         with np.errstate(all="ignore"):
             results = _wide_results(node, operands) if rng is None else evaluate(node, operands)
+            if rng is not None and node.op.name in SUMS and node.results[0].type.dtype.is_float:
+                results = [_rounded_terms(node, operands, results[0], rng)]
         for v, a in zip(node.results, results, strict=True):
             values[v] = _moved(a, v, rng, exact)
     return [values[v] for v in graph.outputs]
@@ -89,6 +92,18 @@ def _wide_results(node: Node, operands: Sequence[Array]) -> tuple[Array, ...]:
     if node.op.name == "bitcast":
         operands = [a.astype(node.inputs[0].type.dtype.numpy) for a in operands]
     return node.op.ref(attrs, operands)
+
+
+def _rounded_terms(
+    node: Node, operands: Sequence[Array], total: Array, rng: np.random.Generator
+) -> Array:
+    """A sum of which each term is rounded: its terms may be far larger than the sum is."""
+    size = node.op.ref(
+        node.attrs, [np.abs(a) if a.dtype.kind not in "iub" else a for a in operands]
+    )
+    error = EPSILON[node.results[0].type.dtype.name] * _luck(node) * np.asarray(size[0], np.float64)
+    moved = np.asarray(total, np.float64) + rng.uniform(-1, 1, total.shape) * error
+    return np.asarray(moved.astype(total.dtype))
 
 
 def _moved(
