@@ -28,6 +28,7 @@ from rung.ops.parse import parse
 from rung.rules.pipeline import PIPELINE
 from rung.runtime.memory import aligned_empty
 from rung.runtime.program import CompiledGraph, CompiledKernel, compile_graph
+from rung.transform.jvp import inlined, region
 from tests.random_graphs import RandomGraph
 
 Form = Callable[[CompiledKernel, Kernel], Kernel]
@@ -38,6 +39,7 @@ LEAST = {"f16": 2.0**-24, "bf16": 2.0**-133, "f32": 2.0**-149, "f64": 5e-324}
 LUCKS = 3
 """Runs with other roundings; so many more when an element is off."""
 AGAIN = 40
+SUMS = ("dot_general", "conv", "reduce_sum", "cumulative_sum", "window_sum", "scatter_add")
 SLACK = 16.0
 """How many times the error of the naive runs is still as near."""
 
@@ -76,6 +78,8 @@ def run_wide(graph: Graph, inputs: Sequence[Array], luck: int | None, exact: Map
         operands = [values[v] for v in node.inputs]
         with np.errstate(all="ignore"):
             results = _wide_results(node, operands) if rng is None else evaluate(node, operands)
+            if rng is not None and node.op.name in SUMS and node.results[0].type.dtype.is_float:
+                results = [_rounded_terms(node, operands, results[0], rng)]
         for v, a in zip(node.results, results, strict=True):
             values[v] = _moved(a, v, rng, exact)
     return [values[v] for v in graph.outputs]
@@ -88,6 +92,18 @@ def _wide_results(node: Node, operands: Sequence[Array]) -> tuple[Array, ...]:
     if node.op.name == "bitcast":
         operands = [a.astype(node.inputs[0].type.dtype.numpy) for a in operands]
     return node.op.ref(attrs, operands)
+
+
+def _rounded_terms(
+    node: Node, operands: Sequence[Array], total: Array, rng: np.random.Generator
+) -> Array:
+    """A sum of which each term is rounded: its terms may be far larger than the sum is."""
+    size = node.op.ref(
+        node.attrs, [np.abs(a) if a.dtype.kind not in "iub" else a for a in operands]
+    )
+    error = EPSILON[node.results[0].type.dtype.name] * _luck(node) * np.asarray(size[0], np.float64)
+    moved = np.asarray(total, np.float64) + rng.uniform(-1, 1, total.shape) * error
+    return np.asarray(moved.astype(total.dtype))
 
 
 def _moved(
@@ -108,8 +124,11 @@ def _moved(
 def _luck(node: Node) -> float:
     """By how much further off one that adds up many terms may be: NumPy adds in pairs, we do not,
     and equal terms are all rounded to the same side."""
-    if node.op is PARAMETER or node.op.axes is None:
+    if node.op is PARAMETER:
         return 1.0
+    if node.op.axes is None:
+        inner = region(inlined(node), node.inputs) if node.op.decompose else []
+        return max(map(_luck, inner), default=1.0)
     form = node.op.axes(node.attrs, [v.type for v in node.inputs])
     terms = math.prod(x.extent for x in (*form.reduce, *((form.scan,) if form.scan else ())))
     return max(1.0, terms**0.5 / 4)
