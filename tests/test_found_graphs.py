@@ -144,6 +144,26 @@ def f(x0: i8[5]):
     v4 = power(v2, v3)
     return v4
 """,
+    "a position that is no i64": """
+@graph
+def f(x0: f32[17, 16], x1: u64, x2: f32[3, 2], x3: u64[4]):
+    v0 = bitwise_invert(x1)
+    v1 = dynamic_update_slice(x0, x2, v0, x1, dims=(0, 1))
+    v2 = bitwise_invert(x3)
+    v3 = take(v1, v2, dim=0)
+    return v1, v3
+""",
+    "the sign of a window's sum that is zero": """
+@graph
+def f(x0: f32[40, 12]):
+    v0 = negative(x0)
+    v1 = window_sum(v0, sizes=(2,), strides=(1,), padding=((1, 0),), dilation=(1,),
+                    base_dilation=(1,))
+    v2 = rsqrt(v1)
+    v3 = log(v2)
+    v4 = isinf(v3)
+    return v4
+""",
     "the sign of a product that is zero": """
 @graph
 def f(x0: f32[20], x1: f32[7]):

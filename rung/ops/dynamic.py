@@ -168,7 +168,7 @@ def _slice_samples(rng: np.random.Generator) -> Sequence[Sample]:
 
 def _positions(start: Value, extent: int, length: int, size: int) -> Value:
     """Where the slices of `length` from `start` [axis] lie along a dim: i64[axis, length, 1]."""
-    first = _in_range(cast(start, dtype=dt.int64), extent - length)
+    first = _in_range(start, extent - length)
     places = add(
         broadcast_to(reshape(first, shape=(size, 1)), shape=(size, length)),
         iota(shape=(size, length), dim=1, dtype=dt.int64),
@@ -177,9 +177,11 @@ def _positions(start: Value, extent: int, length: int, size: int) -> Value:
 
 
 def _in_range(start: Value, most: int) -> Value:
-    """Starts brought into [0, most]."""
-    low = maximum(start, full_like(start, 0))
-    return minimum(low, full_like(start, most))
+    """Starts brought into [0, most], as i64."""
+    if start.dtype is dt.uint64:  # some are no i64
+        return cast(minimum(start, full_like(start, most)), dtype=dt.int64)
+    start = cast(start, dtype=dt.int64)
+    return minimum(maximum(start, full_like(start, 0)), full_like(start, most))
 
 
 def _slice_batch(

@@ -42,12 +42,18 @@ Cotangents = Sequence["Value | None"]
 
 def clamped(position: Expr, size: int) -> Expr:
     """A data-dependent position brought into [0, size)."""
+    last = max(size - 1, 0)
+    if position.dtype is dt.uint64:  # some are no i64
+        return scalar_cast(raw_call("minimum", (position, const(last, dt.uint64)), dt.uint64), dt.int64)
     low = raw_call("maximum", (scalar_cast(position, dt.int64), const(0)), dt.int64)
-    return raw_call("minimum", (low, const(max(size - 1, 0))), dt.int64)
+    return raw_call("minimum", (low, const(last)), dt.int64)
 
 
 def _clip(index: Array, size: int) -> Array:
-    return np.clip(index.astype(np.int64), 0, max(size - 1, 0))
+    last = max(size - 1, 0)
+    if index.dtype == np.uint64:
+        return np.minimum(index, np.uint64(last)).astype(np.int64)
+    return np.clip(index.astype(np.int64), 0, last)
 
 
 def _require_nonempty(op: str, operand: str, type: TensorType, dims: Sequence[int], n: int) -> None:

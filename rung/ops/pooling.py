@@ -155,7 +155,7 @@ def _sum_ref(attrs: WindowAttrs, operands: Sequence[Array]) -> tuple[Array, ...]
     (x,) = operands
     wider = x.astype(np.float32) if is_narrow(x.dtype) else x
     parts = [part for _, part in window_elements(wider, attrs.windows(), 0)]
-    return (np.asarray(sum(parts[1:], parts[0])).astype(x.dtype),)
+    return (np.asarray(sum(parts, np.zeros_like(parts[0]))).astype(x.dtype),)
 
 
 def _sum_axes(attrs: WindowAttrs, types: Types) -> LoopForm:

@@ -25,6 +25,15 @@ def test_positions_out_of_range_are_brought_in():
     assert written.tolist() == [0, 1, 2, 3, 10]
 
 
+def test_positions_that_are_no_i64():
+    x, most = np.arange(5.0), np.array(2**64 - 1, np.uint64)
+    for value in (most, np.array(2**63, np.uint64)):
+        assert run(lambda a, i: take(a, i, dim=0), x, value) == 4
+        assert run(lambda a, i: gather(a, i), x, value[None]) == 4
+        sliced = run(lambda a, i: dynamic_slice(a, i, dims=(0,), sizes=(2,)), x, value)
+        assert sliced.tolist() == [3, 4]
+
+
 def scatter_plain(x, index, updates):
     return scatter(x, index, updates, batch_dims=0)
 
