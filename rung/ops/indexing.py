@@ -44,7 +44,8 @@ def clamped(position: Expr, size: int) -> Expr:
     """A data-dependent position brought into [0, size)."""
     last = max(size - 1, 0)
     if position.dtype is dt.uint64:  # some are no i64
-        return scalar_cast(raw_call("minimum", (position, const(last, dt.uint64)), dt.uint64), dt.int64)
+        least = raw_call("minimum", (position, const(last, dt.uint64)), dt.uint64)
+        return scalar_cast(least, dt.int64)
     low = raw_call("maximum", (scalar_cast(position, dt.int64), const(0)), dt.int64)
     return raw_call("minimum", (low, const(last)), dt.int64)
 
