@@ -204,7 +204,7 @@ BAD = {
     ),
     HEAD + "y[0] |= x[0]\n  y": "line 4: unindent does not match any outer indentation level",
     HEAD + "y[0] = x[0": "line 3: '[' was never closed",
-    "\0": "line 0: source code string cannot contain null bytes",
+    "\0": "not a program: it holds a null byte",
 }
 
 
