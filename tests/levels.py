@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rung.core.dtype import DType
+from rung.core.dtype import DType, accumulator
 from rung.ir.interpret import evaluate, interpret
 from rung.ir.node import PARAMETER, Graph, Node, Value
 from rung.ir.op import Array
@@ -40,6 +40,7 @@ LUCKS = 3
 """Runs with other roundings; so many more when an element is off."""
 AGAIN = 40
 SUMS = ("dot_general", "conv", "reduce_sum", "cumulative_sum", "window_sum", "scatter_add")
+"""Ops whose result may be far smaller than the terms that are added up."""
 SLACK = 16.0
 """How many times the error of the naive runs is still as near."""
 
@@ -78,8 +79,8 @@ def run_wide(graph: Graph, inputs: Sequence[Array], luck: int | None, exact: Map
         operands = [values[v] for v in node.inputs]
         with np.errstate(all="ignore"):
             results = _wide_results(node, operands) if rng is None else evaluate(node, operands)
-            if rng is not None and node.op.name in SUMS and node.results[0].type.dtype.is_float:
-                results = [_rounded_terms(node, operands, results[0], rng)]
+            if rng is not None and node.op.name in SUMS and _is_rounded(node, exact):
+                results = (_rounded_terms(node, operands, results[0], rng),)
         for v, a in zip(node.results, results, strict=True):
             values[v] = _moved(a, v, rng, exact)
     return [values[v] for v in graph.outputs]
@@ -94,14 +95,19 @@ def _wide_results(node: Node, operands: Sequence[Array]) -> tuple[Array, ...]:
     return node.op.ref(attrs, operands)
 
 
+def _is_rounded(node: Node, exact: Mapping[Value, bool]) -> bool:
+    return node.results[0].type.dtype.is_float and not exact.get(node.results[0], False)
+
+
 def _rounded_terms(
     node: Node, operands: Sequence[Array], total: Array, rng: np.random.Generator
 ) -> Array:
-    """A sum of which each term is rounded: its terms may be far larger than the sum is."""
+    """A sum whose terms are rounded, in the dtype in which they are added up."""
     size = node.op.ref(
         node.attrs, [np.abs(a) if a.dtype.kind not in "iub" else a for a in operands]
     )
-    error = EPSILON[node.results[0].type.dtype.name] * _luck(node) * np.asarray(size[0], np.float64)
+    dtype = accumulator(node.results[0].type.dtype)
+    error = EPSILON[dtype.name] * _luck(node) * np.asarray(size[0], np.float64)
     moved = np.asarray(total, np.float64) + rng.uniform(-1, 1, total.shape) * error
     return np.asarray(moved.astype(total.dtype))
 

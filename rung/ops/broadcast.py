@@ -152,6 +152,7 @@ _BROADCASTS: tuple[tuple[Shape, Shape], ...] = (
     ((1, 3), (4, 3)), ((1, 1), (2, 3, 4)), ((3, 1, 2), (2, 3, 5, 2)), ((1, 0), (3, 0)),
 )  # fmt: skip
 
+
 def _broadcast_batch(
     attrs: ShapeAttrs, inputs: Sequence[Value], batched: Sequence[bool], size: int
 ) -> tuple[Value, ...]:

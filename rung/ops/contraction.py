@@ -198,18 +198,14 @@ def _dot_batch(
     if all(batched):
         return (dot_general(*inputs, attrs=attrs.with_axis(size)),)
     side = batched.index(True)
-    own = [tuple(dims[side]) for dims in (attrs.batch, attrs.contract)]
-    moved = [later(dims) for dims in own]
-    new = DotAttrs(
-        _replaced(attrs.batch, side, moved[0]), _replaced(attrs.contract, side, moved[1])
-    )
-    result = dot_general(*inputs, attrs=new)
-    place = len(attrs.batch[0])
-    return (to_front(result, place + (len(new.free(0, inputs[0].type.rank)) if side else 0)),)
+    new = DotAttrs(_moved_on(attrs.batch, side), _moved_on(attrs.contract, side))
+    before = len(new.free(0, inputs[0].type.rank)) if side else 0
+    return (to_front(dot_general(*inputs, attrs=new), len(attrs.batch[0]) + before),)
 
 
-def _replaced(pair: tuple[Dims, Dims], side: int, dims: Dims) -> tuple[Dims, Dims]:
-    return (dims, pair[1]) if side == 0 else (pair[0], dims)
+def _moved_on(pair: tuple[Dims, Dims], side: int) -> tuple[Dims, Dims]:
+    """The dims of both operands when that of `side` has one more in front."""
+    return (later(pair[0]), pair[1]) if side == 0 else (pair[0], later(pair[1]))
 
 
 dot_general = structured(

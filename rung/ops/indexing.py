@@ -19,7 +19,7 @@ from rung.ir.expr import Expr, const, raw_call, read
 from rung.ir.node import Value
 from rung.ir.op import Array, Attrs, Cost, LoopForm, Sample, SampleRule
 from rung.ir.types import Shape, TensorType
-from rung.ops.batching import all_with_axis, to_front
+from rung.ops.batching import all_with_axis, from_front, to_front
 from rung.ops.broadcast import broadcast_to, reshape
 from rung.ops.creation import full, iota
 from rung.ops.elementwise import cast, equal, where
@@ -113,7 +113,7 @@ def _take_transpose(attrs: DimAttrs, inputs: Values, cts: Cotangents, operand: i
     order = (*range(d, d + k), *range(d), *range(d + k, ct.type.rank))
     rest = x.shape[:d] + x.shape[d + 1 :]
     summed = added_at((x.shape[d], *rest), column(index), permuted(ct, order))
-    return permuted(summed, (*range(1, d + 1), 0, *range(d + 1, x.type.rank)))
+    return from_front(summed, d)
 
 
 def column(index: Value) -> Value:
