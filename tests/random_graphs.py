@@ -583,7 +583,15 @@ def draw_dot(d: Drawer) -> None:
     n = len(batch)
     batches = (tuple(batch), tuple(places[:n]))
     contract = (tuple(summed), tuple(places[n : n + len(summed)]))
-    op, attrs = attrs_of("dot_general", batch=batches, contract=contract)
+    domain = []
+    while d.chance(0.25):
+        side, other = d.pick(((0, 0), (0, 1), (1, 0), (1, 1)))
+        ranks = len(a.shape), len(b.shape)
+        if ranks[side] and ranks[other]:
+            pair = (side, d.below(ranks[side])), (other, d.below(ranks[other]))
+            domain.append((*pair, d.pick((-3, -1, 0, 1))))
+    fields = {"batch": batches, "contract": contract, "domain": tuple(domain)}
+    op, attrs = attrs_of("dot_general", **fields)
     d.apply(op, [a, b], attrs)
 
 

@@ -402,7 +402,7 @@ def iminimum(a: Expr, b: Expr | int) -> Expr:
     limits = bounds(isub(a, b))
     if limits is not None and (limits[1] <= 0 or limits[0] >= 0):
         return a if limits[1] <= 0 else b
-    return raw_call("minimum", (a, b), dt.int64)
+    return _absorbed("maximum", a, b) or raw_call("minimum", (a, b), dt.int64)
 
 
 def imaximum(a: Expr, b: Expr | int) -> Expr:
@@ -411,7 +411,15 @@ def imaximum(a: Expr, b: Expr | int) -> Expr:
     limits = bounds(isub(a, b))
     if limits is not None and (limits[1] <= 0 or limits[0] >= 0):
         return b if limits[1] <= 0 else a
-    return raw_call("maximum", (a, b), dt.int64)
+    return _absorbed("minimum", a, b) or raw_call("maximum", (a, b), dt.int64)
+
+
+def _absorbed(op: str, a: Expr, b: Expr) -> Expr | None:
+    """`a` where the other is `op(a, …)`: min(a, max(a, c)) = a, and the same for max of min."""
+    for x, y in ((a, b), (b, a)):
+        if isinstance(y, Call) and y.op == op and x in y.args:
+            return x
+    return None
 
 
 def compare(op: str, a: Expr, b: Expr | int) -> Expr:
@@ -461,6 +469,15 @@ def both(a: Expr | None, b: Expr | None) -> Expr | None:
     if isinstance(a, Const) or isinstance(b, Const):
         return const(False, dt.bool_)
     return raw_call("logical_and", (a, b), dt.bool_)
+
+
+def conjuncts(guard: Expr | None) -> list[Expr]:
+    """The parts that a guard asks to hold together; none where it is None."""
+    if guard is None:
+        return []
+    if isinstance(guard, Call) and guard.op == "logical_and":
+        return [part for a in guard.args for part in conjuncts(a)]
+    return [guard]
 
 
 _INDEX_BUILDERS: dict[str, Callable[[Expr, Expr], Expr]] = {

@@ -52,10 +52,10 @@ class LoopForm:
 
     `scan`: the axis (one of `axes`) along which elements are combined cumulatively.
     `write`: for scatters: the iteration space is `axes` and the element goes to result index
-    `write` (guarded by `write_guard`), combined by `combine` (None = overwrite, later wins) into a
-    copy of operand `init`.
+    `write`, combined by `combine` (None = overwrite, later wins) into a copy of operand `init`.
     `opaque`: axes along which elements depend on each other in a way not expressed here (sort);
     the body is then absent.
+    `guard`: only points where it holds are written or combined.
     """
 
     axes: tuple[Var, ...]
@@ -64,9 +64,9 @@ class LoopForm:
     combine: str | None = None
     scan: Var | None = None
     write: tuple[Expr, ...] | None = None
-    write_guard: Expr | None = None
     init: int | None = None
     opaque: tuple[Var, ...] = ()
+    guard: Expr | None = None
 
 
 @dataclass(frozen=True)

@@ -24,13 +24,14 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from rung.ir.expr import Call, Expr, Read, Var, var, variables, walk
+from rung.kernel.domain_steps import Narrow, Skip
 from rung.kernel.loop import Accumulate, Alloc, Buffer, For, Store, walk_stmts
 from rung.kernel.loop_steps import Branch, Fuse, Peel, Split, Unroll, Vectorize
 from rung.kernel.memory_steps import Pack, PrefetchIn, PrefetchRest, Stage
 from rung.kernel.order_steps import Reorder
 from rung.kernel.recognise import SumNest, element_bytes, nest, reads, stride, sum_nest
 from rung.kernel.reduce_steps import AccumulateIn
-from rung.kernel.rewrite import loops_named
+from rung.kernel.rewrite import constant_extent, loops_named
 
 if TYPE_CHECKING:
     from rung.kernel.strategy import Scheduler
@@ -72,6 +73,8 @@ FAR = 6
 """Sizes of that cache from which on the broadcast factor is better laid out block by block."""
 CACHE_WAY = 4096
 """Bytes after which addresses share a set of the first-level cache."""
+FEW = 4
+"""Steps of a tile that are written out where each counts for other rows."""
 PACK_ROWS = 32
 """Rows from which a panel that is contiguous already is packed all the same."""
 
@@ -252,6 +255,7 @@ class ContractionTiling:
         pairs = list(itertools.pairwise(axes))
         reduce = [x.axis for x in found.reduce]
         accesses: list[Read | Store | Accumulate] = [*reads(found.loops[0]), *found.stores]
+        accesses += found.accumulates
         for a, b in [*pairs, *itertools.pairwise(reduce)]:
             role = next((r for r in (c.batch, c.rows, c.columns, tuple(reduce)) if a in r), ())
             if b in role and all(_dense(e, a, b) for e in accesses):
@@ -451,6 +455,7 @@ class ContractionTiling:
     def _finish(self, m0: str) -> None:
         do = self.s.do
         self._ask_for_rest()
+        k = self.reduce[-1]
         part, terms = self._short_sums()  # before the edges get tiles that end within a vector
         do(Branch(self.n), *(Branch(copy.last) for copy in self.packed), Peel(m0), Branch(self.m))
         for copy in self.copies:
@@ -461,13 +466,28 @@ class ContractionTiling:
                 self._turn(copy.turned, copy.last)
             else:
                 self.s.vectorize(copy.last, self.lanes)
-        self._step_reduction(part, terms)
+        steps = self._step_reduction(part, terms)
         nv, nl = f"{self.n}v", f"{self.n}l"
         do(Split(self.n, self.lanes, nv, nl), Peel(nv))
         do(Unroll(self.m))
         if self._has(nv):
             do(Unroll(nv))
         do(Vectorize(nl, self.lanes))
+        outermost = self.reduce[0] if len(self.reduce) > 1 else steps if part == k else f"{k}_s"
+        self._leave_out(outermost, steps)
+
+    def _leave_out(self, outermost: str, steps: str) -> None:
+        """Terms that no sum of a tile counts, and sums that nobody looks at. The loops are the
+        outermost one of the reduction and that over its steps."""
+        if self.found.accumulates[0].guard is not None:
+            self.s.do(Narrow(steps))
+            for ragged in (f"{steps}_a", f"{steps}_z"):
+                extents = [constant_extent(x) for x in loops_named(self.s.kernel.body, ragged)]
+                if extents and all(n is not None and n <= FEW for n in extents):
+                    self.s.do(Unroll(ragged))
+        skip = Skip(outermost)
+        if skip.has_effect(self.s.kernel):
+            self.s.do(skip)
 
     def _turn(self, along: str, across: str) -> None:
         """Copy squares of a vector's width, which are transposed in registers, where what lies
@@ -506,9 +526,9 @@ class ContractionTiling:
         if terms >= REST_TERMS and not self.k_block and rest.has_effect(self.s.kernel):
             self.s.do(rest)
 
-    def _step_reduction(self, k: str, extent: int) -> None:
+    def _step_reduction(self, k: str, extent: int) -> str:
         """A few steps of the reduction at a time, so that its loop costs nothing, which ask ahead
-        for what has been laid out for them."""
+        for what has been laid out for them. The loop over them."""
         steps = 2
         if extent % steps == 0 and extent > steps:
             self.s.do(Split(k, steps, f"{k}_o", f"{k}_u"), Unroll(f"{k}_u"))
@@ -518,6 +538,7 @@ class ContractionTiling:
         if extent * steps > 2 * AHEAD:
             for name in self.streams:
                 self.s.do(PrefetchIn(name, k, AHEAD // steps))
+        return k
 
     def _has(self, name: str) -> bool:
         return any(True for _ in loops_named(self.s.kernel.body, name))
@@ -531,7 +552,7 @@ def _parts(extent: int) -> list[int]:
 def _dense(e: Read | Store | Accumulate, a: Var, b: Var) -> bool:
     """Whether the place moves with `a` as it does with the end of `b`, and no guard tells them
     apart."""
-    if isinstance(e, Read) and e.guard is not None and {a, b} & variables(e.guard):
+    if e.guard is not None and {a, b} & variables(e.guard):
         return False
     outer, inner = stride(e, a), stride(e, b)
     return outer is not None and inner is not None and outer == inner * b.extent

@@ -69,7 +69,7 @@ class Body:
     exprs: tuple[Expr, ...]
     reads: tuple[Read, ...]
     write: tuple[Expr, ...] | None = None
-    write_guard: Expr | None = None
+    guard: Expr | None = None
     start: tuple[Var, Expr] | None = None
 
 
@@ -172,8 +172,8 @@ class Elements:
         if form.write is not None:
             write = tuple(self.inline(node, e, bound) for e in form.write)
         guard = None
-        if form.write_guard is not None:
-            guard = self.inline(node, form.write_guard, bound)
+        if form.guard is not None:
+            guard = self.inline(node, form.guard, bound)
         start = self._start(node, form, number)
         roots = exprs + (write or ()) + ((guard,) if guard is not None else ())
         reads = buffer_reads(*roots, *((start[1],) if start is not None else ()))

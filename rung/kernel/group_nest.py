@@ -13,6 +13,7 @@ from rung.ir.expr import (
     Var,
     both,
     bounds,
+    conjuncts,
     const,
     iadd,
     imul,
@@ -22,6 +23,7 @@ from rung.ir.expr import (
     substitute,
     transform,
     var,
+    variables,
 )  # fmt: skip
 from rung.ir.node import Node, Value
 from rung.kernel.combine import identity
@@ -133,7 +135,7 @@ class GroupNest:
         e = transform(e, leaf)
         if isinstance(e, Read):
             return e
-        return raw_call("where", (guard, e, const(0, e.dtype)), e.dtype)
+        return _under(guard, e)
 
     # ---- rows
 
@@ -376,7 +378,8 @@ class GroupNest:
             buffer, start = self._accumulator(value, combine)
             before.extend(start)
             element = _cast(self._resolve(substitute(e, bound)), buffer.dtype)
-            loop_stmts.append(Accumulate(buffer, (), combine, element))
+            guard = None if body.guard is None else substitute(body.guard, bound)
+            loop_stmts.append(Accumulate(buffer, (), combine, element, guard))
             final.extend(self._finish_row(value, buffer, row))
         return loop_stmts, final
 
@@ -420,8 +423,10 @@ class GroupNest:
                 buffer, start = self._accumulator(value, combine)
                 starts += start
                 element = _cast(self._resolve(substitute(e, bound)), buffer.dtype)
-                sums.append(Accumulate(buffer, (), combine, element))
-                result = _cast(read(buffer, ()), value.type.dtype)
+                guard = None if body.guard is None else substitute(body.guard, bound)
+                terms, whole = _split_guard(guard, reduce)
+                sums.append(Accumulate(buffer, (), combine, element, terms))
+                result = _cast(_under(whole, read(buffer, ())), value.type.dtype)
                 ends.append(self._store_inner(value, size, row, inner, result))
         for k in reversed(reduce):
             sums = [loop(k, *sums)]
@@ -474,10 +479,12 @@ class GroupNest:
         body = self.storage.bodies[hero]
         value = hero.results[0]
         buffer, start = self._accumulator(value, "add")
-        accumulate: Stmt = Accumulate(buffer, (), "add", _cast(body.exprs[0], buffer.dtype))
+        terms, whole = _split_guard(body.guard, body.reduce)
+        element = _cast(body.exprs[0], buffer.dtype)
+        accumulate: Stmt = Accumulate(buffer, (), "add", element, terms)
         for k in reversed(body.reduce):
             accumulate = loop(k, accumulate)
-        result = _cast(read(buffer, ()), value.type.dtype)
+        result = _cast(_under(whole, read(buffer, ())), value.type.dtype)
         stores = self._epilogue(hero, result)
         nest: tuple[Stmt, ...] = (*start, accumulate, *stores)
         for axis in reversed(body.axes or (var("r", 1),)):
@@ -524,11 +531,9 @@ class GroupNest:
         place = linearize(body.write, value.shape)
         update: Stmt
         if body.form.combine is None:
-            update = Store(target, (place,), body.exprs[0], body.write_guard)
+            update = Store(target, (place,), body.exprs[0], body.guard)
         else:
-            update = Accumulate(
-                target, (place,), body.form.combine, body.exprs[0], body.write_guard
-            )
+            update = Accumulate(target, (place,), body.form.combine, body.exprs[0], body.guard)
         for axis in reversed(body.axes):
             update = loop(axis, update)
         return (copy, update)
@@ -554,6 +559,24 @@ class GroupNest:
 
 def _cast(e: Expr, dtype: DType) -> Expr:
     return e if e.dtype is dtype else raw_call("cast", (e,), dtype)
+
+
+def _split_guard(guard: Expr | None, reduce: Sequence[Var]) -> tuple[Expr | None, Expr | None]:
+    """The parts of a guard that tell the terms of one sum apart, and the rest: without it the whole
+    sum is zero."""
+    terms: Expr | None = None
+    whole: Expr | None = None
+    for part in conjuncts(guard):
+        if any(v in variables(part) for v in reduce):
+            terms = both(terms, part)
+        else:
+            whole = both(whole, part)
+    return terms, whole
+
+
+def _under(guard: Expr | None, e: Expr) -> Expr:
+    """`e` where the guard holds, else 0."""
+    return e if guard is None else raw_call("where", (guard, e, const(0, e.dtype)), e.dtype)
 
 
 def _within_row(index: Expr, row: Var, size: int) -> bool:

@@ -266,6 +266,8 @@ class AccumulateIn(Step):
     def _place(self, loop: For, buffer: Buffer) -> Access:
         """The accumulation. Checks that there is one alone."""
         found = [a for a in accesses(loop.body) if a.buffer is buffer]
+        if not found:
+            self.fail(f"loop {self.at!r} does not accumulate into {self.buffer_name!r}")
         first = found[0]
         for a in found:
             if a.combine is None or a.combine != first.combine:

@@ -13,6 +13,7 @@ from dataclasses import MISSING, fields
 
 from rung.core.errors import ParseError
 from rung.core.source import NOWHERE
+from rung.kernel.domain_steps import Narrow, Skip
 from rung.kernel.loop import Kernel
 from rung.kernel.loop_steps import Branch, Fuse, Parallel, Peel, Split, Unroll, Vectorize
 from rung.kernel.memory_steps import (
@@ -44,6 +45,8 @@ STEP_TYPES: tuple[type[Step], ...] = (
     Parallel,
     Lanes,
     AccumulateIn,
+    Narrow,
+    Skip,
     Pack,
     Stage,
     Flatten,

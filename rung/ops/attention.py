@@ -44,7 +44,11 @@ def attention(
     many = (*batch, heads // groups, groups, num_q) if groups > 1 else (*batch, heads, num_q)
     query = reshaped(q, (*many, depth))
     last = len(many)
-    scores = wide(dot_general(query, k, batch=(same, same), contract=((last,), (num_batch + 1,))))
+    first = num_q - k.shape[-2]  # a query sees the keys up to its own place, counted from the end
+    seen = ((((0, last - 1), (1, num_batch), first)),) if causal else ()
+    scores = wide(
+        dot_general(query, k, batch=(same, same), contract=((last,), (num_batch + 1,)), domain=seen)
+    )
     scores = times(scores, 1 / sqrt(depth) if scale is None else scale)
     scores = _masked(scores, mask, (*q.shape[:-1], k.shape[-2]), causal)
     empty_rows = mask is not None or (causal and num_q > k.shape[-2])
@@ -54,7 +58,10 @@ def attention(
             raise RungError("attention: dropout needs a random key", fix="pass key=")
         weights = dropped(weights, key, dropout)
     weights = as_type(weights, v.dtype)
-    result = dot_general(weights, v, batch=(same, same), contract=((last,), (num_batch,)))
+    seen = ((((0, last - 1), (0, last), first)),) if causal else ()
+    result = dot_general(
+        weights, v, batch=(same, same), contract=((last,), (num_batch,)), domain=seen
+    )
     return reshaped(result, (*q.shape[:-1], v.shape[-1]))
 
 

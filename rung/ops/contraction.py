@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from itertools import chain
 from math import prod
 
 import numpy as np
@@ -11,7 +13,7 @@ import numpy as np
 from rung.core import dtype as dt
 from rung.core.dtype import accumulator
 from rung.core.errors import AxisError, ShapeError
-from rung.ir.expr import Var, raw_call, read, var
+from rung.ir.expr import both, compare, const, isub, raw_call, read, var
 from rung.ir.node import Value
 from rung.ir.op import Array, Attrs, Cost, LoopForm, Sample, later
 from rung.ir.types import Shape, TensorType
@@ -29,21 +31,49 @@ from rung.ops.families import (
 from rung.ops.shorthand import permuted
 
 Dims = tuple[int, ...]
+Place = tuple[int, int]
+"""A dim of an operand: (operand, dim)."""
+Difference = tuple[Place, Place, int]
+"""(p, q, least): index along p - index along q >= least."""
 
 
 @dataclass(frozen=True)
 class DotAttrs(Attrs):
     """Dims that are paired up: `batch` ones stay, in this order, in front; `contract` ones are
-    summed over. Lists of `a` and `b` pair by position."""
+    summed over. Lists of `a` and `b` pair by position.
+
+    `domain` says which terms count: those for which every difference holds. The others are not
+    computed, whatever the operands hold there. With q [T, D], k [S, D] and the domain
+    `(((0, 0), (1, 0), T - S),)`, each query sees the keys up to its own position."""
 
     batch: tuple[Dims, Dims] = ((), ())
     contract: tuple[Dims, Dims] = ((), ())
+    domain: tuple[Difference, ...] = ()
 
     def with_axis(self, size: int) -> Attrs:
         return DotAttrs(
             ((0, *later(self.batch[0])), (0, *later(self.batch[1]))),
             (later(self.contract[0]), later(self.contract[1])),
+            self.placed(lambda p: (p[0], p[1] + 1)),
         )
+
+    def placed(self, move: Callable[[Place], Place]) -> tuple[Difference, ...]:
+        """The domain with its places moved."""
+        return tuple((move(p), move(q), least) for p, q, least in self.domain)
+
+    def axes(self, ranks: tuple[int, int]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The axis of each dim of the operands: `b0…` batch, `m0…` and `n0…` free, `k0…`
+        contracted ones."""
+        names: tuple[dict[int, str], dict[int, str]] = ({}, {})
+        for side, letter in enumerate("mn"):
+            for prefix, dims in (
+                ("b", self.batch[side]),
+                (letter, self.free(side, ranks[side])),
+                ("k", self.contract[side]),
+            ):
+                names[side].update((d, f"{prefix}{i}") for i, d in enumerate(dims))
+        left, right = (tuple(x[d] for d in range(n)) for x, n in zip(names, ranks, strict=True))
+        return left, right
 
     def free(self, side: int, rank: int) -> Dims:
         """The dims of operand `side` (0 or 1) that are neither batch nor contracted, in order."""
@@ -76,6 +106,10 @@ def _dot_type(attrs: DotAttrs, ins: Sequence[TensorType]) -> tuple[TensorType, .
                 f"dot_general: {label} dims differ: a {a} dims {left} with b {b} dims {right}",
                 fix="paired dims must have equal sizes",
             )
+    for p, q, _ in attrs.domain:
+        for side, d in (p, q):
+            if side not in (0, 1) or not 0 <= d < ins[side].rank:
+                raise AxisError(f"dot_general: domain {attrs.domain}: no dim {d} of operand {side}")
     shape = (
         *_pick(a.shape, attrs.batch[0]),
         *_pick(a.shape, attrs.free(0, a.rank)),
@@ -104,36 +138,73 @@ def _dot_ref(attrs: DotAttrs, operands: Sequence[Array]) -> tuple[Array, ...]:
     wide = np.float32 if is_narrow(a.dtype) else a.dtype
     left = _canonical(attrs, 0, a.astype(wide, copy=False), last=True)
     right = _canonical(attrs, 1, b.astype(wide, copy=False), last=False)
-    if not attrs.contract[0]:  # no sum, which would begin with +0 and lose the sign of -0
+    if attrs.domain:
+        product = _product_within(attrs, operands, left, right)
+    elif not attrs.contract[0]:  # no sum, which would begin with +0 and lose the sign of -0
         product = np.multiply(left, right)
     else:
         product = np.matmul(left, right)
     return (product.reshape(shape).astype(a.dtype, copy=False),)
 
 
+def _product_within(attrs: DotAttrs, operands: Sequence[Array], left: Array, right: Array) -> Array:
+    """The product of canonical factors [batch…, m, k] and [batch…, k, n] where only the terms of
+    the domain count, whatever the others are."""
+    names = attrs.axes((operands[0].ndim, operands[1].ndim))
+    sizes = dict(zip(chain(*names), chain(*(x.shape for x in operands)), strict=True))
+    masks = {letters: np.ones((), bool) for letters in ("mk", "kn", "mn")}
+    for (s, d), (t, e), least in attrs.domain:
+        p, q = names[s][d], names[t][e]
+        side = next((i for i in (0, 1) if {p, q} <= set(names[i])), 2)
+        letters = ("mk", "kn", "mn")[side]
+        axes = sorted((x for x in sizes if x[0] in "b" + letters), key=lambda x: int(x[1:]))
+        groups = [[x for x in axes if x[0] == letter] for letter in "b" + letters]
+        order = [*chain(*groups)]
+        index = np.indices([sizes[x] for x in order], sparse=True)
+        counts = np.ones([sizes[x] for x in order], bool)
+        counts &= index[order.index(p)] - index[order.index(q)] >= least
+        batch, first, second = ([sizes[x] for x in g] for g in groups)
+        masks[letters] = masks[letters] & counts.reshape(*batch, prod(first), prod(second))
+    zero = np.zeros((), left.dtype)
+    if not attrs.contract[0]:
+        return np.where(masks["mk"] & masks["kn"] & masks["mn"], np.multiply(left, right), zero)
+    if np.all(np.isfinite(left)) and np.all(np.isfinite(right)):
+        product = np.matmul(np.where(masks["mk"], left, zero), np.where(masks["kn"], right, zero))
+        return np.where(masks["mn"], product, zero)
+    in_left = np.broadcast_to(masks["mk"], left.shape)
+    in_right = np.broadcast_to(masks["kn"], right.shape)
+    product = np.zeros((*left.shape[:-1], right.shape[-1]), left.dtype)
+    with np.errstate(all="ignore"):
+        for i in range(left.shape[-1]):
+            term = left[..., :, i, None] * right[..., None, i, :]
+            counts = in_left[..., :, i, None] & in_right[..., None, i, :]
+            product += np.where(counts, term, zero)
+    return np.where(masks["mn"], product, zero)
+
+
 def _dot_axes(attrs: DotAttrs, ins: Sequence[TensorType]) -> LoopForm:
     a, b = ins
-    index: list[dict[int, Var]] = [{}, {}]
-    axes: list[Var] = []
-    for i, (da, db) in enumerate(zip(*attrs.batch, strict=True)):
-        axes.append(var(f"b{i}", a.shape[da]))
-        index[0][da] = index[1][db] = axes[-1]
-    for side, t, letter in ((0, a, "m"), (1, b, "n")):
-        for i, d in enumerate(attrs.free(side, t.rank)):
-            axes.append(var(f"{letter}{i}", t.shape[d]))
-            index[side][d] = axes[-1]
-    reduce: list[Var] = []
-    for i, (da, db) in enumerate(zip(*attrs.contract, strict=True)):
-        reduce.append(var(f"k{i}", a.shape[da]))
-        index[0][da] = index[1][db] = reduce[-1]
-    reads = (
-        widened(read(side, tuple(index[side][d] for d in range(t.rank)), t.dtype))
+    names = attrs.axes((a.rank, b.rank))
+    extents = dict(zip(chain(*names), (*a.shape, *b.shape), strict=True))
+    axis = {name: var(name, extent) for name, extent in extents.items()}
+    reads = [
+        widened(read(side, tuple(axis[n] for n in names[side]), t.dtype))
         for side, t in enumerate(ins)
-    )
+    ]
     body = raw_call("multiply", tuple(reads), accumulator(a.dtype))
-    if not reduce:
-        return LoopForm(tuple(axes), (scalar_cast(body, a.dtype),))
-    return LoopForm(tuple(axes), (body,), tuple(reduce), "add")
+    guards = [
+        compare("greater_equal", isub(axis[names[s][d]], axis[names[t][e]]), least)
+        for (s, d), (t, e), least in attrs.domain
+    ]
+    guard = reduce(both, guards, None)
+    result = tuple(axis[f"{x}{i}"] for x in "bmn" for i in range(len(axis)) if f"{x}{i}" in axis)
+    summed = tuple(axis[f"k{i}"] for i in range(len(attrs.contract[0])))
+    if not summed:
+        element = scalar_cast(body, a.dtype)
+        if guard is not None:
+            element = raw_call("where", (guard, element, const(0, a.dtype)), a.dtype)
+        return LoopForm(result, (element,))
+    return LoopForm(result, (body,), summed, "add", guard=guard)
 
 
 def _dot_transpose(
@@ -156,16 +227,44 @@ def _dot_transpose(
     ct_first = (*attrs.batch[operand], *own_free, *contracted)
     other_first = (*attrs.batch[operand], *contracted, *own_free)
     if other_first == tuple(range(mine.rank)):  # comes out in place: [k, m] @ [m, n]
-        dot = DotAttrs((attrs.batch[other], batch), (other_free, ct_dims))
+        domain = _transposed_domain(attrs, inputs, other, 0)
+        dot = DotAttrs((attrs.batch[other], batch), (other_free, ct_dims), domain)
         return dot_general(inputs[other], ct, attrs=dot)
-    dot = DotAttrs((batch, attrs.batch[other]), (ct_dims, other_free))
+    domain = _transposed_domain(attrs, inputs, other, 1)
+    dot = DotAttrs((batch, attrs.batch[other]), (ct_dims, other_free), domain)
     result = dot_general(ct, inputs[other], attrs=dot)
     return permuted(result, tuple(ct_first.index(d) for d in range(mine.rank)))
 
 
+def _transposed_domain(
+    attrs: DotAttrs, inputs: Sequence[Value], other: int, at: int
+) -> tuple[Difference, ...]:
+    """The domain of a product of the operand `other`, now operand `at`, with the cotangent."""
+    names = attrs.axes((inputs[0].type.rank, inputs[1].type.rank))
+    result = (x for x in {*names[0], *names[1]} if x[0] != "k")
+    of_ct = sorted(result, key=lambda x: ("bmn".index(x[0]), int(x[1:])))
+
+    def move(p: Place) -> Place:
+        name = names[p[0]][p[1]]
+        if name in names[other]:
+            return at, names[other].index(name)
+        return 1 - at, of_ct.index(name)
+
+    return attrs.placed(move)
+
+
 def _dot_cost(attrs: DotAttrs, ins: Sequence[TensorType], outs: Sequence[TensorType]) -> Cost:
     depth = prod(_pick(ins[0].shape, attrs.contract[0]))
-    return Cost(2 * outs[0].size * depth, sum(t.nbytes for t in (*ins, *outs)))
+    part = prod(_part_that_counts(d, ins) for d in attrs.domain)
+    return Cost(int(2 * outs[0].size * depth * part), sum(t.nbytes for t in (*ins, *outs)))
+
+
+def _part_that_counts(difference: Difference, ins: Sequence[TensorType]) -> float:
+    """The part of the pairs of indices for which a difference holds."""
+    (s, d), (t, e), least = difference
+    p, q = ins[s].shape[d], ins[t].shape[e]
+    counts = np.clip(np.arange(p) - least + 1, 0, q).sum()
+    return float(counts) / max(p * q, 1)
 
 
 def _dot_samples(rng: np.random.Generator) -> Sequence[Sample]:
@@ -180,7 +279,15 @@ def _dot_samples(rng: np.random.Generator) -> Sequence[Sample]:
         ((3, 0), (0, 2), DotAttrs(contract=((1,), (0,)))),
         ((0, 3), (3, 2), DotAttrs(contract=((1,), (0,)))),
         ((17, 33), (33, 19), DotAttrs(contract=((1,), (0,)))),
-    ]
+        ((9, 4), (7, 4), DotAttrs(contract=((1,), (1,)), domain=(((0, 0), (1, 0), -2),))),
+        ((2, 40, 40), (2, 40, 5), DotAttrs(
+            ((0,), (0,)), ((2,), (1,)), domain=(((0, 1), (0, 2), 0),))),
+        ((40, 3), (40, 21), DotAttrs(contract=((0,), (0,)), domain=(((1, 0), (1, 1), 1),))),
+        ((40, 3), (40, 21), DotAttrs(contract=((0,), (0,)), domain=(((1, 1), (0, 0), -9),))),
+        ((20, 20), (20, 6), DotAttrs(
+            contract=((1,), (0,)), domain=(((0, 0), (0, 1), -1), ((1, 0), (0, 0), -4)))),
+        ((3,), (2,), DotAttrs(domain=(((1, 0), (0, 0), 0),))),
+    ]  # fmt: skip
     from_cases = [
         Sample((TensorType(float_, a), TensorType(float_, b)), attrs)
         for float_ in (dt.float32, dt.float64)
@@ -198,7 +305,11 @@ def _dot_batch(
     if all(batched):
         return (dot_general(*inputs, attrs=attrs.with_axis(size)),)
     side = batched.index(True)
-    new = DotAttrs(_moved_on(attrs.batch, side), _moved_on(attrs.contract, side))
+    new = DotAttrs(
+        _moved_on(attrs.batch, side),
+        _moved_on(attrs.contract, side),
+        attrs.placed(lambda p: (side, p[1] + 1) if p[0] == side else p),
+    )
     before = len(new.free(0, inputs[0].type.rank)) if side else 0
     return (to_front(dot_general(*inputs, attrs=new), len(attrs.batch[0]) + before),)
 

@@ -365,7 +365,9 @@ def permute_of_product(node: Node) -> Value | None:
     swapped = (*range(num_batch), *range(num_batch + m, rank), *range(num_batch, num_batch + m))
     if cast(PermuteAttrs, node.attrs).dims != swapped:
         return None
-    return dot_general(b, a, batch=attrs.batch[::-1], contract=attrs.contract[::-1])
+    domain = attrs.placed(lambda p: (1 - p[0], p[1]))
+    swapped_attrs = DotAttrs(attrs.batch[::-1], attrs.contract[::-1], domain)
+    return dot_general(b, a, attrs=swapped_attrs)
 
 
 @structural(dot_general)
@@ -389,7 +391,9 @@ def _from_inside(node: Node, side: int, dims: tuple[int, ...]) -> Value:
     batch[side] = tuple(dims[d] for d in batch[side])
     contract[side] = tuple(dims[d] for d in contract[side])
     inputs[side] = inputs[side].node.inputs[0]
-    return dot_general(*inputs, batch=tuple(batch), contract=tuple(contract))
+    domain = attrs.placed(lambda p: (side, dims[p[1]]) if p[0] == side else p)
+    pair = DotAttrs((batch[0], batch[1]), (contract[0], contract[1]), domain)
+    return dot_general(*inputs, attrs=pair)
 
 
 RULES: Final[tuple[Rule, ...]] = (

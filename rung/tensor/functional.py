@@ -271,7 +271,9 @@ def attention(
     v[…, kv_heads, S, E].
 
     heads must be a multiple of kv_heads. `mask` broadcasts to […, heads, T, S]: bool (true = may
-    look) or float (added). `scale` is 1/sqrt(D) unless given. A query without a key gives 0."""
+    look) or float (added). With `causal`, query i sees the keys up to i + S - T; the others are not
+    computed, so that NaN in them does not matter. `scale` is 1/sqrt(D) unless given. A query
+    without a key gives 0."""
     query, keys, values = _alike(q, k, v)
     bias = None if mask is None else as_tensor(mask)
     drawn = draw_key(key) if dropout > 0 else None

@@ -20,6 +20,7 @@ from rung.ir.expr import (
     ifloordiv,
     imod,
     imul,
+    isub,
     raw_call,
     read,
     var,
@@ -40,7 +41,7 @@ from rung.kernel.loop import (
     walk_stmts,
 )  # fmt: skip
 from rung.kernel.memory_steps import all_exprs
-from rung.kernel.rewrite import axis_names
+from rung.kernel.rewrite import axis_names, with_guard
 from rung.kernel.schedule import (
     AccumulateIn,
     Branch,
@@ -51,12 +52,14 @@ from rung.kernel.schedule import (
     FuseLoops,
     Inline,
     Lanes,
+    Narrow,
     Pack,
     Parallel,
     Peel,
     PrefetchIn,
     PrefetchRest,
     Reorder,
+    Skip,
     Split,
     Stage,
     Step,
@@ -118,11 +121,21 @@ class Nests:
             inner = rest and self.chance(0.7)
             body.append(self.nest(rest, active) if inner else self.leaf(active, local))
         if local is not None:
+            alone = self.chance(0.5)
             for n, s in enumerate(body):
                 if isinstance(s, For):
-                    add = Accumulate(local, (), "add", self.value((*active, s.axis), None))
-                    body[n] = loop(s.axis, *s.body.stmts, add)
-            body.append(Store(Y, self.index(Y, active), read(local, ())))
+                    inside = (*active, s.axis)
+                    add = Accumulate(local, (), "add", self.value(inside, None))
+                    if self.chance(0.4):
+                        guarded = with_guard(add, self.difference(inside))
+                    else:
+                        guarded = add
+                    body[n] = loop(s.axis, *(() if alone else s.body.stmts), guarded)
+            result: Expr = read(local, ())
+            if alone or self.chance(0.3):
+                condition, other = self.difference(active), const(0, dt.int32)
+                result = raw_call("where", (condition, result, other), dt.int32)
+            body.append(Store(Y, self.index(Y, active), result))
         return loop(axis, *body)
 
     def leaf(self, active: tuple[Var, ...], local: Buffer | None) -> Stmt:
@@ -141,6 +154,12 @@ class Nests:
                 index = self.index(buffer, active[:-1])
             return Accumulate(buffer, index, self.rng.choice(["add", "maximum"]), value, guard)
         return Store(buffer, index, value, guard)
+
+    def difference(self, active: tuple[Var, ...]) -> Expr:
+        """A comparison of two loop variables, or of one with a number."""
+        low, high = self.rng.choice(active), self.rng.choice([*active, const(0)])
+        factor = self.rng.choice([1, 1, 2])
+        return compare("greater_equal", isub(imul(low, factor), high), self.rng.randint(-2, 3))
 
     def value(self, active: tuple[Var, ...], local: Buffer | None) -> Expr:
         total: Expr = self.read(X, active)
@@ -229,7 +248,9 @@ class Nests:
             lambda: Inline("t"),
             lambda: PrefetchIn(buffer, axis, 2),
             lambda: PrefetchRest(axis),
+            lambda: Narrow(axis),
+            lambda: Skip(axis),
             lambda: Flatten(buffer, self.rng.choice([0, 1])),
         ]
-        weights = [4, 4, 2, 2, 2, 2, 2, 0.5, 1, 1, 3, 4, 3, 2, 2, 1, 0.3, 1, 2]
+        weights = [4, 4, 2, 2, 2, 2, 2, 0.5, 1, 1, 3, 4, 3, 2, 2, 1, 0.3, 1, 2, 2, 4]
         return self.rng.choices(makers, weights)[0]()

@@ -68,6 +68,19 @@ for i in range(8):
 TWO = "for i in range(8):\n    t[i] = x[i]*2.0\nfor j in range(8):\n    y[j] = t[j] + x[j]"
 TEMP = "x: input(f32[64]), t: temp(f32[8]), y: output(f32[64])"
 
+TRIANGLE = """
+for i in range(8):
+    for k in range(40):
+        for j in range(4):
+            accumulate(y[4*i + j], 'add', x[k], guard=4*i + j >= k)"""
+UNSEEN = """
+for i in range(8):
+    s: register(f32)
+    s[()] = 0.0
+    for k in range(4):
+        s[()] += x[k]
+    for j in range(2):
+        y[2*i + j] = where(2*i + j >= 9, s[()], 0.0)"""
 AFTER_SUM = """
 s: register(f32)
 s[()] = 0.0
@@ -242,6 +255,42 @@ for k in range(50):
 for i in range(32):
     y[i] = s[()]*x[i + 32]""",
     ),
+    "narrow": (
+        TRIANGLE,
+        "narrow('k')",
+        """
+for i in range(8):
+    for k in range(4*i + 1, at_most=40):
+        for j in range(4):
+            y[4*i + j] += x[k]
+    for k_z in range(3):
+        for j in range(4):
+            accumulate(y[4*i + j], 'add', x[4*i + k_z + 1], guard=4*i + j >= 4*i + k_z + 1)""",
+    ),
+    "narrow both ends": (
+        """
+for i in range(8):
+    for k in range(40):
+        accumulate(y[i], 'add', x[k], guard=k >= 3*i and i + 9 > k and x[k] > 0.0)""",
+        "narrow('k')",
+        """
+for i in range(8):
+    for k in range(maximum(i + 9, 3*i) - 3*i, at_most=40):
+        accumulate(y[i], 'add', x[3*i + k], guard=x[3*i + k] > 0.0)""",
+    ),
+    "skip": (
+        UNSEEN,
+        "skip('k')",
+        """
+for i in range(8):
+    s: register(f32)
+    s[()] = 0.0
+    if 2*i - 8 >= 0:
+        for k in range(4):
+            s[()] += x[k]
+    for j in range(2):
+        y[2*i + j] = where(2*i + j >= 9, s[()], 0.0)""",
+    ),
     "accumulate": (
         SUM,
         "accumulate('y', 'k')",
@@ -309,6 +358,28 @@ def test_text(name: str) -> None:
 
 
 REFUSED = {
+    "narrow stores": (
+        "for i in range(8):\n    accumulate(y[0], 'add', x[i], guard=i >= 3)\n    y[i + 1] = x[i]",
+        "narrow('i')",
+        "loop 'i' does more than accumulate",
+    ),
+    "narrow two guards": (
+        "for i in range(8):\n    accumulate(y[0], 'add', x[i], guard=i >= 3)\n    y[1] += x[i]",
+        "narrow('i')",
+        "the sums of loop 'i' have several guards",
+    ),
+    "narrow by data": (
+        "for i in range(8):\n    accumulate(y[0], 'add', x[i], guard=x[i] > 0.0)",
+        "narrow('i')",
+        "no comparison bounds loop 'i'",
+    ),
+    "narrow other": (
+        TRIANGLE, "split('k', 3, 'k', 'l')\nnarrow('k')", "a loop inside is not a constant"
+    ),
+    "skip seen": (SUM, "skip('k')", "is not used under one condition alone"),
+    "skip two ways": (
+        UNSEEN + "\n        y[20] = s[()]", "skip('k')", "is not used under one condition alone"
+    ),
     "no loop": (COPY, "unroll('z')", "unroll('z'): no loop 'z'"),
     "factor": (COPY, "split('i', 0, 'a', 'b')", "the factor 0 is less than 1"),
     "name taken": (PAIRS, "split('i', 2, 'a', 'j')", "there is an axis 'j' already"),

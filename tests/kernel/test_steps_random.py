@@ -59,6 +59,6 @@ def test_batched_is_one_by_one(seed: int) -> None:
 
 def test_every_kind_of_step_is_legal_somewhere() -> None:
     applied: Counter[str] = Counter()
-    for seed in range(320):
+    for seed in range(480):
         follow(seed, applied)
     assert not {t.name for t in STEP_TYPES} - applied.keys(), applied

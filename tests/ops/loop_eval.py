@@ -95,6 +95,9 @@ def _result(
     form: LoopForm, at: Evaluator, body: Expr, operands: Sequence[Array], type: TensorType
 ) -> Array:
     elements = at.full(body)
+    if form.guard is not None and form.write is None:
+        assert form.combine == "add"
+        elements = np.where(at.full(form.guard), elements, np.zeros((), elements.dtype))
     if form.write is not None:
         return _written(form, at, elements, operands)
     dims = tuple(range(len(form.axes), len(at.shape)))
@@ -118,7 +121,7 @@ def _written(form: LoopForm, at: Evaluator, elements: Array, operands: Sequence[
     assert form.init is not None and form.write is not None
     result = operands[form.init].copy()
     index = tuple(at.full(i) for i in form.write)
-    ok = np.ones(at.shape, bool) if form.write_guard is None else at.full(form.write_guard)
+    ok = np.ones(at.shape, bool) if form.guard is None else at.full(form.guard)
     inside = np.ones(at.shape, bool)
     for i, n in zip(index, result.shape, strict=True):
         inside &= (i >= 0) & (i < n)

@@ -43,6 +43,22 @@ def _operands(heads=2, kv_heads=2, num_q=3, num_k=3):
     )
 
 
+def test_the_future_does_not_reach_the_past():
+    """Terms that a causal mask rules out do not count, whatever they are."""
+    q, k, v = np.random.default_rng(1).standard_normal((3, 2, 2, 6, 5))
+    k[:, :, 4], v[:, :, 5] = np.nan, np.inf
+    y = run(lambda *a: attention(*a, causal=True), q, k, v)
+    np.testing.assert_allclose(y[:, :, :4], attend(q, k, v, causal=True)[:, :, :4])
+    assert np.isnan(y[:, :, 4:]).all()
+    past = np.zeros((2, 2, 6, 5))
+    past[:, :, :4] = 1.0
+    clean = [q, k.copy(), v.copy()]
+    clean[1][:, :, 4:], clean[2][:, :, 4:] = 0.0, 0.0
+    causal = lambda *a: attention(*a, causal=True)  # noqa: E731
+    (found,), (want,) = (gradients(causal, x, [0], past) for x in ([q, k, v], clean))
+    np.testing.assert_allclose(found[:, :, :4], want[:, :, :4], rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize(
     "sizes, static",
     [

@@ -98,6 +98,23 @@ def test_dtypes_must_be_equal_numbers():
         typed(matmul, (dt.bool_, (2,)), (dt.bool_, (2,)))
 
 
+def test_terms_outside_of_the_domain_do_not_count():
+    a, b = np.ones((3, 4)), np.ones((4, 5))
+    a[0, 3], b[3, 0] = np.nan, np.inf
+    found = run(
+        lambda x, y: dot_general(
+            x, y, contract=((1,), (0,)), domain=(((0, 0), (0, 1), 0), ((1, 1), (0, 0), -1))
+        ), a, b,
+    )  # fmt: skip
+    want = np.array([[1, 1, 1, 1, 1], [2, 2, 2, 2, 2], [0, 3, 3, 3, 3]])
+    np.testing.assert_array_equal(found, want)
+    with pytest.raises(AxisError, match=r"domain .*: no dim 2 of operand 1"):
+        typed(
+            lambda a, b: dot_general(a, b, domain=(((0, 0), (1, 2), 0),)),
+            (dt.float32, (2, 3)), (dt.float32, (2, 3)),
+        )  # fmt: skip
+
+
 def test_dims_that_do_not_pair():
     pair = (dt.float32, (2, 3)), (dt.float32, (2, 3))
     with pytest.raises(AxisError, match="repeat or are out of range"):

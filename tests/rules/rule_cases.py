@@ -128,7 +128,11 @@ def products() -> list[Case]:
         case((2, 0, 1), (1, 2, 0), *batched),
         lambda: dot_general(permute(x(3, 4), dims=(1, 0)), y(3, 5), contract=((1,), (0,))),
         lambda: dot_general(x(3, 4), permute(y(5, 4), dims=(1, 0)), contract=((1,), (0,))),
-    ]
+        lambda: dot_general(
+            x(3, 4), permute(y(5, 4), dims=(1, 0)), contract=((1,), (0,)),
+            domain=(((1, 1), (0, 0), 1), ((0, 1), (1, 1), -2)),
+        ),
+    ]  # fmt: skip
 
 
 def swapped() -> list[Case]:
@@ -139,6 +143,10 @@ def swapped() -> list[Case]:
             dims=(0, 2, 3, 1),
         ),
         lambda: permute(dot_general(x(3, 4), y(4), contract=((1,), (0,))), dims=(0,)),
+        lambda: permute(
+            dot_general(x(3, 4), y(4, 5), contract=((1,), (0,)), domain=(((0, 0), (1, 1), -1),)),
+            dims=(1, 0),
+        ),
     ]
 
 
