@@ -402,7 +402,7 @@ def iminimum(a: Expr, b: Expr | int) -> Expr:
     limits = bounds(isub(a, b))
     if limits is not None and (limits[1] <= 0 or limits[0] >= 0):
         return a if limits[1] <= 0 else b
-    return _absorbed("maximum", a, b) or raw_call("minimum", (a, b), dt.int64)
+    return _absorbed("minimum", "maximum", a, b) or raw_call("minimum", (a, b), dt.int64)
 
 
 def imaximum(a: Expr, b: Expr | int) -> Expr:
@@ -411,14 +411,15 @@ def imaximum(a: Expr, b: Expr | int) -> Expr:
     limits = bounds(isub(a, b))
     if limits is not None and (limits[1] <= 0 or limits[0] >= 0):
         return b if limits[1] <= 0 else a
-    return _absorbed("minimum", a, b) or raw_call("maximum", (a, b), dt.int64)
+    return _absorbed("maximum", "minimum", a, b) or raw_call("maximum", (a, b), dt.int64)
 
 
-def _absorbed(op: str, a: Expr, b: Expr) -> Expr | None:
-    """`a` where the other is `op(a, …)`: min(a, max(a, c)) = a, and the same for max of min."""
+def _absorbed(op: str, other: str, a: Expr, b: Expr) -> Expr | None:
+    """`op(a, b)` where one is made of the other: min(a, max(a, c)) is a, and min(a, min(a, c)) is
+    min(a, c)."""
     for x, y in ((a, b), (b, a)):
-        if isinstance(y, Call) and y.op == op and x in y.args:
-            return x
+        if isinstance(y, Call) and x in y.args and y.op in (op, other):
+            return y if y.op == op else x
     return None
 
 

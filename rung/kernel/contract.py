@@ -479,14 +479,14 @@ class ContractionTiling:
     def _leave_out(self, outermost: str, steps: str) -> None:
         """Terms that no sum of a tile counts, and sums that nobody looks at. The loops are the
         outermost one of the reduction and that over its steps."""
-        if self.found.accumulates[0].guard is not None:
-            self.s.do(Narrow(steps))
+        narrow, skip = Narrow(steps), Skip(outermost)
+        if self.found.accumulates[0].guard is not None and narrow.holds(self.s.kernel):
+            self.s.do(narrow)
             for ragged in (f"{steps}_a", f"{steps}_z"):
                 extents = [constant_extent(x) for x in loops_named(self.s.kernel.body, ragged)]
                 if extents and all(n is not None and n <= FEW for n in extents):
                     self.s.do(Unroll(ragged))
-        skip = Skip(outermost)
-        if skip.has_effect(self.s.kernel):
+        if skip.holds(self.s.kernel):
             self.s.do(skip)
 
     def _turn(self, along: str, across: str) -> None:

@@ -70,10 +70,9 @@ class Narrow(Step):
                                                                  accumulate(s[m], 'add', ...,
                                                                             guard=m >= k_z + 1)
 
-    A loop without a guard stays. The terms keep their order. Nothing but accumulations under one
-    guard and hints may be in the loop, which is a serial one, and the loops inside must have
-    constant extents. Of the guard the comparisons of sums of multiples of loop variables are made
-    use of."""
+    A loop without a guard stays. The terms keep their order. Nothing but accumulations and hints
+    may be in the loop, which is a serial one, and the loops inside must have constant extents. Of
+    the guards the comparisons of sums of multiples of loop variables are made use of."""
 
     name = "narrow"
     axis: str
@@ -83,41 +82,29 @@ class Narrow(Step):
         return self.on_loops(kernel, self.axis, self._narrow)
 
     def _narrow(self, loop: For) -> Stmt:
-        guards = {s.guard for s in walk_stmts(loop.body) if isinstance(s, Accumulate)}
-        if not guards - {None}:
+        sums = [s for s in walk_stmts(loop.body) if isinstance(s, Accumulate)]
+        if all(s.guard is None for s in sums):
             return loop
         if any(isinstance(s, Store | If | Alloc | Opaque) for s in walk_stmts(loop.body)):
             self.fail(f"loop {self.axis!r} does more than accumulate")
-        if len(guards) > 1:
-            self.fail(f"the sums of loop {self.axis!r} have several guards")
         n, inner = constant_extent(loop), _ranges(loop.body)
         if n is None or inner is None:
             self.fail(f"the extent of {self.axis!r} or of a loop inside is not a constant")
-        bounds: list[_Bound] = []
-        kept: Expr | None = None
-        for part in conjuncts(guards.pop()):
-            bound = _Bound.of(part, loop.axis, inner)
-            if bound is not None and bound.step:
-                bounds.append(bound)
-            else:
-                kept = both(kept, part)
-        if not bounds or loop.kind != "serial":
+        counted = [_Terms.of(s.guard, loop.axis, n, inner) for s in dict.fromkeys(sums)]
+        if not any(c.bounded for c in counted) or loop.kind != "serial":
             self.fail(f"no comparison bounds loop {self.axis!r}, or it is not serial")
-        return self._segments(loop, n, bounds, kept)
+        return self._segments(loop, counted)
 
-    def _segments(self, loop: For, n: int, bounds: Sequence[_Bound], kept: Expr | None) -> Stmt:
+    def _segments(self, loop: For, counted: Sequence[_Terms]) -> Stmt:
         """The terms before the first that all sums count, these, and those behind them."""
-        rising = [b for b in bounds if b.step > 0]
-        falling = [b for b in bounds if b.step < 0]
-        zero: Expr = const(0)
-        end: Expr = const(n)
-        low = iminimum(reduce(imaximum, (b.low(b.most) for b in rising), zero), end)
-        high = imaximum(reduce(iminimum, (b.high(b.most) for b in falling), end), low)
-        first = iminimum(reduce(imaximum, (b.low(b.least) for b in rising), low), high)
-        last = imaximum(reduce(iminimum, (b.high(b.least) for b in falling), high), first)
+        low = reduce(iminimum, [c.low for c in counted])
+        high = reduce(imaximum, [c.high for c in counted])
+        first = iminimum(reduce(imaximum, [c.first for c in counted]), high)
+        last = imaximum(reduce(iminimum, [c.last for c in counted]), first)
+        kept = {c.guard: c.kept for c in counted}
 
         def leaf(s: Stmt) -> Stmt | None:
-            return replace(s, guard=kept) if isinstance(s, Accumulate) else None
+            return replace(s, guard=kept[s.guard]) if isinstance(s, Accumulate) else None
 
         segments = (
             (f"{self.axis}_a", low, first, loop.body),
@@ -125,6 +112,40 @@ class Narrow(Step):
             (f"{self.axis}_z", last, high, loop.body),
         )
         return block(*(_from(loop, *s) for s in segments))
+
+
+@dataclass(frozen=True)
+class _Terms:
+    """The terms k that a guard counts: none before `low` or from `high` on, each from `first` to
+    before `last` where `kept` holds. `bounded` tells whether that says anything."""
+
+    guard: Expr | None
+    low: Expr
+    high: Expr
+    first: Expr
+    last: Expr
+    kept: Expr | None
+    bounded: bool
+
+    @staticmethod
+    def of(guard: Expr | None, axis: Var, n: int, inner: dict[Var, int]) -> _Terms:
+        """The terms of a loop of `n` over `axis` that a guard counts."""
+        rising: list[_Bound] = []
+        falling: list[_Bound] = []
+        kept: Expr | None = None
+        for part in conjuncts(guard):
+            bound = _Bound.of(part, axis, inner)
+            if bound is None or not bound.step:
+                kept = both(kept, part)
+            else:
+                (rising if bound.step > 0 else falling).append(bound)
+        zero: Expr = const(0)
+        end: Expr = const(n)
+        low = iminimum(reduce(imaximum, (b.low(b.most) for b in rising), zero), end)
+        high = imaximum(reduce(iminimum, (b.high(b.most) for b in falling), end), low)
+        first = iminimum(reduce(imaximum, (b.low(b.least) for b in rising), low), high)
+        last = imaximum(reduce(iminimum, (b.high(b.least) for b in falling), high), first)
+        return _Terms(guard, low, high, first, last, kept, bool(rising or falling))
 
 
 @dataclass(frozen=True)
@@ -224,13 +245,10 @@ class Skip(Step):
 
     def rewrite(self, kernel: Kernel) -> Kernel:
         self.require(kernel, self.axis)
-        if not self.has_effect(kernel):
+        body = self._visit(kernel.body)
+        if body is kernel.body:
             self.fail(f"what loop {self.axis!r} sums up is not used under one condition alone")
-        return replace(kernel, body=block(self._visit(kernel.body)))
-
-    def has_effect(self, kernel: Kernel) -> bool:
-        """Whether there is such a condition."""
-        return self._visit(kernel.body) is not kernel.body
+        return replace(kernel, body=block(body))
 
     def _visit(self, s: Stmt) -> Stmt:
         if self.axis not in s.axes:

@@ -36,6 +36,14 @@ class Step:
         new = self.rewrite(kernel)
         return replace(new, schedule=(*kernel.schedule, str(self)))
 
+    def holds(self, kernel: Kernel) -> bool:
+        """Whether the side conditions of the step hold."""
+        try:
+            self.rewrite(kernel)
+        except ScheduleError:
+            return False
+        return True
+
     def rewrite(self, kernel: Kernel) -> Kernel:
         """The rewrite itself, without the note in `Kernel.schedule`."""
         raise NotImplementedError

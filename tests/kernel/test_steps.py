@@ -278,6 +278,21 @@ for i in range(8):
     for k in range(maximum(i + 9, 3*i) - 3*i, at_most=40):
         accumulate(y[i], 'add', x[3*i + k], guard=x[3*i + k] > 0.0)""",
     ),
+    "narrow two guards": (
+        """
+for i in range(40):
+    accumulate(y[0], 'add', x[i], guard=i >= 3)
+    accumulate(y[1], 'add', x[i], guard=20 > i)""",
+        "narrow('i')",
+        """
+for i_a in range(3):
+    y[1] += x[i_a]
+for i in range(17):
+    y[0] += x[i + 3]
+    y[1] += x[i + 3]
+for i_z in range(20):
+    y[0] += x[i_z + 20]""",
+    ),
     "skip": (
         UNSEEN,
         "skip('k')",
@@ -362,11 +377,6 @@ REFUSED = {
         "for i in range(8):\n    accumulate(y[0], 'add', x[i], guard=i >= 3)\n    y[i + 1] = x[i]",
         "narrow('i')",
         "loop 'i' does more than accumulate",
-    ),
-    "narrow two guards": (
-        "for i in range(8):\n    accumulate(y[0], 'add', x[i], guard=i >= 3)\n    y[1] += x[i]",
-        "narrow('i')",
-        "the sums of loop 'i' have several guards",
     ),
     "narrow by data": (
         "for i in range(8):\n    accumulate(y[0], 'add', x[i], guard=x[i] > 0.0)",
