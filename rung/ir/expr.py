@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from math import gcd
+from types import MappingProxyType
 from typing import ClassVar, Protocol
 from weakref import WeakValueDictionary
 
@@ -33,7 +34,7 @@ class Expr:
     __slots__ = ("__weakref__", "_free", "_limits", "_linear", "_order", "_reads", "dtype")
     _free: frozenset[Var]
     _limits: tuple[int, int] | None
-    _linear: tuple[dict[Expr, int], int]
+    _linear: tuple[Mapping[Expr, int], int]
     _reads: bool
     _order: str
     _table: ClassVar[WeakValueDictionary[tuple[object, ...], Expr]] = WeakValueDictionary()
@@ -225,13 +226,13 @@ def _cast_bounds(e: Call) -> tuple[int, int] | None:
     return inner
 
 
-def linear_terms(e: Expr) -> tuple[dict[Expr, int], int]:
-    """`e` as sum(coefficient * term) + constant; terms are opaque to addition and scaling. The
-    result is kept with the expression: do not change it."""
+def linear_terms(e: Expr) -> tuple[Mapping[Expr, int], int]:
+    """`e` as sum(coefficient * term) + constant; terms are opaque to addition and scaling."""
     try:
         return e._linear
     except AttributeError:
-        e._linear = _linear_terms(e)
+        terms, constant = _linear_terms(e)
+        e._linear = MappingProxyType(terms), constant
         return e._linear
 
 
@@ -303,7 +304,7 @@ def _shallow_text(x: Expr) -> str:
     return repr(x)
 
 
-def from_terms(terms: dict[Expr, int], constant: int) -> Expr:
+def from_terms(terms: Mapping[Expr, int], constant: int) -> Expr:
     """The canonical expression of a linear form: by falling coefficient, the constant last."""
     total: Expr | None = None
     for term, scale in sorted(terms.items(), key=lambda kv: (-kv[1], order_key(kv[0]))):

@@ -166,11 +166,11 @@ class _Bound:
         terms, constant = linear_terms(difference)
         if any(t is not axis and t not in inner and _touches(t, axis, inner) for t in terms):
             return None
-        step = terms.pop(axis, 0)
         moving = {t: c for t, c in terms.items() if t in inner}
         ends = [(c * (inner[t] - 1), 0) for t, c in moving.items() if isinstance(t, Var)]
-        outer = from_terms({t: c for t, c in terms.items() if t not in moving}, constant)
-        return _Bound(step, outer, sum(map(min, ends)), sum(map(max, ends)))
+        rest = {t: c for t, c in terms.items() if t not in moving and t is not axis}
+        outer = from_terms(rest, constant)
+        return _Bound(terms.get(axis, 0), outer, sum(map(min, ends)), sum(map(max, ends)))
 
     def low(self, inner: int) -> Expr:
         """The first k that satisfies it, for a positive step."""

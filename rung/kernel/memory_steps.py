@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -373,7 +373,7 @@ def producer_of(step: Step, kernel: Kernel, buffer: Buffer) -> tuple[int, Produc
 
 
 def _check_digits(
-    step: Step, buffer: Buffer, loops: Sequence[For], terms: dict[Expr, int], offset: int
+    step: Step, buffer: Buffer, loops: Sequence[For], terms: Mapping[Expr, int], offset: int
 ) -> None:
     """Check that the loops are the digits of the position in the buffer."""
     by_place = sorted((f for f in loops if f.axis in terms), key=lambda f: terms[f.axis])
