@@ -50,6 +50,15 @@ from rung.tensor.autograd import (
     value_and_grad,
     vjp,
 )
+from rung.tensor.control import (
+    associative_scan,
+    cond,
+    fori_loop,
+    map,
+    scan,
+    switch,
+    while_loop,
+)
 from rung.tensor.creation import (
     arange,
     array,

@@ -8,6 +8,7 @@ from rung.ir.op import Op
 from rung.ops import (
     composite,
     contraction,
+    control,
     convolution,
     creation,
     cumulative,
@@ -41,6 +42,7 @@ RECORDS: Final[tuple[Op, ...]] = (
     *gradient.RECORDS,
     *composite.RECORDS,
     *softmax.RECORDS,
+    *control.RECORDS,
 )
 
 OPS: Final[dict[str, Op]] = {op.name: op for op in RECORDS}

@@ -143,6 +143,13 @@ class Executable:
                 self._bind()
             self._call(self._program_at, table)
 
+    def header(self) -> int:
+        """Address of the program's header, for a script that calls it: valid until the pool's
+        binding changes. Call with the pool's lock held."""
+        if self._binding is not self._pool.binding:
+            self._bind()
+        return self._program_at
+
     def profile(self, pointers: list[int]) -> list[float]:
         """Run once with a barrier and a time stamp around every stage; microseconds per stage."""
         stamps = np.zeros(len(self.stages) + 1, np.int64)

@@ -22,6 +22,8 @@ from __future__ import annotations
 
 from enum import IntEnum
 
+from rung.runtime.native_script import SCRIPT_SYMBOLS, script_ir
+
 
 class StateOffset(IntEnum):
     """Byte offsets in the pool's state block; words that threads contend for are 128 B apart."""
@@ -89,7 +91,7 @@ class PatchOffset(IntEnum):
     BYTES = 24
 
 
-SYMBOLS = ("rung_run", "rung_worker", "rung_leave", "rung_spin", "rung_now")
+SYMBOLS = ("rung_run", "rung_worker", "rung_leave", "rung_spin", "rung_now", *SCRIPT_SYMBOLS)
 NUM_YIELDS = 8  # sched_yield calls between spinning for a group and sleeping
 COUNTER_STRIDE = 64
 
@@ -111,7 +113,7 @@ def native_ir(triple: str) -> str:
         values |= {f"{kind}.{offset.name}": int(offset) for offset in offsets}
     for name in sorted(values, key=len, reverse=True):
         text = text.replace("$" + name, str(values[name]))
-    return text
+    return text + script_ir()
 
 
 _PAUSE_X86 = """

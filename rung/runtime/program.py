@@ -221,6 +221,11 @@ class CompiledGraph:
         """The kernel of each call."""
         return self._planning.kernels
 
+    @property
+    def programs(self) -> tuple[CompiledGraph, ...]:
+        """Itself, as the one program of which it consists."""
+        return (self,)
+
     @cached_property
     def stages(self) -> tuple[StageInfo, ...]:
         """What each stage of the executable is."""

@@ -19,7 +19,8 @@ from rung.ir.text import graph_text
 from rung.ir.types import TensorType
 from rung.kernel.text import kernel_text
 from rung.rules.pipeline import PIPELINE
-from rung.runtime.program import CompiledGraph, CompiledKernel, compile_graph
+from rung.runtime.program import CompiledGraph, CompiledKernel
+from rung.runtime.script import Script, compile_program
 
 
 class Program(Protocol):
@@ -66,7 +67,7 @@ def interpreted(graph: Graph, aliases: Mapping[int, int]) -> Program:
 def compiled(graph: Graph, aliases: Mapping[int, int]) -> Program:
     """The executor that compiles to machine code; the setting `debug` has it tell about it."""
     start = time.perf_counter()
-    found = compile_graph(graph, aliases, lower=_lowered)
+    found = compile_program(graph, aliases, lower=_lowered)
     level = settings().debug
     if level:
         seconds = time.perf_counter() - start
@@ -78,7 +79,7 @@ def compiled(graph: Graph, aliases: Mapping[int, int]) -> Program:
         for r, old in zip(reports, before, strict=False):
             _show(f"graph {r.describe()}", "" if r.graph is old else graph_text(r.graph))
     if level >= 3:
-        for kernel in dict.fromkeys(found.kernels):
+        for kernel in _kernels(found):
             _show_kernel(kernel, level)
     return found
 
@@ -87,12 +88,17 @@ def _lowered(graph: Graph) -> Graph:
     return run_passes(graph, PIPELINE)[0]
 
 
-def _summary(graph: Graph, found: CompiledGraph, seconds: float) -> str:
-    kernels, stages = len(dict.fromkeys(found.kernels)), len(found.stages)
+def _summary(graph: Graph, found: CompiledGraph | Script, seconds: float) -> str:
+    kernels, stages = len(_kernels(found)), sum(len(p.stages) for p in found.programs)
     return (
         f"compiled {graph.name}: {len(graph.nodes)} nodes, {kernels} kernels in {stages} stages, "
         f"{found.arena_bytes / 1e6:.1f} MB arena, {seconds:.2f} s"
     )
+
+
+def _kernels(found: CompiledGraph | Script) -> list[CompiledKernel]:
+    """The distinct kernels of a program, or of all that a script calls."""
+    return list(dict.fromkeys(k for p in found.programs for k in p.kernels))
 
 
 def _show_kernel(kernel: CompiledKernel, level: int) -> None:

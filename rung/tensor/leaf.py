@@ -122,6 +122,12 @@ class Example(Placeholder):
         self.live = True
 
 
+class Step(Example):
+    """What a loop or branch of a graph puts in the place of a tensor of any iteration."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True, eq=False)
 class LeafAttrs(Attrs):
     """The buffer or placeholder that a leaf stands for; unique, so compared by identity."""

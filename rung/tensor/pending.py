@@ -13,7 +13,7 @@ from weakref import ReferenceType, ref
 
 from rung.core.errors import TraceError
 from rung.ir.node import Value
-from rung.tensor.leaf import LEAF, Buffer, Example, LeafAttrs, Placeholder, others
+from rung.tensor.leaf import LEAF, Buffer, Example, LeafAttrs, Placeholder, Step, others
 from rung.tensor.linear import Linear, linearize, rebuild
 from rung.tensor.programs import copied_buffer, find_program
 from rung.tensor.ruled import TRANSPARENT, behind
@@ -159,6 +159,17 @@ def _refuse_placeholders(linear: Linear) -> None:
 def leaked(holder: Placeholder) -> TraceError:
     """The error for a tensor of a finished trace that is used outside, or for a look at the value
     of one example inside `vmap`."""
+    if isinstance(holder, Step):
+        if holder.live:
+            return TraceError(
+                f"{holder.what}: the value of a tensor is not known, as it stands for that of any "
+                "iteration or branch",
+                fix="compute with tensors: where, cond, while_loop",
+            )
+        return TraceError(
+            f"a tensor made inside {holder.what} is used outside of it",
+            fix="return it from the function",
+        )
     if isinstance(holder, Example):
         if holder.live:
             return TraceError(

@@ -1,0 +1,455 @@
+"""Programs with control flow: a script that calls compiled graphs, in native code.
+
+The graph is cut at its loops and branches. What lies between two of them is compiled as a graph of
+its own; a loop becomes instructions around the calls of its body, whose pointers move along. All
+that lives between calls has a place in one block of memory, planned like an arena.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import cast
+
+import numpy as np
+
+from rung.ir.literal import sub_graphs
+from rung.ir.node import PARAMETER, Graph, Node, Value, make_graph
+from rung.ir.op import Attrs
+from rung.ir.subgraph import between, moved_values, subgraph
+from rung.ir.types import TensorType
+from rung.kernel.machine import Machine
+from rung.ops.control import ScanAttrs, SwitchAttrs, WhileAttrs, scan, switch, while_loop
+from rung.runtime.arena import Interval, plan_arena
+from rung.runtime.memory import Block
+from rung.runtime.native_library import native_library
+from rung.runtime.native_script import Opcode
+from rung.runtime.pool import pool
+from rung.runtime.program import CompiledGraph, Lower, compile_graph
+
+CONTROL = (scan, while_loop, switch)
+_SLICE_NS = 100_000_000
+"""How long a script runs before Python may look after signals."""
+
+Slot = int
+"""The number of a word of the frame that holds an address."""
+
+
+def has_control_flow(graph: Graph) -> bool:
+    """Whether some node of the graph, or of the graphs inside, is a loop or a branch."""
+    return any(
+        node.op in CONTROL or any(map(has_control_flow, sub_graphs(node.attrs)))
+        for node in graph.nodes
+    )
+
+
+def compile_program(
+    graph: Graph,
+    aliases: Mapping[int, int] | None = None,
+    machine: Machine | None = None,
+    lower: Lower | None = None,
+) -> CompiledGraph | Script:
+    """Compile any graph for this machine; see `compile_graph` for the arguments and errors."""
+    if not has_control_flow(graph):
+        return compile_graph(graph, aliases, machine, lower)
+    return Script(graph, aliases or {}, machine, lower)
+
+
+class Script:
+    """A graph with control flow that runs: `run` takes addresses of dense row-major arrays."""
+
+    def __init__(
+        self, graph: Graph, aliases: Mapping[int, int], machine: Machine | None, lower: Lower | None
+    ) -> None:
+        self.graph = graph if lower is None else lower(graph)
+        self.input_types = tuple(p.type for p in graph.params)
+        self.output_types = tuple(v.type for v in graph.outputs)
+        builder = _Builder(machine, lower)
+        inputs = [builder.slot() for _ in self.input_types]
+        outputs = [builder.slot() for _ in self.output_types]
+        builder.graph(self.graph, inputs, outputs, aliases)
+        builder.emit(Opcode.END)
+        self.programs: tuple[CompiledGraph, ...] = tuple(dict.fromkeys(builder.programs))
+        self._inner_bytes = max((p.arena_bytes for p in self.programs), default=0)
+        self._code = builder.code()
+        self._calls = builder.calls()
+        self._offsets, self._own_bytes = builder.memory()
+        self._frame = Block(8 * builder.num_slots)
+        self._words = self._frame.data.view(np.int64)
+        self._binding: object = None
+        self._call = _native_script()
+
+    @property
+    def arena_bytes(self) -> int:
+        """Bytes of the shared arena that it works in."""
+        return self._inner_bytes + self._own_bytes
+
+    def run(self, inputs: Sequence[int], outputs: Sequence[int]) -> None:
+        """Run once over the given addresses; blocks until the outputs are written. Signals are
+        looked after on the way."""
+        shared = pool()
+        with shared.lock:
+            if self._binding is not shared.binding:
+                self._bind()
+            count = len(self.input_types) + len(self.output_types)
+            self._words[:count] = (*inputs, *outputs)
+            at, late = 0, time.monotonic_ns() + _SLICE_NS
+            while (at := self._call(self._code.address, self._frame.address, at, late)) >= 0:
+                late = time.monotonic_ns() + _SLICE_NS
+
+    def run_at(self, table: int) -> None:
+        """Run once with the address of a table of pointers, inputs then outputs."""
+        count = len(self.input_types)
+        words = list((ctypes.c_size_t * (count + len(self.output_types))).from_address(table))
+        self.run(words[:count], words[count:])
+
+    def _bind(self) -> None:
+        """Store the addresses of programs and memory. What one program asks of the pool may move
+        what another one was told."""
+        shared = pool()
+        shared.reserve(self.arena_bytes, 0)
+        while True:
+            binding = shared.binding
+            code = self._code.data.view(np.int64)
+            for word, program in self._calls:
+                code[word] = program.executable.header()
+            if shared.binding is binding:
+                break
+        for slot, offset in self._offsets.items():
+            self._words[slot] = shared.arena_address + self._inner_bytes + offset
+        self._binding = shared.binding
+
+
+class _Builder:
+    """Collects the instructions, slots and memory of a script."""
+
+    def __init__(self, machine: Machine | None, lower: Lower | None) -> None:
+        self.machine = machine
+        self.lower = lower
+        self.programs: list[CompiledGraph] = []
+        self.num_slots = 0
+        self._rows: list[list[int]] = []
+        self._calls: list[tuple[int, CompiledGraph]] = []
+        self._memory: dict[Slot, _Lifetime] = {}
+        self._compiled: dict[tuple[Graph, tuple[tuple[int, int], ...]], CompiledGraph] = {}
+        self._lowered: dict[Graph, Graph] = {}
+
+    # -- what comes out
+
+    def code(self) -> Block:
+        block = Block(8 * 4 * len(self._rows))
+        block.data.view(np.int64)[:] = list(itertools.chain(*self._rows))
+        return block
+
+    def calls(self) -> list[tuple[int, CompiledGraph]]:
+        """The word of the code that holds the header of a program, for each call."""
+        return [(4 * row + 1, program) for row, program in self._calls]
+
+    def memory(self) -> tuple[dict[Slot, int], int]:
+        """The offset of the memory of each slot that has some, and the bytes of all."""
+        intervals = [
+            Interval(str(slot), x.nbytes, x.first, x.last) for slot, x in self._memory.items()
+        ]
+        plan = plan_arena(intervals)
+        return {int(name): offset for name, offset in plan.offsets.items()}, plan.total_bytes
+
+    # -- instructions
+
+    def emit(self, opcode: Opcode, a: int = 0, b: int = 0, c: int = 0) -> int:
+        """Add an instruction; its number."""
+        self._rows.append([int(opcode), a, b, c])
+        return len(self._rows) - 1
+
+    def here(self) -> int:
+        """The number of the next instruction."""
+        return len(self._rows)
+
+    def point(self, row: int, operand: int) -> None:
+        """Make operand (1 to 3) of an instruction point here."""
+        self._rows[row][operand] = self.here()
+
+    def slot(self) -> Slot:
+        """A new word of the frame."""
+        self.num_slots += 1
+        return self.num_slots - 1
+
+    def room(self, type: TensorType) -> Slot:
+        """A slot with memory for a value, from here until `used`."""
+        slot = self.slot()
+        self._memory[slot] = _Lifetime(type.nbytes, self.here(), self.here())
+        return slot
+
+    def used(self, slots: Sequence[Slot]) -> None:
+        """What is in these slots is used up to here."""
+        for slot in slots:
+            if slot in self._memory:
+                self._memory[slot].last = self.here()
+
+    def copy(self, to: Slot, source: Slot, type: TensorType) -> None:
+        if to != source and type.nbytes:
+            self.emit(Opcode.COPY, to, source, type.nbytes)
+
+    # -- graphs
+
+    def graph(
+        self,
+        graph: Graph,
+        inputs: Sequence[Slot],
+        outputs: Sequence[Slot],
+        aliases: Mapping[int, int],
+    ) -> None:
+        """Compute a graph. Outputs of `aliases` may lie where the inputs do."""
+        if not any(node.op in CONTROL for node in graph.nodes):
+            self._call(graph, inputs, outputs, aliases)
+        else:
+            _Cut(self, graph, inputs, outputs, aliases).emit()
+
+    def body(
+        self,
+        graph: Graph,
+        inputs: Sequence[Slot],
+        outputs: Sequence[Slot],
+        aliases: Mapping[int, int],
+    ) -> None:
+        """Compute the graph of a control-flow node."""
+        lowered = self._lowered.get(graph)
+        if lowered is None:
+            lowered = graph if self.lower is None else self.lower(graph)
+            self._lowered[graph] = lowered
+        self.graph(lowered, inputs, outputs, aliases)
+
+    def _call(
+        self,
+        graph: Graph,
+        inputs: Sequence[Slot],
+        outputs: Sequence[Slot],
+        aliases: Mapping[int, int],
+    ) -> None:
+        key = (graph, tuple(sorted(aliases.items())))
+        program = self._compiled.get(key)
+        if program is None:
+            program = self._compiled[key] = compile_graph(graph, aliases, self.machine)
+        first = self.num_slots
+        self.num_slots += len(inputs) + len(outputs)
+        for k, slot in enumerate((*inputs, *outputs)):
+            self.emit(Opcode.SET, first + k, slot)
+        self._calls.append((self.emit(Opcode.CALL, 0, first), program))
+        self.programs.append(program)
+
+    def control(self, node: Node, inputs: Sequence[Slot], outputs: Sequence[Slot]) -> None:
+        """Perform a control-flow node."""
+        attrs: Attrs = node.attrs
+        if isinstance(attrs, ScanAttrs):
+            self._scan(attrs, node, inputs, outputs)
+        elif isinstance(attrs, WhileAttrs):
+            self._while(attrs, node, inputs, outputs)
+        else:
+            self._switch(cast(SwitchAttrs, attrs), inputs, outputs)
+
+    def _scan(
+        self, attrs: ScanAttrs, node: Node, inputs: Sequence[Slot], outputs: Sequence[Slot]
+    ) -> None:
+        first = attrs.constants + attrs.carries
+        carries = outputs[: attrs.carries]
+        for to, source, r in zip(
+            carries, inputs[attrs.constants : first], node.types, strict=False
+        ):
+            self.copy(to, source, r)
+        if not attrs.length:
+            return
+        xs = [(s, v.type) for s, v in zip(inputs[first:], node.inputs[first:], strict=True)]
+        ys = list(zip(outputs[attrs.carries :], node.types[attrs.carries :], strict=True))
+        moving: list[tuple[Slot, int]] = []
+        for base, type in (*xs, *ys):
+            step, at = type.nbytes // attrs.length, self.slot()
+            start = step * (attrs.length - 1) if attrs.reverse else 0
+            self.emit(Opcode.SET, at, base, start)
+            moving.append((at, -step if attrs.reverse else step))
+        cursors = [at for at, _ in moving]
+        counter = self.slot()
+        self.emit(Opcode.VALUE, counter, attrs.length)
+        top = self.here()
+        aliases = {k: attrs.constants + k for k in range(attrs.carries)}
+        self.body(
+            attrs.body,
+            [*inputs[: attrs.constants], *carries, *cursors[: len(xs)]],
+            [*carries, *cursors[len(xs) :]],
+            aliases,
+        )
+        for at, step in moving:
+            self.emit(Opcode.SET, at, at, step)
+        self.emit(Opcode.LOOP, counter, top)
+
+    def _while(
+        self, attrs: WhileAttrs, node: Node, inputs: Sequence[Slot], outputs: Sequence[Slot]
+    ) -> None:
+        """The condition once before the loop; in it, one program for the body and the condition of
+        what the body gave."""
+        constants = inputs[: attrs.constants]
+        for to, source, r in zip(outputs, inputs[attrs.constants :], node.types, strict=True):
+            self.copy(to, source, r)
+        flag = self.room(attrs.condition.outputs[0].type)
+        self.body(attrs.condition, [*constants, *outputs], [flag], {})
+        counter = self.slot()
+        self.emit(Opcode.VALUE, counter, attrs.limit)
+        leave = self.emit(Opcode.UNLESS, flag)
+        top = self.here()
+        aliases = {k: attrs.constants + k for k in range(len(outputs))}
+        self.body(_with_condition(attrs), [*constants, *outputs], [*outputs, flag], aliases)
+        done = self.emit(Opcode.UNLESS, flag)
+        self.emit(Opcode.LOOP, counter, top) if attrs.limit else self.emit(Opcode.BACK, top)
+        self.point(leave, 2)
+        self.point(done, 2)
+        self.used([flag])
+
+    def _switch(self, attrs: SwitchAttrs, inputs: Sequence[Slot], outputs: Sequence[Slot]) -> None:
+        leaving: list[int] = []
+        for number, branch in enumerate(attrs.branches):
+            last = number == len(attrs.branches) - 1
+            skip = -1 if last else self.emit(Opcode.ABOVE, inputs[0], number)
+            self.body(branch, inputs[1:], outputs, {})
+            if not last:
+                leaving.append(self.emit(Opcode.JUMP))
+                self.point(skip, 3)
+        for row in leaving:
+            self.point(row, 1)
+
+
+@dataclass
+class _Lifetime:
+    """Memory of `nbytes` that is in use from instruction `first` to `last`."""
+
+    nbytes: int
+    first: int
+    last: int
+
+
+class _Cut:
+    """A graph with control flow, cut into the graphs between its control-flow nodes."""
+
+    def __init__(
+        self,
+        builder: _Builder,
+        graph: Graph,
+        inputs: Sequence[Slot],
+        outputs: Sequence[Slot],
+        aliases: Mapping[int, int],
+    ) -> None:
+        self.builder = builder
+        self.nodes = graph.nodes
+        self.aliases = aliases
+        self.outputs = list(zip(graph.outputs, outputs, strict=True))
+        self.place: dict[Value, Slot] = dict(zip(graph.params, inputs, strict=True))
+        self.target: dict[Value, Slot] = {}
+        for k, (value, slot) in enumerate(self.outputs):
+            if k not in aliases and value not in self.place:
+                self.target.setdefault(value, slot)
+        self.controls = [node for node in graph.nodes if node.op in CONTROL]
+        self.step = self._steps()
+        self.last_use = self._last_uses()
+
+    def _steps(self) -> dict[Node, int]:
+        """The step of each node: 0 before the first control-flow node; number k of those is step
+        2k + 1, and what needs it comes from step 2k + 2 on."""
+        found: dict[Node, int] = {}
+        for node in self.nodes:
+            earliest = max((found[v.node] for v in node.inputs), default=0)
+            if node.op in CONTROL:
+                found[node] = 2 * self.controls.index(node) + 1
+            else:
+                found[node] = earliest + earliest % 2
+        return found
+
+    def _last_uses(self) -> dict[Value, int]:
+        """The last step that reads each value from memory."""
+        found: dict[Value, int] = {}
+        for node in self.nodes:
+            for v in node.inputs:
+                found[v] = max(found.get(v, 0), self.step[node])
+        found.update((v, 2 * len(self.controls) + 1) for v, _ in self.outputs)
+        return found
+
+    def emit(self) -> None:
+        for number, control in enumerate((*self.controls, None)):
+            self._segment(2 * number)
+            if control is not None:
+                self._control(control)
+        self._give_out()
+
+    def _give_out(self) -> None:
+        """Put the outputs where they are wanted. What is passed on from an input goes first: an
+        output may take its place."""
+        late: list[tuple[Value, Slot]] = []
+        for k, (value, slot) in enumerate(self.outputs):
+            source = self.place[value]
+            if value.node.op is not PARAMETER or source == slot:
+                late.append((value, slot))
+            elif k not in self.aliases:
+                self.builder.copy(slot, source, value.type)
+            else:
+                saved = self.builder.room(value.type)
+                self.builder.copy(saved, source, value.type)
+                self.place[value] = saved
+                late.append((value, slot))
+        for value, slot in late:
+            self.builder.copy(slot, self.place[value], value.type)
+            self.builder.used([self.place[value]])
+
+    def _needed(self, step: int) -> list[Value]:
+        """The values of a segment that are read after it, or by none but the caller."""
+        return [
+            r
+            for node in self.nodes
+            if node.op is not PARAMETER and node.op not in CONTROL and self.step[node] == step
+            for r in node.results
+            if self.last_use.get(r, -1) > step and (node.inputs or self._must_be_stored(r))
+        ]
+
+    def _must_be_stored(self, value: Value) -> bool:
+        """Whether a value without operands, which any segment can make, is wanted in memory."""
+        return any(value in c.inputs for c in self.controls) or any(
+            value is v for v, _ in self.outputs
+        )
+
+    def _segment(self, step: int) -> None:
+        wanted = self._needed(step)
+        if not wanted:
+            return
+        known = [v for v in self.place if v.node.inputs or v.node.op is PARAMETER]
+        used = {v for node in between(wanted, known) for v in node.inputs} | set(wanted)
+        given = [v for v in known if v in used]
+        slots = [self._slot(v) for v in wanted]
+        ins = [self.place[v] for v in given]
+        self.builder.graph(subgraph("segment", wanted, given), ins, slots, {})
+        self.builder.used([*ins, *slots])
+        self.place.update(zip(wanted, slots, strict=True))
+
+    def _control(self, node: Node) -> None:
+        ins = [self.place[v] for v in node.inputs]
+        slots = [self._slot(r) for r in node.results]
+        self.builder.control(node, ins, slots)
+        self.builder.used([*ins, *slots])
+        self.place.update(zip(node.results, slots, strict=True))
+
+    def _slot(self, value: Value) -> Slot:
+        found = self.target.get(value)
+        return self.builder.room(value.type) if found is None else found
+
+
+def _with_condition(attrs: WhileAttrs) -> Graph:
+    """The body of a loop, with the condition of what it gives as one more output."""
+    body, condition = attrs.body, attrs.condition
+    after = [*body.params[: attrs.constants], *body.outputs]
+    flag = moved_values(condition.outputs, dict(zip(condition.params, after, strict=True)))
+    return make_graph(f"{body.name}_{condition.name}", body.params, [*body.outputs, *flag])
+
+
+@cache
+def _native_script() -> ctypes._FuncPointer:
+    words = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
+    prototype = ctypes.CFUNCTYPE(ctypes.c_int64, *words)
+    return prototype(native_library().address("rung_script"))

@@ -1,0 +1,518 @@
+"""Derivatives of loops and branches, and their forms for many examples.
+
+Forward, a loop carries tangents beside its carries. Backward, the loop is performed once more and
+keeps of each iteration what the derivative of its body wants to know; then a loop over these runs
+the other way and carries cotangents:
+
+    c, y[t] = body(k, c, x[t])          c̄, x̄[t] = pullback(residuals[t], c̄, ȳ[t])        t backward
+
+What an iteration adds to the cotangent of a constant as a product is not added up step by step: its
+factors are kept, and one product over all steps is made of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import cast
+
+from rung.core import dtype as dt
+from rung.core.errors import GradientError
+from rung.ir.node import Graph, Node, Value, current_source, make_graph, parameter
+from rung.ir.subgraph import between, dependent, moved_values, subgraph
+from rung.ir.types import TensorType
+from rung.ops.batching import to_front, with_axis
+from rung.ops.broadcast import broadcast_to, reshape, reshaped
+from rung.ops.contraction import DotAttrs, dot_general
+from rung.ops.control import RULES, ScanAttrs, SwitchAttrs, WhileAttrs, scan, switch, while_loop
+from rung.ops.creation import full_like, zeros_like
+from rung.ops.elementwise import equal, greater_equal, where
+from rung.ops.families import add
+from rung.ops.movement import PermuteAttrs, permute
+from rung.ops.reduction import reduce_any
+from rung.ops.shorthand import as_type, permuted
+from rung.transform.grad import vjp_values
+from rung.transform.jvp import jvp_values, new_parameters, or_zeros
+from rung.transform.transpose import dependent_values
+from rung.transform.vmap import batch_values, vmap_graph
+
+Values = Sequence["Value | None"]
+
+
+def _given(derivative: Value | None, v: Value) -> Value:
+    return zeros_like(v) if derivative is None else derivative
+
+
+def _moving(body: Graph, carries: Sequence[int], wanted: Sequence[int]) -> list[int]:
+    """The float parameters of a loop's body that depend on those of `wanted`, over any number of
+    iterations. `carries`: the parameter of each carry, which is the output of the same place."""
+    found = {i for i in wanted if body.params[i].dtype.is_float}
+    while True:
+        values = dependent_values(body.nodes, [body.params[i] for i in found])
+        more = {i for i, v in zip(carries, body.outputs, strict=False) if v in values} - found
+        if not more:
+            return sorted(found)
+        found |= more
+
+
+def _tangents_of(graph: Graph, moving: Sequence[int]) -> tuple[list[Value], list[Value | None]]:
+    """Symbols for the tangents of the parameters `moving`, and the tangents of the outputs."""
+    inputs = [graph.params[i] for i in moving]
+    symbols = new_parameters(graph, inputs, "d_")
+    floats = [v for v in graph.outputs if v.dtype.is_float]
+    found = iter(jvp_values(floats, inputs, symbols))
+    return symbols, [next(found) if v.dtype.is_float else None for v in graph.outputs]
+
+
+# ---- scan
+
+
+def _scan_jvp(
+    attrs: ScanAttrs, inputs: Sequence[Value], outputs: Sequence[Value], tangents: Values
+) -> tuple[Value | None, ...]:
+    """One loop that carries the tangents too."""
+    body, first = attrs.body, attrs.constants + attrs.carries
+    given = [i for i, t in enumerate(tangents) if t is not None]
+    moving = _moving(body, range(attrs.constants, first), given)
+    symbols, found = _tangents_of(body, moving)
+    parts = (range(attrs.constants), range(attrs.constants, first), range(first, len(inputs)))
+    symbol = dict(zip(moving, symbols, strict=True))
+    params: list[Value] = []
+    operands: list[Value] = []
+    for part in parts:
+        params += [body.params[i] for i in part] + [symbol[i] for i in part if i in symbol]
+        operands += [inputs[i] for i in part]
+        operands += [_given(tangents[i], inputs[i]) for i in part if i in symbol]
+    moved = [k for k in range(attrs.carries) if attrs.constants + k in symbol]
+    shown = [k for k in range(attrs.carries, len(body.outputs)) if found[k] is not None]
+    results = [
+        *body.outputs[: attrs.carries],
+        *(or_zeros(found[k], body.outputs[k]) for k in moved),
+        *body.outputs[attrs.carries :],
+        *(cast(Value, found[k]) for k in shown),
+    ]
+    new = ScanAttrs(
+        subgraph(f"{body.name}_jvp", results, params),
+        attrs.length,
+        attrs.constants + sum(i < attrs.constants for i in moving),
+        attrs.carries + len(moved),
+        attrs.reverse,
+    )
+    made = scan.build(operands, new)
+    tangent: dict[int, Value] = dict(zip(moved, made[attrs.carries :], strict=False))
+    tangent.update(zip(shown, made[len(made) - len(shown) :], strict=True))
+    return tuple(tangent.get(k) for k in range(len(outputs)))
+
+
+def _scan_vjp(
+    attrs: ScanAttrs, inputs: Sequence[Value], cotangents: Values, wanted: Sequence[int]
+) -> Values:
+    return _Backward(attrs, inputs, cotangents, wanted).cotangents()
+
+
+class _Backward:
+    """The reverse derivative of one scan."""
+
+    def __init__(
+        self, attrs: ScanAttrs, inputs: Sequence[Value], cotangents: Values, wanted: Sequence[int]
+    ) -> None:
+        self.attrs, self.inputs, self.wanted = attrs, inputs, wanted
+        self.given = cotangents
+        body = self.body = attrs.body
+        first = attrs.constants + attrs.carries
+        carries = range(attrs.constants, first)
+        self.moving = _moving(body, carries, wanted)
+        self.carried = [k for k in range(attrs.carries) if attrs.constants + k in self.moving]
+        values = dependent_values(body.nodes, [body.params[i] for i in self.moving])
+        self.shown = [
+            k
+            for k in range(attrs.carries, len(body.outputs))
+            if body.outputs[k] in values and cotangents[k] is not None
+        ]
+        self.steps = body.params[attrs.constants :]
+        self._pull_back()
+        self._keep()
+
+    def _pull_back(self) -> None:
+        """The cotangents of the moving parameters, made from symbols for those of the outputs."""
+        body = self.body
+        outputs = [body.outputs[k] for k in (*self.carried, *self.shown)]
+        self.symbols = new_parameters(body, outputs, "ct_")
+        found = vjp_values(outputs, [body.params[i] for i in self.moving], self.symbols)
+        self.found = dict(zip(self.moving, found, strict=True))
+        self.products: dict[int, _Product] = {}
+        for i in self.moving:
+            value = self.found[i]
+            product = None if value is None or i >= self.attrs.constants else _product(value)
+            if product is not None and self._changes(product):
+                self.products[i] = product
+
+    def _changes(self, product: _Product) -> bool:
+        """Whether both factors are different in each iteration."""
+        given = [*self.steps, *self.symbols]
+        values = dependent(between(product.node.inputs, given), given)
+        return all(v in values for v in product.node.inputs)
+
+    def _expressions(self) -> list[Value]:
+        """What an iteration of the backward loop computes."""
+        found: list[Value] = []
+        for i in self.moving:
+            value = self.found[i]
+            if i in self.products:
+                found += self.products[i].node.inputs
+            elif value is not None:
+                found.append(value)
+        return found
+
+    def _keep(self) -> None:
+        """The values of the body that the backward loop needs of each iteration."""
+        body = self.body
+        nodes = between(self._expressions(), [*body.params, *self.symbols])
+        linear = dependent(nodes, self.symbols)
+        changing = dependent(nodes, self.steps)
+        read = [v for n in nodes if any(r in linear for r in n.results) for v in n.inputs]
+        read += self._expressions()
+        kept = [_source(v) for v in dict.fromkeys(read) if v in changing and v not in linear]
+        xs = self.body.params[self.attrs.constants + self.attrs.carries :]
+        self.kept = [v for v in dict.fromkeys(kept) if v not in xs]
+
+    def cotangents(self) -> Values:
+        body, attrs, moving = self.body, self.attrs, self.moving
+        constants, carries = attrs.constants, attrs.carries
+        summed = [i for i in moving if i < constants and i not in self.products]
+        sliced = [i for i in moving if i >= constants + carries]
+        first = len(body.params) + len(self.symbols)
+        totals = [parameter(first + n, "total", body.params[i].type) for n, i in enumerate(summed)]
+        results = [
+            *(_given(self.found[constants + k], body.outputs[k]) for k in self.carried),
+            *(_plus(t, self.found[i]) for t, i in zip(totals, summed, strict=True)),
+            *(_given(self.found[i], body.params[i]) for i in sliced),
+            *(v for p in self.products.values() for v in p.node.inputs),
+        ]
+        count = len(self.carried)
+        given = [
+            *body.params[:constants],
+            *self.symbols[:count],
+            *totals,
+            *self.symbols[count:],
+            *body.params[constants + carries :],
+            *self.kept,
+        ]
+        graph = subgraph(f"{body.name}_vjp", results, given)
+        final = [_given(self.given[k], body.outputs[k]) for k in self.carried]
+        operands = [
+            *self.inputs[:constants],
+            *final,
+            *(zeros_like(t) for t in totals),
+            *(cast(Value, self.given[k]) for k in self.shown),
+            *self.inputs[constants + carries :],
+            *self._residuals(),
+        ]
+        states = count + len(summed)
+        made = scan.build(
+            operands, ScanAttrs(graph, attrs.length, constants, states, not attrs.reverse)
+        )
+        numbers = [*(constants + k for k in self.carried), *summed, *sliced]
+        found = dict(zip(numbers, made, strict=False))
+        stacks = iter(made[len(numbers) :])
+        for i, product in self.products.items():
+            found[i] = product.over_steps(next(stacks), next(stacks))
+        return [found.get(i) for i in self.wanted]
+
+    def _residuals(self) -> Sequence[Value]:
+        """What is kept, of all iterations: from the loop performed once more."""
+        if not self.kept:
+            return ()
+        outputs = [*self.body.outputs, *self.kept]
+        graph = subgraph(f"{self.body.name}_kept", outputs, self.body.params)
+        made = scan.build(self.inputs, replace(self.attrs, body=graph))
+        return made[len(self.body.outputs) :]
+
+
+def _plus(total: Value, more: Value | None) -> Value:
+    return total if more is None else add(total, more)
+
+
+def _source(v: Value) -> Value:
+    """What `v` is laid out from: it is kept instead."""
+    while v.node.op in (reshape, permute, broadcast_to):
+        v = v.node.inputs[0]
+    return v
+
+
+@dataclass(frozen=True)
+class _Product:
+    """A `dot_general`, permuted afterwards."""
+
+    node: Node
+    dims: tuple[int, ...]
+
+    def over_steps(self, a: Value, b: Value) -> Value:
+        """The sum of the products of all steps; a and b have those as first dim."""
+        attrs = cast(DotAttrs, cast(DotAttrs, self.node.attrs).with_axis(0))
+        batch, contract = attrs.batch, attrs.contract
+        summed = DotAttrs(
+            (batch[0][1:], batch[1][1:]),
+            ((0, *contract[0]), (0, *contract[1])),
+            attrs.domain,
+        )
+        return permuted(dot_general(a, b, attrs=summed), self.dims)
+
+
+def _product(v: Value) -> _Product | None:
+    """The product that `v` is, if it is one."""
+    dims = tuple(range(len(v.shape)))
+    if v.node.op is permute:
+        dims, v = cast(PermuteAttrs, v.node.attrs).dims, v.node.inputs[0]
+    return _Product(v.node, dims) if v.node.op is dot_general else None
+
+
+def _scan_batch(
+    attrs: ScanAttrs, inputs: Sequence[Value], batched: Sequence[bool], size: int
+) -> tuple[Value, ...]:
+    first = attrs.constants + attrs.carries
+    has = _batched_params(attrs.body, attrs.constants, batched, attrs.carries, size)
+    body = _batched_body(attrs.body, has, size, attrs.carries, attrs.constants)
+    operands = [
+        with_axis(v, b, size) if h and i < first else v
+        for i, (v, b, h) in enumerate(zip(inputs, batched, has, strict=True))
+    ]
+    operands[first:] = [
+        to_front(v, 1) if b else v for v, b in zip(inputs[first:], batched[first:], strict=True)
+    ]
+    made = scan.build(operands, replace(attrs, body=body.graph))
+    results: list[Value] = []
+    for k, (v, b) in enumerate(zip(made, body.batched, strict=True)):
+        moved = to_front(v, 1) if b and k >= attrs.carries else v
+        results.append(with_axis(moved, b, size))
+    return tuple(results)
+
+
+@dataclass(frozen=True)
+class _Body:
+    """A body for many examples, and which outputs have the axis."""
+
+    graph: Graph
+    batched: tuple[bool, ...]
+
+
+def _batched_params(
+    body: Graph, constants: int, batched: Sequence[bool], carries: int, size: int
+) -> list[bool]:
+    """Which parameters of a loop's body have the axis, over any number of iterations."""
+    has = list(batched)
+    while True:
+        nodes = body.nodes
+        values = dependent(nodes, [p for p, b in zip(body.params, has, strict=True) if b])
+        more = [k for k in range(carries) if body.outputs[k] in values and not has[constants + k]]
+        if not more:
+            return has
+        for k in more:
+            has[constants + k] = True
+
+
+def _batched_body(
+    body: Graph, has: Sequence[bool], size: int, carries: int, constants: int
+) -> _Body:
+    """The body for parameters of which those of `has` have the axis, and so have carries after an
+    iteration that have it before."""
+    params = [
+        parameter(i, f"x{i}", TensorType(p.dtype, (size, *p.shape)) if h else p.type)
+        for i, (p, h) in enumerate(zip(body.params, has, strict=True))
+    ]
+    plain = dict(zip(body.params, params, strict=True))
+    examples = {p: new for p, new, h in zip(body.params, params, has, strict=True) if h}
+    found = batch_values(body.outputs, examples, size)
+    outputs: list[Value] = []
+    batched: list[bool] = []
+    for k, (v, b) in enumerate(zip(body.outputs, found, strict=True)):
+        wants = k < carries and has[constants + k]
+        outputs.append(with_axis(v, False, size) if b is None and wants else v if b is None else b)
+        batched.append(b is not None or wants)
+    fixed = {p: new for p, new in plain.items() if p not in examples}
+    fixed |= {new: new for new in examples.values()}
+    graph = make_graph(f"{body.name}_vmap", params, moved_values(outputs, fixed))
+    return _Body(graph, tuple(batched))
+
+
+# ---- while_loop
+
+
+def _while_jvp(
+    attrs: WhileAttrs, inputs: Sequence[Value], outputs: Sequence[Value], tangents: Values
+) -> tuple[Value | None, ...]:
+    body, constants = attrs.body, attrs.constants
+    given = [i for i, t in enumerate(tangents) if t is not None]
+    moving = _moving(body, range(constants, len(inputs)), given)
+    symbols, found = _tangents_of(body, moving)
+    symbol = dict(zip(moving, symbols, strict=True))
+    parts = (range(constants), range(constants, len(inputs)))
+    params: list[Value] = []
+    old: list[Value] = []
+    operands: list[Value] = []
+    for part in parts:
+        params += [body.params[i] for i in part] + [symbol[i] for i in part if i in symbol]
+        old += [attrs.condition.params[i] for i in part]
+        old += [symbol[i] for i in part if i in symbol]
+        operands += [inputs[i] for i in part]
+        operands += [_given(tangents[i], inputs[i]) for i in part if i in symbol]
+    moved = [k for k in range(len(body.outputs)) if constants + k in symbol]
+    results = [*body.outputs, *(or_zeros(found[k], body.outputs[k]) for k in moved)]
+    new = WhileAttrs(
+        subgraph(attrs.condition.name, attrs.condition.outputs, old),
+        subgraph(f"{body.name}_jvp", results, params),
+        constants + sum(i < constants for i in moving),
+        attrs.limit,
+    )
+    made = while_loop.build(operands, new)
+    tangent = dict(zip(moved, made[len(body.outputs) :], strict=True))
+    return tuple(tangent.get(k) for k in range(len(outputs)))
+
+
+def _while_vjp(
+    attrs: WhileAttrs, inputs: Sequence[Value], cotangents: Values, wanted: Sequence[int]
+) -> Values:
+    if not attrs.limit:
+        raise GradientError(
+            "while_loop: has no reverse derivative, as nobody knows how many iterations it takes",
+            source=current_source(),
+            fix="give limit=, the most iterations that it may take, or use fori_loop or scan",
+        )
+    return _scan_vjp(_as_scan(attrs), inputs, cotangents, wanted)
+
+
+def _as_scan(attrs: WhileAttrs) -> ScanAttrs:
+    """The loop as one of `limit` steps, which do nothing once the condition fails."""
+    params, constants = attrs.body.params, attrs.constants
+    known = dict(zip(attrs.condition.params, params, strict=True))
+    (go_on,) = moved_values(attrs.condition.outputs, known)
+    stay = make_graph("stay", params, params[constants:])
+    branches = SwitchAttrs((stay, attrs.body))
+    made = switch.build([as_type(go_on, dt.int32), *params], branches)
+    return ScanAttrs(
+        make_graph(f"{attrs.body.name}_step", params, made),
+        attrs.limit,
+        constants,
+        len(params) - constants,
+    )
+
+
+def _while_batch(
+    attrs: WhileAttrs, inputs: Sequence[Value], batched: Sequence[bool], size: int
+) -> tuple[Value, ...]:
+    constants, carries = attrs.constants, len(inputs) - attrs.constants
+    has = _batched_params(attrs.body, constants, batched, carries, size)
+    asked = _batched_body(attrs.condition, has, size, 0, constants)
+    if asked.batched[0]:  # each example stops by itself: all carries are its own
+        has[constants:] = [True] * carries
+        asked = _batched_body(attrs.condition, has, size, 0, constants)
+    body = _batched_body(attrs.body, has, size, carries, constants)
+    condition, graph = asked.graph, body.graph
+    if asked.batched[0]:
+        (each,) = asked.graph.outputs
+        condition = make_graph(condition.name, condition.params, [reduce_any(each, dims=(0,))])
+        (go_on,) = moved_values(
+            asked.graph.outputs, dict(zip(asked.graph.params, graph.params, strict=True))
+        )
+        chosen = [
+            _chosen(go_on, new, old)
+            for new, old in zip(graph.outputs, graph.params[constants:], strict=True)
+        ]
+        graph = make_graph(graph.name, graph.params, chosen)
+    operands = [
+        with_axis(v, b, size) if h else v for v, b, h in zip(inputs, batched, has, strict=True)
+    ]
+    made = while_loop.build(operands, replace(attrs, condition=condition, body=graph))
+    return tuple(with_axis(v, h, size) for v, h in zip(made, has[constants:], strict=True))
+
+
+def _chosen(condition: Value, a: Value, b: Value) -> Value:
+    """a where the condition of its example holds, else b."""
+    shape = (*condition.shape, *(1,) * (len(a.shape) - 1))
+    return where(broadcast_to(reshaped(condition, shape), shape=a.shape), a, b)
+
+
+# ---- switch
+
+
+def _switch_jvp(
+    attrs: SwitchAttrs, inputs: Sequence[Value], outputs: Sequence[Value], tangents: Values
+) -> tuple[Value | None, ...]:
+    """A switch over the tangents; what a branch computes for them is computed in it once more."""
+    moving = [i - 1 for i, t in enumerate(tangents) if t is not None and i]
+    if not moving:
+        return (None,) * len(outputs)
+    floats = [k for k, v in enumerate(outputs) if v.dtype.is_float]
+    branches: list[Graph] = []
+    for branch in attrs.branches:
+        symbols, found = _tangents_of(branch, moving)
+        results = [or_zeros(found[k], branch.outputs[k]) for k in floats]
+        branches.append(make_graph(f"{branch.name}_jvp", (*branch.params, *symbols), results))
+    given = [cast(Value, tangents[i + 1]) for i in moving]
+    made = switch.build([*inputs, *given], SwitchAttrs(tuple(branches)))
+    tangent = dict(zip(floats, made, strict=True))
+    return tuple(tangent.get(k) for k in range(len(outputs)))
+
+
+def _switch_vjp(
+    attrs: SwitchAttrs, inputs: Sequence[Value], cotangents: Values, wanted: Sequence[int]
+) -> Values:
+    asked = [i - 1 for i in wanted if i and inputs[i].dtype.is_float]
+    shown = [k for k, ct in enumerate(cotangents) if ct is not None]
+    if not asked or not shown:
+        return [None] * len(wanted)
+    branches: list[Graph] = []
+    for branch in attrs.branches:
+        outputs = [branch.outputs[k] for k in shown]
+        symbols = new_parameters(branch, outputs, "ct_")
+        params = [branch.params[i] for i in asked]
+        found = vjp_values(outputs, params, symbols)
+        results = [or_zeros(v, p) for v, p in zip(found, params, strict=True)]
+        branches.append(make_graph(f"{branch.name}_vjp", (*branch.params, *symbols), results))
+    given = [cast(Value, cotangents[k]) for k in shown]
+    made = switch.build([*inputs, *given], SwitchAttrs(tuple(branches)))
+    by_operand = dict(zip(asked, made, strict=True))
+    return [by_operand.get(i - 1) for i in wanted]
+
+
+def _switch_batch(
+    attrs: SwitchAttrs, inputs: Sequence[Value], batched: Sequence[bool], size: int
+) -> tuple[Value, ...]:
+    index, *operands = inputs
+    moving = [i for i, b in enumerate(batched[1:]) if b]
+    branches = tuple(vmap_graph(branch, moving, size) for branch in attrs.branches)
+    if not batched[0]:
+        return switch.build(inputs, SwitchAttrs(branches))
+    last = len(branches) - 1
+    results: list[Value] | None = None
+    for number, branch in enumerate(branches):
+        made = moved_values(branch.outputs, dict(zip(branch.params, operands, strict=True)))
+        if results is None:
+            results = made
+        else:
+            mine = _is_branch(index, number, last)
+            results = [_chosen(mine, a, b) for a, b in zip(made, results, strict=True)]
+    return tuple(results or ())
+
+
+def _is_branch(index: Value, number: int, last: int) -> Value:
+    """For which examples a branch after the first is the one; the last takes all that is above."""
+    if number == last:
+        from_here = full_like(index, number)
+        return greater_equal(index, from_here)
+    return equal(index, full_like(index, number))
+
+
+RULES.update(
+    {
+        "scan.jvp": _scan_jvp,
+        "scan.vjp": _scan_vjp,
+        "scan.batch": _scan_batch,
+        "while_loop.jvp": _while_jvp,
+        "while_loop.vjp": _while_vjp,
+        "while_loop.batch": _while_batch,
+        "switch.jvp": _switch_jvp,
+        "switch.vjp": _switch_vjp,
+        "switch.batch": _switch_batch,
+    }
+)
