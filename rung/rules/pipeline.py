@@ -6,8 +6,9 @@ from typing import Final
 
 from rung.ir.passes import Pass, cse
 from rung.rules.decompose import decompose
+from rung.rules.loops import loops
 from rung.rules.simplify import simplify
 
-PIPELINE: Final[tuple[Pass, ...]] = (decompose, simplify, cse)
+PIPELINE: Final[tuple[Pass, ...]] = (decompose, simplify, cse, loops)
 """Derivatives are taken before. Equal computations of different lines are merged last, so that
 simplifying does not have to look for them."""

@@ -228,6 +228,9 @@ def tagged(value: Value, tag: Tag) -> Value:
 
 def detached(value: Value) -> Value:
     """`value` without a derivative; `value` itself where that is so already."""
-    if value.node.op in (DETACH, LEAF) or not value.type.dtype.is_float:
+    if value.node.op is DETACH or not value.type.dtype.is_float:
         return value
+    attrs = value.node.attrs
+    if isinstance(attrs, LeafAttrs) and not isinstance(attrs.holder, Example):
+        return value  # what stands for one of many values may have a derivative outside
     return Node(DETACH, (value,), Attrs(), NOWHERE, (value.type,)).results[0]
