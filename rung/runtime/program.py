@@ -222,6 +222,11 @@ class CompiledGraph:
         return self._planning.kernels
 
     @property
+    def aliases(self) -> Mapping[int, int]:
+        """Outputs that lie where inputs do."""
+        return self._planning.aliases
+
+    @property
     def programs(self) -> tuple[CompiledGraph, ...]:
         """Itself, as the one program of which it consists."""
         return (self,)

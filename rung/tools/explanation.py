@@ -38,8 +38,9 @@ from rung.kernel.plan import ConstantMemory
 from rung.kernel.text import kernel_text
 from rung.rules.pipeline import PIPELINE
 from rung.runtime.memory import aligned_empty
-from rung.runtime.program import CompiledGraph, CompiledKernel, StageInfo, compile_graph
+from rung.runtime.program import CompiledGraph, CompiledKernel, StageInfo
 from rung.runtime.roof import Roof, roof
+from rung.runtime.script import Script, compile_program
 from rung.tensor.autograd import no_grad
 from rung.tensor.jit import Jit, jit
 from rung.tensor.programs import Runnable
@@ -271,27 +272,32 @@ def explain(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Explanat
 
 def explain_program(name: str, runnable: Runnable, aliases: Mapping[int, int]) -> Explanation:
     """The explanation of a compiled program, some of whose outputs are written over inputs."""
-    lowered, reports = run_passes(runnable.graph, PIPELINE)
+    _, reports = run_passes(runnable.graph, PIPELINE)
     program = runnable.program
-    if not isinstance(program, CompiledGraph):
-        program = compile_graph(lowered, aliases)
+    if not isinstance(program, CompiledGraph | Script):
+        program = compile_program(runnable.graph, aliases, lower=_lowered)
     return Explanation(
         name=name,
         graph=runnable.graph,
         passes=tuple(reports),
-        kernels=tuple(_kernel_reports(program, aliases)),
+        kernels=tuple(_kernel_reports(program)),
         memory=_memory_report(program, aliases),
         roof=roof(),
     )
 
 
-def _kernel_reports(program: CompiledGraph, aliases: Mapping[int, int]) -> list[KernelReport]:
-    times = stage_times(program, aliases)
-    found = _by_call(program.stages)
-    return [
-        _kernel_report(number, info, sum(times[i] for i in stages))
-        for number, (info, stages) in enumerate(found)
-    ]
+def _lowered(graph: Graph) -> Graph:
+    return run_passes(graph, PIPELINE)[0]
+
+
+def _kernel_reports(program: CompiledGraph | Script) -> list[KernelReport]:
+    """A report of each kernel; of one in a loop, for one iteration."""
+    reports: list[KernelReport] = []
+    for part in program.programs:
+        times = stage_times(part)
+        for info, stages in _by_call(part.stages):
+            reports.append(_kernel_report(len(reports), info, sum(times[i] for i in stages)))
+    return reports
 
 
 def _kernel_report(number: int, info: StageInfo, measured_us: float) -> KernelReport:
@@ -388,8 +394,9 @@ def _nodes_between(read: set[Value], outputs: Sequence[Value]) -> list[Node]:
     return order
 
 
-def stage_times(program: CompiledGraph, aliases: Mapping[int, int]) -> list[float]:
+def stage_times(program: CompiledGraph) -> list[float]:
     """The least time of each stage in µs, over several runs on arrays of our own."""
+    aliases = program.aliases
     inputs = [_example(t, seed) for seed, t in enumerate(program.input_types)]
     outputs = [
         inputs[aliases[k]] if k in aliases else aligned_empty(t.shape, t.dtype.numpy)
@@ -411,8 +418,9 @@ def _example(type: TensorType, seed: int) -> np.ndarray[Any, Any]:
     return array
 
 
-def _memory_report(program: CompiledGraph, aliases: Mapping[int, int]) -> MemoryReport:
-    memory = [m for call in program.plan.calls for m in call.memory]
+def _memory_report(program: CompiledGraph | Script, aliases: Mapping[int, int]) -> MemoryReport:
+    calls = [call for part in program.programs for call in part.plan.calls]
+    memory = [m for call in calls for m in call.memory]
     constants = {id(m.array): m.array.nbytes for m in memory if isinstance(m, ConstantMemory)}
     outputs = [t.nbytes for k, t in enumerate(program.output_types) if k not in aliases]
     return MemoryReport(
@@ -421,5 +429,5 @@ def _memory_report(program: CompiledGraph, aliases: Mapping[int, int]) -> Memory
         outputs=sum(outputs),
         constants=sum(constants.values()),
         donated=len(aliases),
-        copied=program.plan.copies,
+        copied=sum(part.plan.copies for part in program.programs),
     )
