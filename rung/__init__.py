@@ -50,6 +50,7 @@ from rung.tensor.autograd import (
     value_and_grad,
     vjp,
 )
+from rung.tensor.checkpoint import checkpoint, save_composites, save_within
 from rung.tensor.control import (
     associative_scan,
     cond,

@@ -3,6 +3,7 @@
     scan        c, y[t] = body(k, c, x[t]) for each t        a loop of known length
     while_loop  c = body(k, c) while condition(k, c)
     switch      branches[index](x…)
+    after       x…, as soon as some other values are known
 
 The graphs are closed: what they read from outside is an operand. Their derivatives and their forms
 for many examples are made from those of the bodies, in `rung.transform.control`.
@@ -55,6 +56,13 @@ class SwitchAttrs(Attrs):
     """`branches`: graphs of the same parameters and results."""
 
     branches: tuple[Graph, ...]
+
+
+@dataclass(frozen=True)
+class AfterAttrs(Attrs):
+    """The first `count` operands are the results; the others are only waited for."""
+
+    count: int
 
 
 def _check_params(what: str, graph: Graph, types: Types) -> None:
@@ -208,6 +216,21 @@ def _switch_cost(attrs: Attrs, ins: Types, outs: Types) -> Cost:
     return Cost(max(map(_graph_flops, attrs.branches)), sum(t.nbytes for t in (*ins, *outs)))
 
 
+# ---- after
+
+
+def _after_type(attrs: Attrs, ins: Types) -> tuple[TensorType, ...]:
+    assert isinstance(attrs, AfterAttrs)
+    if not 0 < attrs.count <= len(ins):
+        raise GraphError(f"after: {attrs.count} results of {len(ins)} operands")
+    return tuple(ins[: attrs.count])
+
+
+def _after_ref(attrs: Attrs, operands: Sequence[Array]) -> tuple[Array, ...]:
+    assert isinstance(attrs, AfterAttrs)
+    return tuple(operands[: attrs.count])
+
+
 # ---- records
 
 RULES: dict[str, Callable[..., Any]] = {}
@@ -268,4 +291,13 @@ switch = _control(
     cost=_switch_cost,
 )
 
-RECORDS = (scan, while_loop, switch)
+after = _control(
+    "after",
+    "Operands as they are, once the others are known: what is made of them is not computed before.",
+    AfterAttrs,
+    type=_after_type,
+    ref=_after_ref,
+    cost=lambda attrs, ins, outs: Cost(0, 0),
+)
+
+RECORDS = (scan, while_loop, switch, after)

@@ -20,10 +20,12 @@ import numpy as np
 from rung.ir.literal import sub_graphs
 from rung.ir.node import PARAMETER, Graph, Node, Value, make_graph
 from rung.ir.op import Attrs
-from rung.ir.subgraph import between, moved_values, subgraph
+from rung.ir.subgraph import between, dependent, moved_values, subgraph
 from rung.ir.types import TensorType
 from rung.kernel.machine import Machine
-from rung.ops.control import ScanAttrs, SwitchAttrs, WhileAttrs, scan, switch, while_loop
+from rung.ops.broadcast import broadcast_to, reshape
+from rung.ops.control import ScanAttrs, SwitchAttrs, WhileAttrs, after, scan, switch, while_loop
+from rung.ops.movement import permute
 from rung.runtime.arena import Interval, plan_arena
 from rung.runtime.memory import Block
 from rung.runtime.native_library import native_library
@@ -31,7 +33,8 @@ from rung.runtime.native_script import Opcode
 from rung.runtime.pool import pool
 from rung.runtime.program import CompiledGraph, Lower, compile_graph
 
-CONTROL = (scan, while_loop, switch)
+CONTROL = (scan, while_loop, switch, after)
+_LAYOUT = (broadcast_to, reshape, permute)
 _SLICE_NS = 100_000_000
 """How long a script runs before Python may look after signals."""
 
@@ -344,34 +347,61 @@ class _Cut:
         self.aliases = aliases
         self.outputs = list(zip(graph.outputs, outputs, strict=True))
         self.place: dict[Value, Slot] = dict(zip(graph.params, inputs, strict=True))
-        self.target: dict[Value, Slot] = {}
-        for k, (value, slot) in enumerate(self.outputs):
-            if k not in aliases and value not in self.place:
-                self.target.setdefault(value, slot)
         self.controls = [node for node in graph.nodes if node.op in CONTROL]
+        anchors = [r for node in self.controls for r in node.results]
+        self.given = dependent(graph.nodes, (*graph.params, *anchors))
+        self.asked = {v for c in self.controls for v in c.inputs} | set(graph.outputs)
         self.step = self._steps()
         self.last_use = self._last_uses()
+        self.target: dict[Value, Slot] = {}
+        self.in_place: dict[Value, Value] = {}
+        for k, (value, slot) in enumerate(self.outputs):
+            if value in self.place or value in self.target or value.node.op is after:
+                continue
+            if k not in aliases:
+                self.target[value] = slot
+            elif self._may_overwrite(value, graph.params[aliases[k]]):
+                self.target[value] = slot
+                self.in_place[value] = graph.params[aliases[k]]
 
     def _steps(self) -> dict[Node, int]:
         """The step of each node: 0 before the first control-flow node; number k of those is step
-        2k + 1, and what needs it comes from step 2k + 2 on."""
+        2k + 1, and what needs it comes from step 2k + 2 on. What is made of parameters alone,
+        element by element, waits for its first reader: its operands are there all the time."""
+        number = {node: 2 * k + 1 for k, node in enumerate(self.controls)}
         found: dict[Node, int] = {}
+        light: set[Node] = set()
         for node in self.nodes:
             earliest = max((found[v.node] for v in node.inputs), default=0)
-            if node.op in CONTROL:
-                found[node] = 2 * self.controls.index(node) + 1
-            else:
-                found[node] = earliest + earliest % 2
+            found[node] = number.get(node, earliest + earliest % 2)
+            plain = node.op.elementwise or node.op in _LAYOUT
+            if plain and all(v.node.op is PARAMETER or v.node in light for v in node.inputs):
+                light.add(node)
+        latest = dict.fromkeys(light, 2 * len(self.controls))
+        for node in reversed(self.nodes):
+            if node in light:
+                found[node] = latest[node]
+            for v in node.inputs:
+                if v.node in light:
+                    latest[v.node] = min(latest[v.node], found[node] - found[node] % 2)
         return found
 
     def _last_uses(self) -> dict[Value, int]:
         """The last step that reads each value from memory."""
-        found: dict[Value, int] = {}
-        for node in self.nodes:
+        found = {v: 2 * len(self.controls) + 1 for v, _ in self.outputs}
+        for node in reversed(self.nodes):
             for v in node.inputs:
                 found[v] = max(found.get(v, 0), self.step[node])
-        found.update((v, 2 * len(self.controls) + 1) for v, _ in self.outputs)
+            if node.op is after:  # another name for the same memory
+                for v, r in zip(node.inputs, node.results, strict=False):
+                    found[v] = max(found[v], found.get(r, 0))
         return found
+
+    def _may_overwrite(self, value: Value, param: Value) -> bool:
+        """Whether nothing reads the memory of `param` after the segment that makes `value`."""
+        is_output = any(v is param for v, _ in self.outputs)
+        here = self.step[value.node]
+        return here % 2 == 0 and self.last_use.get(param, 0) <= here and not is_output
 
     def emit(self) -> None:
         for number, control in enumerate((*self.controls, None)):
@@ -400,36 +430,41 @@ class _Cut:
             self.builder.used([self.place[value]])
 
     def _needed(self, step: int) -> list[Value]:
-        """The values of a segment that are read after it, or by none but the caller."""
+        """The values of a segment that are read after it. Those that need no parameter are made
+        again by each segment that reads them, unless somebody else wants them in memory."""
         return [
             r
             for node in self.nodes
             if node.op is not PARAMETER and node.op not in CONTROL and self.step[node] == step
             for r in node.results
-            if self.last_use.get(r, -1) > step and (node.inputs or self._must_be_stored(r))
+            if self.last_use.get(r, -1) > step and (r in self.given or r in self.asked)
         ]
-
-    def _must_be_stored(self, value: Value) -> bool:
-        """Whether a value without operands, which any segment can make, is wanted in memory."""
-        return any(value in c.inputs for c in self.controls) or any(
-            value is v for v, _ in self.outputs
-        )
 
     def _segment(self, step: int) -> None:
         wanted = self._needed(step)
         if not wanted:
             return
-        known = [v for v in self.place if v.node.inputs or v.node.op is PARAMETER]
+        known = [v for v in self.place if v in self.given]
         used = {v for node in between(wanted, known) for v in node.inputs} | set(wanted)
         given = [v for v in known if v in used]
         slots = [self._slot(v) for v in wanted]
         ins = [self.place[v] for v in given]
-        self.builder.graph(subgraph("segment", wanted, given), ins, slots, {})
+        number = {v: i for i, v in enumerate(given)}
+        aliases = {
+            k: number[self.in_place[v]]
+            for k, v in enumerate(wanted)
+            if v in self.in_place and self.in_place[v] in number
+        }
+        self.builder.graph(subgraph("segment", wanted, given), ins, slots, aliases)
         self.builder.used([*ins, *slots])
         self.place.update(zip(wanted, slots, strict=True))
 
     def _control(self, node: Node) -> None:
         ins = [self.place[v] for v in node.inputs]
+        if node.op is after:
+            self.place.update(zip(node.results, ins, strict=False))
+            self.builder.used(ins)
+            return
         slots = [self._slot(r) for r in node.results]
         self.builder.control(node, ins, slots)
         self.builder.used([*ins, *slots])

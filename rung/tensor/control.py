@@ -27,6 +27,7 @@ from rung.ops.movement import concat
 from rung.tensor import tree
 from rung.tensor.leaf import DETACH, LEAF, TAG, Step, leaf_value
 from rung.tensor.operate import as_tensor
+from rung.tensor.recompute import CHECKPOINT
 from rung.tensor.ruled import CUSTOM_JVP, CUSTOM_VJP
 from rung.tensor.state import TensorState, graph_value, new_tensor, raw_value, state
 
@@ -369,8 +370,8 @@ def _rebuild(name: str, node: Node, known: dict[Value, Value]) -> None:
     if node.op is LEAF:
         raise TraceError(f"{name}: a tensor of another loop or trace is used in it")
     inputs = [known[v] for v in node.inputs]
-    if node.op is TAG:
-        made: Sequence[Value] = inputs
+    if node.op in (TAG, CHECKPOINT):
+        made: Sequence[Value] = inputs[: len(node.results)]
     elif node.op is DETACH:
         made = (stop_gradient(inputs[0]),)
     elif node.op in (CUSTOM_JVP, CUSTOM_VJP):

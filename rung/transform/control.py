@@ -24,7 +24,17 @@ from rung.ir.types import TensorType
 from rung.ops.batching import to_front, with_axis
 from rung.ops.broadcast import broadcast_to, reshape, reshaped
 from rung.ops.contraction import DotAttrs, dot_general
-from rung.ops.control import RULES, ScanAttrs, SwitchAttrs, WhileAttrs, scan, switch, while_loop
+from rung.ops.control import (
+    RULES,
+    AfterAttrs,
+    ScanAttrs,
+    SwitchAttrs,
+    WhileAttrs,
+    after,
+    scan,
+    switch,
+    while_loop,
+)
 from rung.ops.creation import full_like, zeros_like
 from rung.ops.elementwise import equal, greater_equal, where
 from rung.ops.families import add
@@ -503,8 +513,33 @@ def _is_branch(index: Value, number: int, last: int) -> Value:
     return equal(index, full_like(index, number))
 
 
+# ---- after
+
+
+def _after_jvp(
+    attrs: AfterAttrs, inputs: Sequence[Value], outputs: Sequence[Value], tangents: Values
+) -> tuple[Value | None, ...]:
+    return tuple(tangents[: attrs.count])
+
+
+def _after_vjp(
+    attrs: AfterAttrs, inputs: Sequence[Value], cotangents: Values, wanted: Sequence[int]
+) -> Values:
+    return [cotangents[i] if i < attrs.count else None for i in wanted]
+
+
+def _after_batch(
+    attrs: AfterAttrs, inputs: Sequence[Value], batched: Sequence[bool], size: int
+) -> tuple[Value, ...]:
+    made = after.build(inputs, attrs)
+    return tuple(with_axis(v, b, size) for v, b in zip(made, batched, strict=False))
+
+
 RULES.update(
     {
+        "after.jvp": _after_jvp,
+        "after.vjp": _after_vjp,
+        "after.batch": _after_batch,
         "scan.jvp": _scan_jvp,
         "scan.vjp": _scan_vjp,
         "scan.batch": _scan_batch,
