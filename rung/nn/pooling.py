@@ -11,12 +11,10 @@ from rung.tensor.tensor import Tensor
 
 Size = int | Sequence[int]
 Target = int | None | Sequence[int | None]
-Function = Callable[..., Tensor]
+Function = Callable[..., Any]
 
 
 class _MaxPool(Module):
-    """Maxima of windows; `stride` is the window unless given."""
-
     function: ClassVar[Function]
 
     def __init__(
@@ -25,6 +23,7 @@ class _MaxPool(Module):
         stride: Size | None = None,
         padding: Size = 0,
         dilation: Size = 1,
+        return_indices: bool = False,
         ceil_mode: bool = False,
     ) -> None:
         super().__init__()
@@ -32,11 +31,18 @@ class _MaxPool(Module):
         self.stride = kernel_size if stride is None else stride
         self.padding = padding
         self.dilation = dilation
+        self.return_indices = return_indices
         self.ceil_mode = ceil_mode
 
-    def forward(self, x: Any) -> Tensor:
+    def forward(self, x: Any) -> Any:
         return type(self).function(
-            x, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode
+            x,
+            self.kernel_size,
+            self.stride,
+            self.padding,
+            self.dilation,
+            self.ceil_mode,
+            self.return_indices,
         )
 
     def extra_repr(self) -> str:

@@ -158,6 +158,11 @@ class _Stack(Module):
 class TransformerEncoder(_Stack):
     """`num_layers` copies of an encoder layer, then `norm`."""
 
+    def __init__(
+        self, encoder_layer: Module, num_layers: int, norm: Module | None = None
+    ) -> None:
+        super().__init__(encoder_layer, num_layers, norm)
+
     def forward(
         self,
         src: Any,
@@ -172,6 +177,11 @@ class TransformerEncoder(_Stack):
 
 class TransformerDecoder(_Stack):
     """`num_layers` copies of a decoder layer, then `norm`."""
+
+    def __init__(
+        self, decoder_layer: Module, num_layers: int, norm: Module | None = None
+    ) -> None:
+        super().__init__(decoder_layer, num_layers, norm)
 
     def forward(
         self,

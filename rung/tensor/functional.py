@@ -138,6 +138,8 @@ def glu(x: Operand, axis: int = -1) -> Tensor:
 def softmax(x: Operand, axis: int = -1) -> Tensor:
     """exp(x) / sum(exp(x)) along `axis`."""
     x = floats(x)
+    if x.ndim == 0:
+        return softmax(x.reshape(1), axis).reshape(())
     dim = one_axis("softmax", axis, x.ndim)
     return apply(lambda v: s.softmax(v, dim=dim), x)
 
@@ -146,6 +148,8 @@ def softmax(x: Operand, axis: int = -1) -> Tensor:
 def log_softmax(x: Operand, axis: int = -1) -> Tensor:
     """log(softmax(x)) along `axis`."""
     x = floats(x)
+    if x.ndim == 0:
+        return log_softmax(x.reshape(1), axis).reshape(())
     dim = one_axis("log_softmax", axis, x.ndim)
     return apply(lambda v: s.log_softmax(v, dim=dim), x)
 
@@ -338,7 +342,7 @@ def cross_entropy(
     """-log(softmax(logits)[target]) for logits[N, C, …] (or [C]) and integer target[N, …], or
     -Σ target log(softmax(logits)) over the classes for probabilities, target[N, C, …]."""
     given, labels = floats(logits), as_tensor(target)
-    if labels.dtype.is_float:
+    if labels.dtype.is_float and labels.shape == given.shape and given.ndim:
         return _cross_entropy_of_probabilities(given, labels, weight, reduction, label_smoothing)
     _check_labels("cross_entropy", labels, given, ignore_index)
     scale = None if weight is None else cast_to(floats(weight), dt.accumulator(given.dtype))
@@ -356,11 +360,6 @@ def cross_entropy(
 def _cross_entropy_of_probabilities(
     logits: Tensor, target: Tensor, weight: Operand | None, reduction: str, smoothing: float
 ) -> Tensor:
-    if logits.ndim == 0 or target.shape != logits.shape:
-        raise ShapeError(
-            f"cross_entropy: logits {logits._type} with probabilities {target._type}",
-            fix="give a probability for each class, or integer labels",
-        )
     dim = min(1, logits.ndim - 1)
     count = logits.shape[dim]
     if smoothing:
@@ -557,32 +556,7 @@ def max_pool2d(
     )
 
 
-def avg_pool2d(
-    x: Operand,
-    kernel_size: int | Shape,
-    stride: int | Shape | None = None,
-    padding: int | Shape = 0,
-    count_include_pad: bool = True,
-) -> Tensor:
-    """Means of windows over the dims of x[N, C, …] after the channels."""
-
-    def fixed(given: Any) -> Any:
-        return tuple(given) if isinstance(given, list) else given
-
-    return apply(
-        lambda v: _pooling.avg_pool(
-            v,
-            size=fixed(kernel_size),
-            stride=fixed(stride),
-            padding=fixed(padding),
-            count_include_pad=count_include_pad,
-        ),
-        floats(x),
-    )
-
-
 max_pool1d = max_pool2d
-avg_pool1d = avg_pool2d
 
 
 def global_avg_pool(x: Operand) -> Tensor:

@@ -138,8 +138,8 @@ def kl_div(
     if log_target:
         loss = e.exp(t) * (t - x)
     else:
-        positive = t > 0
-        loss = e.where(positive, t * e.log(e.where(positive, t, 1.0)), 0.0) - t * x
+        none = t == 0
+        loss = e.where(none, 0.0, t * e.log(e.where(none, 1.0, t))) - t * x
     if reduction == "batchmean":
         return r.sum(loss) / (x.shape[0] if x.ndim else 1)
     return reduced(loss, reduction)

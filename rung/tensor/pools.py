@@ -6,6 +6,7 @@ Names, arguments and defaults are those of `torch.nn.functional`: x is [N, C, â€
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from math import inf, prod
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ import numpy as np
 
 from rung.core.errors import RungError, ShapeError
 from rung.ops import pooling as _pooling
+from rung.ops.pooling import WindowAttrs, window_argmax
 from rung.ops.window import Window, each
 from rung.tensor import elementwise as e
 from rung.tensor import reductions
@@ -44,7 +46,7 @@ def _batched(name: str, rank: int, x: Operand, pool: Callable[[Tensor], Tensor])
 # ---- maxima
 
 
-def _max(rank: int) -> Callable[..., Tensor]:
+def _max(rank: int) -> Callable[..., Any]:
     def function(
         x: Operand,
         kernel_size: Size,
@@ -52,15 +54,40 @@ def _max(rank: int) -> Callable[..., Tensor]:
         padding: Size = 0,
         dilation: Size = 1,
         ceil_mode: bool = False,
-    ) -> Tensor:
-        def pool(v: Tensor) -> Tensor:
-            return _max_pool(v, kernel_size, stride or kernel_size, padding, dilation, ceil_mode)
+        return_indices: bool = False,
+    ) -> Any:
+        options = (kernel_size, stride or kernel_size, padding, dilation, ceil_mode)
 
-        return _batched(function.__name__, rank, x, pool)
+        def pool(v: Tensor) -> Tensor:
+            return _max_pool(v, *options)
+
+        def places(v: Tensor) -> Tensor:
+            return _max_places(v, *options)
+
+        found = _batched(function.__name__, rank, x, pool)
+        if not return_indices:
+            return found
+        return found, _batched(function.__name__, rank, as_tensor(x).detach(), places)
 
     function.__name__ = function.__qualname__ = f"max_pool{rank}d"
-    function.__doc__ = f"Maxima of windows over the last {rank} dims; `stride` is the window."
+    function.__doc__ = (
+        f"Maxima of windows over the last {rank} dims; `stride` is the window unless given.\n\n"
+        "`ceil_mode` adds a window that reaches over the end. With `return_indices` also where\n"
+        "they are, i64, counted over these dims in row-major order."
+    )
     return function
+
+
+def _max_places(
+    x: Tensor, size: Size, stride: Size, padding: Size, dilation: Size, ceil_mode: bool
+) -> Tensor:
+    rank = x.ndim - 2
+    sizes, strides, apart = each(size, rank), each(stride, rank), each(dilation, rank)
+    windows = _windows(sizes, strides, each(padding, rank), apart, x.shape[2:], ceil_mode)
+    attrs = WindowAttrs(sizes, strides, tuple(w.padding for w in windows), apart, (1,) * rank)
+    top = _max_pool(x, size, stride, padding, dilation, ceil_mode)
+    found = apply(lambda v, t: window_argmax(v, t, attrs=attrs), x, top, differentiable=False)
+    return found.astype("i64")
 
 
 max_pool1d, max_pool2d, max_pool3d = _max(1), _max(2), _max(3)
@@ -70,17 +97,18 @@ max_pool1d, max_pool2d, max_pool3d = _max(1), _max(2), _max(3)
 
 
 def _windows(
-    sizes: Sequence[int], strides: Sequence[int], padding: Sequence[int], lengths: Sequence[int],
-    ceil_mode: bool,
+    sizes: Sequence[int], strides: Sequence[int], padding: Sequence[int], dilation: Sequence[int],
+    lengths: Sequence[int], ceil_mode: bool,
 ) -> list[Window]:  # fmt: skip
     """Windows with the padding that `ceil_mode` wants at the end."""
     found = []
-    for size, stride, around, n in zip(sizes, strides, padding, lengths, strict=True):
-        w = Window(size, stride, (around, around))
-        count = w.num_places(n)
-        rest = (n + 2 * around - size) % stride
-        if ceil_mode and rest and count * stride - around < n:
-            w = Window(size, stride, (around, around + stride - rest))
+    for size, stride, around, apart, n in zip(
+        sizes, strides, padding, dilation, lengths, strict=True
+    ):
+        w = Window(size, stride, (around, around), apart)
+        rest = (n + 2 * around - w.span - 1) % stride
+        if ceil_mode and rest and w.num_places(n) * stride - around < n:
+            w = replace(w, padding=(around, around + stride - rest))
         found.append(w)
     return found
 
@@ -102,7 +130,7 @@ def _mean_pool(
     divisor: int | None,
 ) -> Tensor:
     rank, lengths = len(sizes), x.shape[2:]
-    windows = _windows(sizes, strides, padding, lengths, ceil_mode)
+    windows = _windows(sizes, strides, padding, (1,) * rank, lengths, ceil_mode)
     around = [(0, 0), (0, 0), *(w.padding for w in windows)]
     padded = pad(x, around) if any(map(any, around)) else x
     means = apply(lambda v: _pooling.avg_pool(v, size=sizes, stride=strides), padded)
@@ -250,6 +278,9 @@ def _adaptive(rank: int, kind: str) -> Callable[..., Tensor]:
 
 
 def _plain_mean(x: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Means of windows side by side; of one that is the whole, a plain mean."""
+    if tuple(sizes) == x.shape[2:]:
+        return reductions.mean(x, tuple(range(2, x.ndim)), keepdims=True)
     return apply(lambda v: _pooling.avg_pool(v, size=tuple(sizes)), x)
 
 
