@@ -44,11 +44,7 @@ from rung.nn.checkpoint import (
     read_checkpoint,
     save_checkpoint,
 )
-from rung.nn.containers import (
-    ModuleDict,
-    ModuleList,
-    Sequential,
-)
+from rung.nn.containers import ModuleDict, ModuleList, ParameterDict, ParameterList, Sequential
 from rung.nn.convolution import (
     Conv1d,
     Conv2d,
@@ -150,6 +146,9 @@ from rung.nn.pooling import (
     MaxPool1d,
     MaxPool2d,
     MaxPool3d,
+    MaxUnpool1d,
+    MaxUnpool2d,
+    MaxUnpool3d,
 )
 from rung.nn.resample import (
     ChannelShuffle,
@@ -250,6 +249,9 @@ __all__ = [
     "MaxPool1d",
     "MaxPool2d",
     "MaxPool3d",
+    "MaxUnpool1d",
+    "MaxUnpool2d",
+    "MaxUnpool3d",
     "Mish",
     "Module",
     "ModuleDict",
@@ -262,6 +264,8 @@ __all__ = [
     "PReLU",
     "PairwiseDistance",
     "Parameter",
+    "ParameterDict",
+    "ParameterList",
     "PixelShuffle",
     "PixelUnshuffle",
     "PoissonNLLLoss",

@@ -67,6 +67,42 @@ class MaxPool3d(_MaxPool):
     function = pools.max_pool3d
 
 
+class _MaxUnpool(Module):
+    function: ClassVar[Function]
+
+    def __init__(self, kernel_size: Size, stride: Size | None = None, padding: Size = 0) -> None:
+        super().__init__()
+        self.kernel_size = kernel_size
+        self.stride = kernel_size if stride is None else stride
+        self.padding = padding
+
+    def forward(self, x: Any, indices: Any, output_size: Sequence[int] | None = None) -> Tensor:
+        return type(self).function(  # type: ignore[no-any-return]
+            x, indices, self.kernel_size, self.stride, self.padding, output_size
+        )
+
+    def extra_repr(self) -> str:
+        return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
+
+
+class MaxUnpool1d(_MaxUnpool):
+    """Zeros with x[N, C, T] at the places that `MaxPool1d` gave with `return_indices`."""
+
+    function = pools.max_unpool1d
+
+
+class MaxUnpool2d(_MaxUnpool):
+    """Zeros with x[N, C, H, W] at the places that `MaxPool2d` gave with `return_indices`."""
+
+    function = pools.max_unpool2d
+
+
+class MaxUnpool3d(_MaxUnpool):
+    """Zeros with x[N, C, D, H, W] at the places that `MaxPool3d` gave with `return_indices`."""
+
+    function = pools.max_unpool3d
+
+
 class _AvgPool(Module):
     function: ClassVar[Function]
 

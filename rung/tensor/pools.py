@@ -18,6 +18,7 @@ from rung.ops.pooling import WindowAttrs, window_argmax
 from rung.ops.window import Window, each
 from rung.tensor import elementwise as e
 from rung.tensor import reductions
+from rung.tensor.creation import arange, zeros
 from rung.tensor.functional import floats
 from rung.tensor.functional import max_pool2d as _max_pool
 from rung.tensor.operate import Operand, as_tensor
@@ -91,6 +92,45 @@ def _max_places(
 
 
 max_pool1d, max_pool2d, max_pool3d = _max(1), _max(2), _max(3)
+
+
+def _unpool(rank: int) -> Callable[..., Tensor]:
+    def function(
+        x: Operand,
+        indices: Operand,
+        kernel_size: Size,
+        stride: Size | None = None,
+        padding: Size = 0,
+        output_size: Sequence[int] | None = None,
+    ) -> Tensor:
+        x, places = floats(x), as_tensor(indices)
+        if places.shape != x.shape or x.ndim not in (rank + 1, rank + 2):
+            raise ShapeError(
+                f"{function.__name__}: x {x._type} at {places._type}",
+                fix="give what the pooling with return_indices gave",
+            )
+        options = (each(kernel_size, rank), each(stride or kernel_size, rank), each(padding, rank))
+        sizes = tuple(
+            (n - 1) * step - 2 * around + k
+            for n, k, step, around in zip(x.shape[-rank:], *options, strict=True)
+        )
+        if output_size is not None:
+            sizes = tuple(output_size)[-rank:]
+        rows = prod(x.shape[:-rank])
+        whole = zeros((rows, prod(sizes)), x.dtype)
+        at = expand_dims(arange(rows), -1), reshape(places, (rows, -1))
+        whole[at] = reshape(x, (rows, -1))
+        return reshape(whole, (*x.shape[:-rank], *sizes))
+
+    function.__name__ = function.__qualname__ = f"max_unpool{rank}d"
+    function.__doc__ = (
+        f"Zeros with x at the places that max_pool{rank}d gave with `return_indices`.\n\n"
+        "`output_size` says which of the sizes that are pooled to that of x is meant."
+    )
+    return function
+
+
+max_unpool1d, max_unpool2d, max_unpool3d = _unpool(1), _unpool(2), _unpool(3)
 
 
 # ---- means

@@ -215,6 +215,25 @@ def test_places_of_maxima() -> None:
             np.testing.assert_array_equal(a, b.numpy())
 
 
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_unpool(rank: int) -> None:
+    ours, theirs = getattr(nn, f"MaxUnpool{rank}d")(2), getattr(torch.nn, f"MaxUnpool{rank}d")(2)
+    pool = getattr(tf, f"max_pool{rank}d")
+    for lengths in ((6, 4, 8)[:rank], (7, 5, 9)[:rank]):
+        x = torch.tensor(draw(2, 3, *lengths))
+        top, places = (t.numpy() for t in pool(x, 2, return_indices=True))
+        compare(
+            lambda t, i, n=lengths: ours(t[0], i[0], output_size=n),
+            lambda t, i, n=lengths: theirs(t[0], i[0], output_size=n),
+            top,
+            places,
+        )
+        if lengths[0] == 6:
+            compare(ours, theirs, top, places)
+    with pytest.raises(ShapeError, match=f"max_unpool{rank}d"):
+        ours(rung.asarray(top), rung.asarray(places[:1]))
+
+
 # ---- activations
 
 
