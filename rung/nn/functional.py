@@ -18,6 +18,13 @@ from rung.tensor.activations import (
 from rung.tensor.bags import (
     embedding_bag,
 )
+from rung.tensor.dropouts import (
+    alpha_dropout,
+    dropout1d,
+    dropout2d,
+    dropout3d,
+    feature_alpha_dropout,
+)
 from rung.tensor.functional import (
     attention,
     batch_norm,
@@ -116,6 +123,7 @@ __all__ = [
     "adaptive_max_pool1d",
     "adaptive_max_pool2d",
     "adaptive_max_pool3d",
+    "alpha_dropout",
     "attention",
     "avg_pool1d",
     "avg_pool2d",
@@ -136,9 +144,13 @@ __all__ = [
     "cosine_similarity",
     "cross_entropy",
     "dropout",
+    "dropout1d",
+    "dropout2d",
+    "dropout3d",
     "elu",
     "embedding",
     "embedding_bag",
+    "feature_alpha_dropout",
     "fold",
     "gaussian_nll_loss",
     "gelu",

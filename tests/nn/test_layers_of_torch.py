@@ -479,7 +479,7 @@ def test_a_transformer_with_causal_masks() -> None:
         (lambda: nn.ConvTranspose2d(1, 1, 1, padding_mode="reflect"), "padding_mode='reflect'"),
         (lambda: nn.ZeroPad2d((1, 2)), "give 4 numbers"),
         (lambda: nn.RReLU(0.5, 0.1), "lower=0.5"),
-        (lambda: nn.Dropout2d(0.5)(rung.ones(3)), "Dropout2d: x is"),
+        (lambda: nn.Dropout2d(0.5)(rung.ones(3)), "dropout2d: x is"),
     ],
 )
 def test_mistakes(make: Callable[[], Any], message: str) -> None:

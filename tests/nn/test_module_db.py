@@ -157,12 +157,12 @@ def _leaf(x: Any) -> Any:
 @cache
 def outcome(name: str) -> tuple[int, tuple[str, ...]]:
     """How many samples agree, and why others were left out. Raises what a comparison raises. The
-    first sample of each mode is compiled, the others run by the references of the ops."""
+    first sample in training is compiled, the others run by the references of the ops."""
     modes = (True, False) if INFOS[name].train_and_eval_differ else (True,)
     count, left_out = 0, []
     for training in modes:
         for number, sample in enumerate(samples(name, training)):
-            configure(interpret=number > 0)
+            configure(interpret=number > 0 or not training)
             try:
                 compare(name, sample, training)
             except NotComparable as reason:

@@ -176,6 +176,22 @@ def test_a_resumed_run_is_the_same_bit_for_bit(name: str, tmp_path: Path) -> Non
         np.testing.assert_array_equal(value, optimizer.named_state()[key], err_msg=key)
 
 
+@pytest.mark.parametrize("name", RESUMED)
+def test_16_bit_parameters_have_a_wide_state(name: str) -> None:
+    start, gradients = drawn(MATRICES)
+    narrow, wide = ([nn.Parameter(x, dtype=d) for x in start] for d in ("bf16", "f32"))
+    options = {"lr": 0.02}
+    first, second = (getattr(optim, name)(p, **options) for p in (narrow, wide))
+    for grads in gradients[:3]:
+        for optimizer, dtype in ((first, "bf16"), (second, "f32")):
+            optimizer.step([rung.asarray(g, dtype=dtype) for g in grads])
+    for p, q in zip(narrow, wide, strict=True):
+        assert p.dtype is rung.bfloat16
+        np.testing.assert_allclose(np.asarray(p).astype(np.float32), np.asarray(q), atol=0.04)
+        kinds = {t.dtype for t in first.state[id(p)].values()}
+        assert kinds <= {rung.float32, rung.float64}
+
+
 def _model() -> nn.Module:
     model = nn.Linear(5, 3, bias=False)
     model.weight.assign(drawn(((3, 5),))[0][0])
