@@ -1,4 +1,4 @@
-"""Modules that hold others: in a row, in a list, under names."""
+"""Modules that hold others, or parameters: in a row, in a list, under names."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, overload
 
 from rung.core.errors import IndexingError, RungError
-from rung.nn.module import Module
+from rung.nn.module import Module, Parameter
+from rung.tensor.tensor import Tensor
 
 
 class _Numbered(Module):
@@ -117,3 +118,86 @@ class ModuleDict(Module):
     def items(self) -> list[tuple[str, Module]]:
         """Names and modules."""
         return list(self.named_children())
+
+
+class ParameterList(Module):
+    """Parameters under the names "0", "1", …; other tensors become parameters."""
+
+    def __init__(self, values: Iterable[Any] = ()) -> None:
+        super().__init__()
+        self.extend(values)
+
+    def append(self, value: Any) -> None:
+        """Add a parameter at the end."""
+        self.register_parameter(str(len(self)), _parameter(value))
+
+    def extend(self, values: Iterable[Any]) -> None:
+        """Add parameters at the end."""
+        for value in values:
+            self.append(value)
+
+    def __len__(self) -> int:
+        return len(self._roles)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (getattr(self, str(i)) for i in range(len(self)))
+
+    def __getitem__(self, index: int) -> Tensor:
+        return getattr(self, self._name(index))  # type: ignore[no-any-return]
+
+    def __setitem__(self, index: int, value: Any) -> None:
+        self.register_parameter(self._name(index), _parameter(value))
+
+    def _name(self, index: int) -> str:
+        if not -len(self) <= index < len(self):
+            raise IndexingError(f"parameter {index} of {len(self)} in ParameterList")
+        return str(index % len(self))
+
+
+class ParameterDict(Module):
+    """Parameters under names, which may not be those of methods; other tensors become
+    parameters."""
+
+    def __init__(self, values: Mapping[str, Any] | None = None) -> None:
+        super().__init__()
+        for name, value in (values or {}).items():
+            self[name] = value
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        if hasattr(type(self), name):
+            raise RungError(
+                f"ParameterDict: {name!r} is the name of a method", fix="choose another"
+            )
+        self.register_parameter(name, _parameter(value))
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self:
+            raise IndexingError(
+                f"ParameterDict has no parameter {name!r}", fix=f"it has {', '.join(self.keys())}"
+            )
+        return getattr(self, name)  # type: ignore[no-any-return]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._roles
+
+    def __len__(self) -> int:
+        return len(self._roles)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.keys())
+
+    def keys(self) -> list[str]:
+        """The names."""
+        return list(self._roles)
+
+    def values(self) -> list[Tensor]:
+        """The parameters."""
+        return [self[name] for name in self.keys()]
+
+    def items(self) -> list[tuple[str, Tensor]]:
+        """Names and parameters."""
+        return [(name, self[name]) for name in self.keys()]
+
+
+def _parameter(value: Any) -> Parameter:
+    return value if isinstance(value, Parameter) else Parameter(value)

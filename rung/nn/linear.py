@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from rung.core.errors import ShapeError
+from rung.core.errors import IndexingError, ShapeError
 from rung.nn import init
 from rung.nn.module import Module, Parameter
 from rung.tensor import functional as f
-from rung.tensor.creation import empty
+from rung.tensor.bags import embedding_bag
+from rung.tensor.creation import arange, empty
 from rung.tensor.tensor import Tensor
 
 
@@ -46,25 +47,123 @@ class Linear(Module):
         return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}"
 
 
-class Embedding(Module):
-    """Integer positions x[…] -> the rows of weight[V, D] there, [..., D]."""
+class Bilinear(Module):
+    """x1[…, I], x2[…, J] -> x1 weight[o] x2 + bias[o] for each o, [..., O]; weight[O, I, J]."""
 
-    def __init__(self, num_embeddings: int, embedding_dim: int, dtype: object = None) -> None:
+    def __init__(
+        self,
+        in1_features: int,
+        in2_features: int,
+        out_features: int,
+        bias: bool = True,
+        dtype: object = None,
+    ) -> None:
+        super().__init__()
+        self.in1_features = in1_features
+        self.in2_features = in2_features
+        self.out_features = out_features
+        self.weight = Parameter(empty((out_features, in1_features, in2_features), dtype))
+        self.bias = Parameter(empty(out_features, dtype)) if bias else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw new initial values, evenly spread within ±1 / sqrt(in1_features)."""
+        bound = 1 / math.sqrt(self.in1_features)
+        for p in self.parameters():
+            init.uniform_(p, -bound, bound)
+
+    def forward(self, x1: Any, x2: Any) -> Tensor:
+        return f.bilinear(x1, x2, self.weight, self.bias)
+
+    def extra_repr(self) -> str:
+        return f"{self.in1_features}, {self.in2_features}, {self.out_features}"
+
+
+class Embedding(Module):
+    """Integer positions x[…] -> the rows of weight[V, D] there, [..., D]. The row `padding_idx`
+    begins as zeros and gets no gradient."""
+
+    def __init__(
+        self,
+        num_embeddings: int,
+        embedding_dim: int,
+        padding_idx: int | None = None,
+        dtype: object = None,
+    ) -> None:
         super().__init__()
         self.num_embeddings = num_embeddings
         self.embedding_dim = embedding_dim
+        self.padding_idx = _row(padding_idx, num_embeddings)
         self.weight = Parameter(empty((num_embeddings, embedding_dim), dtype))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Draw new initial values."""
-        init.normal_(self.weight)
+        _init_table_(self.weight, self.padding_idx)
 
     def forward(self, x: Any) -> Tensor:
-        return f.embedding(x, self.weight)
+        return f.embedding(x, self.weight, self.padding_idx)
 
     def extra_repr(self) -> str:
         return f"{self.num_embeddings}, {self.embedding_dim}"
+
+
+def _row(padding_idx: int | None, num_embeddings: int) -> int | None:
+    if padding_idx is None:
+        return None
+    if not -num_embeddings <= padding_idx < num_embeddings:
+        raise IndexingError(f"padding_idx={padding_idx} of {num_embeddings} rows")
+    return padding_idx % num_embeddings
+
+
+def _init_table_(weight: Tensor, padding_idx: int | None) -> None:
+    init.normal_(weight)
+    if padding_idx is not None:
+        rows = arange(weight.shape[0]).expand_dims(-1)
+        weight.assign(weight.detach().masked_fill(rows == padding_idx, 0.0))
+
+
+class EmbeddingBag(Module):
+    """Sums, means or maxima ("sum", "mean", "max") of rows of weight[V, D] over bags of positions.
+
+    x[N, K] is N bags; or x[M] holds all bags one after the other, which begin at `offsets`[N]
+    (with `include_last_offset` the last of those is the end). The row `padding_idx` is left out."""
+
+    def __init__(
+        self,
+        num_embeddings: int,
+        embedding_dim: int,
+        mode: str = "mean",
+        include_last_offset: bool = False,
+        padding_idx: int | None = None,
+        dtype: object = None,
+    ) -> None:
+        super().__init__()
+        self.num_embeddings = num_embeddings
+        self.embedding_dim = embedding_dim
+        self.mode = mode
+        self.include_last_offset = include_last_offset
+        self.padding_idx = _row(padding_idx, num_embeddings)
+        self.weight = Parameter(empty((num_embeddings, embedding_dim), dtype))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw new initial values."""
+        _init_table_(self.weight, self.padding_idx)
+
+    def forward(self, x: Any, offsets: Any = None, per_sample_weights: Any = None) -> Tensor:
+        return embedding_bag(
+            x,
+            self.weight,
+            offsets,
+            mode=self.mode,
+            per_sample_weights=per_sample_weights,
+            include_last_offset=self.include_last_offset,
+            padding_idx=self.padding_idx,
+        )
+
+    def extra_repr(self) -> str:
+        return f"{self.num_embeddings}, {self.embedding_dim}, mode={self.mode!r}"
 
 
 class Identity(Module):
@@ -93,15 +192,15 @@ class Flatten(Module):
 
 
 class Unflatten(Module):
-    """Dim `dim` as several, of the lengths `sizes`."""
+    """Dim `dim` as several, of the lengths `unflattened_size`."""
 
-    def __init__(self, dim: int, sizes: tuple[int, ...]) -> None:
+    def __init__(self, dim: int, unflattened_size: tuple[int, ...]) -> None:
         super().__init__()
         self.dim = dim
-        self.sizes = tuple(sizes)
+        self.sizes = tuple(unflattened_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        if math.prod(self.sizes) != x.shape[self.dim]:
+        if -1 not in self.sizes and math.prod(self.sizes) != x.shape[self.dim]:
             raise ShapeError(f"Unflatten: dim {self.dim} of {x._type} into {self.sizes}")
         return x.unflatten(self.dim, self.sizes)
 

@@ -10,6 +10,8 @@ from rung.nn.module import Module, Parameter
 from rung.tensor import functional as f
 from rung.tensor.autograd import no_grad
 from rung.tensor.creation import array, ones, zeros
+from rung.tensor.dtypes import finfo
+from rung.tensor.pools import local_response_norm
 from rung.tensor.tensor import Tensor
 
 
@@ -43,12 +45,13 @@ class LayerNorm(Module):
 
 
 class RMSNorm(Module):
-    """x / sqrt(mean(x²) + eps) * weight over the last dims `normalized_shape`."""
+    """x / sqrt(mean(x²) + eps) * weight over the last dims `normalized_shape`; eps None: the
+    epsilon of the dtype of x."""
 
     def __init__(
         self,
         normalized_shape: int | Sequence[int],
-        eps: float = 1e-6,
+        eps: float | None = 1e-6,
         elementwise_affine: bool = True,
         dtype: object = None,
     ) -> None:
@@ -59,7 +62,8 @@ class RMSNorm(Module):
         self.weight = Parameter(ones(shape, dtype)) if elementwise_affine else None
 
     def forward(self, x: Any) -> Tensor:
-        return f.rms_norm(x, self.normalized_shape, self.weight, self.eps)
+        eps = finfo(x.dtype).eps if self.eps is None else self.eps
+        return f.rms_norm(x, self.normalized_shape, self.weight, eps)
 
     def extra_repr(self) -> str:
         return f"{self.normalized_shape}, eps={self.eps}"
@@ -166,3 +170,91 @@ class BatchNorm2d(_BatchNorm):
     """Batch norm of x[N, C, H, W]; see Ioffe and Szegedy, 2015."""
 
     ranks = (4,)
+
+
+class BatchNorm3d(_BatchNorm):
+    """Batch norm of x[N, C, D, H, W]; see Ioffe and Szegedy, 2015."""
+
+    ranks = (5,)
+
+
+class _InstanceNorm(_BatchNorm):
+    """x[N, C, …] standardized for each channel of each example, times weight[C], plus bias[C].
+
+    With `track_running_stats` the means and variances of examples are mixed into `running_mean` and
+    `running_var`, and evaluation goes by those. One example, [C, …], may come without a batch."""
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = False,
+        track_running_stats: bool = False,
+        dtype: object = None,
+    ) -> None:
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        (rank,) = self.ranks
+        if x.ndim not in (rank - 1, rank):
+            raise ShapeError(
+                f"{type(self).__name__}({self.num_features}): x is {x._type}",
+                fix=f"x has {rank - 1} or {rank} dims",
+            )
+        if x.ndim == rank:
+            return self._normalized(x)
+        return self._normalized(x.expand_dims(0)).squeeze(0)
+
+    def _normalized(self, x: Tensor) -> Tensor:
+        mean, var = self.running_mean, self.running_var
+        if mean is not None and var is not None:
+            if not self.training:
+                return f.batch_norm(x, mean, var, self.weight, self.bias, eps=self.eps)
+            self._track(x, mean, var)
+        return f.group_norm(x, x.shape[1], self.weight, self.bias, self.eps)
+
+    def _track(self, x: Tensor, mean: Tensor, var: Tensor) -> None:
+        axes = tuple(range(2, x.ndim))
+        weight = 0.1 if self.momentum is None else self.momentum
+        with no_grad():
+            mean.assign(mean + (x.mean(axes).mean(0) - mean) * weight)
+            var.assign(var + (x.var(axes, correction=1).mean(0) - var) * weight)
+
+
+class InstanceNorm1d(_InstanceNorm):
+    """Instance norm of x[N, C, T] or [C, T]; see Ulyanov et al., 2016."""
+
+    ranks = (3,)
+
+
+class InstanceNorm2d(_InstanceNorm):
+    """Instance norm of x[N, C, H, W] or [C, H, W]; see Ulyanov et al., 2016."""
+
+    ranks = (4,)
+
+
+class InstanceNorm3d(_InstanceNorm):
+    """Instance norm of x[N, C, D, H, W] or [C, D, H, W]; see Ulyanov et al., 2016."""
+
+    ranks = (5,)
+
+
+class LocalResponseNorm(Module):
+    """x / (k + alpha * mean of x² over `size` neighbouring channels)^beta for x[N, C, …]
+    (Krizhevsky et al., 2012)."""
+
+    def __init__(
+        self, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
+    ) -> None:
+        super().__init__()
+        self.size = size
+        self.alpha = alpha
+        self.beta = beta
+        self.k = k
+
+    def forward(self, x: Any) -> Tensor:
+        return local_response_norm(x, self.size, self.alpha, self.beta, self.k)
+
+    def extra_repr(self) -> str:
+        return f"{self.size}, alpha={self.alpha}, beta={self.beta}, k={self.k}"

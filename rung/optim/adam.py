@@ -1,72 +1,114 @@
-"""Adam, and AdamW with decoupled weight decay."""
+"""Adam, and what has been made of it: AdamW, Adamax, NAdam, RAdam.
+
+The formulas, and the order of their operations, are those of the classes of the same names in
+`torch.optim`; what depends on the step alone is computed in f64, as there. The moments of 16-bit
+parameters are kept in f32.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from rung.core.dtype import accumulator
+from rung.core import dtype as dt
 from rung.core.errors import RungError
-from rung.optim.optimizer import Group, Optimizer, Params, Rate
+from rung.optim.optimizer import (
+    Group,
+    Optimizer,
+    Params,
+    Rate,
+    filled,
+    in_accumulator,
+    lerp,
+    require_range,
+)
+from rung.tensor import elementwise as e
 from rung.tensor.tensor import Tensor
 
+Betas = tuple[float, float]
 
-class Adam(Optimizer):
+
+class _Moments(Optimizer):
+    """What these optimizers share: two moving averages, bounds of the hyperparameters."""
+
+    slots = ("exp_avg", "exp_avg_sq")
+
+    def _check(self, hyperparameters: Mapping[str, Any]) -> None:
+        name, betas = type(self).__name__, hyperparameters["betas"]
+        if not all(0 <= beta < 1 for beta in betas):
+            raise RungError(f"{name}: betas={betas}", fix="each from 0 to below 1")
+        if hyperparameters["eps"] < 0 or hyperparameters["weight_decay"] < 0:
+            raise RungError(f"{name}: eps and weight_decay must not be negative")
+
+    def _steps(self) -> Tensor:
+        """The number of this step, from 1, f64[]."""
+        return (self.step_count + 1).astype("f64")
+
+    def _decay(self, group: Group, lr: Tensor) -> Tensor | None:
+        """lr * weight_decay where that multiplies the parameter itself."""
+        return lr * group["weight_decay"] if group.get("decoupled_weight_decay") else None
+
+    def _averages(self, group: Group, p: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+        """The averages of g and of g², brought up to date."""
+        beta1, beta2 = group["betas"]
+        state = self.state[id(p)]
+        before, square = state["exp_avg"], state["exp_avg_sq"]
+        m = lerp(before, g, 1 - beta1)
+        v = square * beta2 + (1 - beta2) * g * g
+        before.assign(m)
+        square.assign(v)
+        return m, v
+
+
+class Adam(_Moments):
     """m += (g - m)(1 - beta1); v = beta2 v + (1 - beta2) g²;
     p -= lr / (1 - beta1^t) * m / (sqrt(v) / sqrt(1 - beta2^t) + eps)  (Kingma and Ba, 2014).
 
-    `weight_decay * p` is added to g. The formulas, and the order of their operations, are those of
-    `torch.optim.Adam`; what depends on the step alone is computed in f64, as there. The moments of
-    16-bit parameters are kept in f32."""
+    `weight_decay * p` is added to g; with `amsgrad`, v is its largest value so far
+    (Reddi et al., 2018)."""
 
-    slots = ("exp_avg", "exp_avg_sq")
     decoupled: ClassVar[bool] = False
 
     def __init__(
         self,
         params: Params,
         lr: Rate = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
+        betas: Betas = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0.0,
+        amsgrad: bool = False,
         maximize: bool = False,
     ) -> None:
         super().__init__(
-            params, lr, betas=betas, eps=eps, weight_decay=weight_decay, maximize=maximize
+            params,
+            lr,
+            betas=betas,
+            eps=eps,
+            weight_decay=weight_decay,
+            amsgrad=amsgrad,
+            maximize=maximize,
         )
 
-    def _check(self, hyperparameters: Mapping[str, Any]) -> None:
-        if not all(0 <= beta < 1 for beta in hyperparameters["betas"]):
-            raise RungError(f"Adam: betas={hyperparameters['betas']}", fix="each from 0 to below 1")
-        if hyperparameters["eps"] < 0 or hyperparameters["weight_decay"] < 0:
-            raise RungError("Adam: eps and weight_decay must not be negative")
+    def _slots(self, group: Group) -> tuple[str, ...]:
+        return (*self.slots, "max_exp_avg_sq") if group["amsgrad"] else self.slots
+
+    def _decay(self, group: Group, lr: Tensor) -> Tensor | None:
+        return lr * group["weight_decay"] if self.decoupled else None
 
     def _update(self, group: Group, lr: Tensor, pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
         beta1, beta2 = group["betas"]
-        t = (self.step_count + 1).astype("f64")
+        t = self._steps()
         step_size = lr / (1 - beta1**t)
         root = (1 - beta2**t).sqrt()
-        kept = 1 - lr * group["weight_decay"]
         for p, grad in pairs:
-            kind = accumulator(p.dtype)
-            g = -grad.astype(kind) if group["maximize"] else grad.astype(kind)
-            old = p.detach().astype(kind)
-            if group["weight_decay"] != 0 and self.decoupled:
-                old = old * kept.astype(kind)
-            elif group["weight_decay"] != 0:
-                g = g + group["weight_decay"] * old
-            m, v = self._moments(p, g, beta1, beta2)
-            below = v.sqrt() / root.astype(kind) + group["eps"]
-            p.assign(old + (-step_size).astype(kind) * m / below)
-
-    def _moments(self, p: Tensor, g: Tensor, beta1: float, beta2: float) -> tuple[Tensor, Tensor]:
-        state = self.state[id(p)]
-        before, square = state["exp_avg"], state["exp_avg_sq"]
-        m = before + (1 - beta1) * (g - before) if beta1 > 0.5 else g - (g - before) * beta1
-        v = square * beta2 + (1 - beta2) * g * g
-        before.assign(m)
-        square.assign(v)
-        return m, v
+            old, g = in_accumulator(group, p, grad, self._decay(group, lr))
+            m, v = self._averages(group, p, g)
+            if group["amsgrad"]:
+                largest = self.state[id(p)]["max_exp_avg_sq"]
+                v = e.maximum(largest, v)
+                largest.assign(v)
+            below = v.sqrt() / root.astype(old.dtype) + group["eps"]
+            p.assign(old + (-step_size).astype(old.dtype) * m / below)
 
 
 class AdamW(Adam):
@@ -79,9 +121,134 @@ class AdamW(Adam):
         self,
         params: Params,
         lr: Rate = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
+        betas: Betas = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 1e-2,
+        amsgrad: bool = False,
         maximize: bool = False,
     ) -> None:
-        super().__init__(params, lr, betas, eps, weight_decay, maximize)
+        super().__init__(params, lr, betas, eps, weight_decay, amsgrad, maximize)
+
+
+class Adamax(_Moments):
+    """Adam with the infinity norm: u = max(beta2 u, |g| + eps);
+    p -= lr / (1 - beta1^t) * m / u  (Kingma and Ba, 2014, section 7)."""
+
+    slots = ("exp_avg", "exp_inf")
+
+    def __init__(
+        self,
+        params: Params,
+        lr: Rate = 2e-3,
+        betas: Betas = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        maximize: bool = False,
+    ) -> None:
+        super().__init__(
+            params, lr, betas=betas, eps=eps, weight_decay=weight_decay, maximize=maximize
+        )
+
+    def _update(self, group: Group, lr: Tensor, pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
+        beta1, beta2 = group["betas"]
+        step_size = lr / (1 - beta1 ** self._steps())
+        for p, grad in pairs:
+            old, g = in_accumulator(group, p, grad)
+            state = self.state[id(p)]
+            m = lerp(state["exp_avg"], g, 1 - beta1)
+            u = e.maximum(state["exp_inf"] * beta2, g.abs() + group["eps"])
+            state["exp_avg"].assign(m)
+            state["exp_inf"].assign(u)
+            p.assign(old + (-step_size).astype(old.dtype) * m / u)
+
+
+class NAdam(_Moments):
+    """Adam with Nesterov's momentum (Dozat, 2016): the step takes g and the next momentum,
+    weighted by mu_t = beta1 (1 - 0.96^(t momentum_decay) / 2) and the products of these."""
+
+    def __init__(
+        self,
+        params: Params,
+        lr: Rate = 2e-3,
+        betas: Betas = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        momentum_decay: float = 4e-3,
+        decoupled_weight_decay: bool = False,
+        maximize: bool = False,
+    ) -> None:
+        super().__init__(
+            params,
+            lr,
+            betas=betas,
+            eps=eps,
+            weight_decay=weight_decay,
+            momentum_decay=momentum_decay,
+            decoupled_weight_decay=decoupled_weight_decay,
+            maximize=maximize,
+        )
+
+    def _check(self, hyperparameters: Mapping[str, Any]) -> None:
+        super()._check(hyperparameters)
+        require_range("NAdam", momentum_decay=hyperparameters["momentum_decay"])
+
+    def _new_state(self, group: Group, p: Tensor) -> dict[str, Tensor]:
+        return {**super()._new_state(group, p), "mu_product": filled((), dt.float64, 1.0)}
+
+    def _update(self, group: Group, lr: Tensor, pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
+        beta1, beta2 = group["betas"]
+        t = self._steps()
+        now = beta1 * (1 - 0.5 * 0.96 ** (t * group["momentum_decay"]))
+        following = beta1 * (1 - 0.5 * 0.96 ** ((t + 1) * group["momentum_decay"]))
+        for p, grad in pairs:
+            old, g = in_accumulator(group, p, grad, self._decay(group, lr))
+            m, v = self._averages(group, p, g)
+            product = self.state[id(p)]["mu_product"]
+            product.assign(product * now)
+            below = (v / (1 - beta2**t).astype(v.dtype)).sqrt() + group["eps"]
+            of_gradient = lr * (1 - now) / (1 - product)
+            of_momentum = lr * following / (1 - product * following)
+            moved = old - of_gradient.astype(g.dtype) * g / below
+            p.assign(moved - of_momentum.astype(g.dtype) * m / below)
+
+
+class RAdam(_Moments):
+    """Adam whose second moment is used, rectified, only once enough steps have been averaged in it
+    (Liu et al., 2019): while 5 or fewer, p -= lr m / (1 - beta1^t)."""
+
+    def __init__(
+        self,
+        params: Params,
+        lr: Rate = 1e-3,
+        betas: Betas = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        decoupled_weight_decay: bool = False,
+        maximize: bool = False,
+    ) -> None:
+        super().__init__(
+            params,
+            lr,
+            betas=betas,
+            eps=eps,
+            weight_decay=weight_decay,
+            decoupled_weight_decay=decoupled_weight_decay,
+            maximize=maximize,
+        )
+
+    def _update(self, group: Group, lr: Tensor, pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
+        beta1, beta2 = group["betas"]
+        t = self._steps()
+        left = 1 - beta2**t
+        longest = 2 / (1 - beta2) - 1
+        length = longest - 2 * t * beta2**t / left
+        enough = length > 5.0
+        safe = e.where(enough, length, 6.0)
+        ratio = (safe - 4) * (safe - 2) * longest / ((longest - 4) * (longest - 2) * safe)
+        rectified = e.maximum(ratio, 0.0).sqrt() * left.sqrt()
+        for p, grad in pairs:
+            old, g = in_accumulator(group, p, grad, self._decay(group, lr))
+            m, v = self._averages(group, p, g)
+            scale = rectified.astype(v.dtype) / (v.sqrt() + group["eps"])
+            step = m * (lr / (1 - beta1**t)).astype(m.dtype)
+            p.assign(old - step * e.where(enough, scale, 1.0))

@@ -7,6 +7,7 @@ in a jitted step into the same memory.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Final
 
@@ -85,8 +86,7 @@ class Optimizer:
         new = Group(given, lr=array(first, dtype=dt.float64), schedule=schedule)
         self.param_groups.append(new)
         for p in new["params"]:
-            kind = dt.accumulator(p.dtype)
-            self.state[id(p)] = {n: _zeros(p.shape, kind) for n in self._slots(new)}
+            self.state[id(p)] = self._new_state(new, p)
 
     def _named(self, group: Mapping[str, Any]) -> tuple[list[Tensor], list[str]]:
         """The parameters of a group and their names: those given, or numbers."""
@@ -109,6 +109,11 @@ class Optimizer:
     def _slots(self, group: Group) -> tuple[str, ...]:
         """The tensors that a parameter of this group needs."""
         return self.slots
+
+    def _new_state(self, group: Group, p: Tensor) -> dict[str, Tensor]:
+        """The tensors with which a parameter begins: zeros of its shape under each slot."""
+        kind = dt.accumulator(p.dtype)
+        return {name: filled(p.shape, kind) for name in self._slots(group)}
 
     # ---- rates
 
@@ -236,8 +241,14 @@ class Optimizer:
         sizes = [len(g["params"]) for g in groups]
         if sizes != [len(g["params"]) for g in self.param_groups]:
             raise CheckpointError(f"{type(self).__name__}: groups of {sizes} parameters are given")
+        self.load_named_state(self._named_state_of(given))
+        for group, saved in zip(self.param_groups, groups, strict=True):
+            group.update({k: v for k, v in saved.items() if k in self.defaults and k != "lr"})
+
+    def _named_state_of(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """What `state_dict` gave, in the form of `named_state`."""
         flat: dict[str, Any] = {"step": np.int64(0)}
-        for i, group in enumerate(groups):
+        for i, group in enumerate(given["param_groups"]):
             flat[f"lr.{i}"] = np.float64(group["lr"])
         for number, (name, _, own) in enumerate(self._each()):
             known = given["state"].get(number, {})
@@ -245,11 +256,9 @@ class Optimizer:
             for slot, tensor in own.items():
                 value = known.get(slot)
                 flat[f"{slot}.{name}"] = (
-                    np.zeros(tensor.shape, np.float32) if value is None else np.asarray(value)
+                    np.zeros(tensor.shape, np.float32) if value is None else _copied(value)
                 )
-        self.load_named_state(flat)
-        for group, saved in zip(self.param_groups, groups, strict=True):
-            group.update({k: v for k, v in saved.items() if k in self.defaults and k != "lr"})
+        return flat
 
     def __repr__(self) -> str:
         lines = [type(self).__name__]
@@ -286,7 +295,44 @@ def _groups(params: Params) -> list[Mapping[str, Any]]:
     return [{"params": given}]
 
 
-def _zeros(shape: tuple[int, ...], dtype: dt.DType) -> Tensor:
-    """Zeros in memory of their own: lazy zeros of one shape would share it, and shared memory
-    cannot be updated in place."""
-    return array(np.zeros(shape, dtype.numpy))
+def _copied(value: Any) -> np.ndarray[Any, Any]:
+    """An array of its own: torch goes on writing into the memory that it shows."""
+    return np.asarray(value).copy()
+
+
+def filled(shape: tuple[int, ...], dtype: dt.DType, value: float = 0.0) -> Tensor:
+    """`value` everywhere, in memory of its own: lazy constants of one shape would share it, and
+    shared memory cannot be updated in place."""
+    return array(np.full(shape, value, dtype.numpy))
+
+
+def in_accumulator(
+    group: Group, p: Tensor, grad: Tensor, decay: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Parameter and gradient in the dtype of the update, the gradient negated by `maximize`.
+
+    `weight_decay * p` is added to the gradient; where `decay` (f64[], lr * weight_decay) is given,
+    the parameter is multiplied by 1 - decay instead."""
+    kind = dt.accumulator(p.dtype)
+    g = -grad.astype(kind) if group.get("maximize") else grad.astype(kind)
+    old = p.detach().astype(kind)
+    if group.get("weight_decay", 0) == 0:
+        return old, g
+    if decay is not None:
+        return old * (1 - decay).astype(kind), g
+    return old, g + group["weight_decay"] * old
+
+
+def lerp(start: Tensor, end: Tensor, weight: float) -> Tensor:
+    """start + weight (end - start), from the nearer end: exact for weights of 0 and 1."""
+    if weight < 0.5:
+        return start + weight * (end - start)
+    return end - (end - start) * (1 - weight)
+
+
+def require_range(name: str, low: float = 0.0, high: float = math.inf, **given: float) -> None:
+    """Raise RungError for a hyperparameter that is not in [low, high)."""
+    for key, value in given.items():
+        if not low <= value < high:
+            bound = "" if high == math.inf else f" and below {high}"
+            raise RungError(f"{name}: {key}={value}", fix=f"give a number of at least {low}{bound}")

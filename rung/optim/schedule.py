@@ -117,6 +117,85 @@ class StepDecay(Schedule):
 
 
 @dataclass(frozen=True)
+class MultiStepDecay(Schedule):
+    """`rate` times `factor` for each of the `milestones` (numbers of finished steps) reached."""
+
+    rate: float
+    milestones: tuple[int, ...]
+    factor: float = 0.1
+
+    def _rate(self, step: Any) -> Any:
+        found = step * 0.0 + self.rate
+        for milestone in self.milestones:
+            found = _choose(step >= milestone, found * self.factor, found)
+        return found
+
+
+@dataclass(frozen=True)
+class ExponentialDecay(Schedule):
+    """`rate` times `factor` to the power of the number of finished steps."""
+
+    rate: float
+    factor: float
+
+    def _rate(self, step: Any) -> Any:
+        return self.rate * self.factor**step
+
+
+@dataclass(frozen=True)
+class OneCycle(Schedule):
+    """Up from `max_lr` / `div_factor` to `max_lr` in the first `pct_start` of `total_steps` steps,
+    then down to the first rate / `final_div_factor` (Smith and Topin, 2017), along half a cosine
+    ("cos") or a line ("linear"). `three_phase`: down to the first rate as fast as up, then on.
+
+    Arguments are those of `torch.optim.lr_scheduler.OneCycleLR`; momentum is left alone."""
+
+    max_lr: float
+    total_steps: int
+    pct_start: float = 0.3
+    anneal_strategy: str = "cos"
+    div_factor: float = 25.0
+    final_div_factor: float = 1e4
+    three_phase: bool = False
+
+    def __post_init__(self) -> None:
+        _positive("OneCycle", self.total_steps)
+        if not 0 <= self.pct_start <= 1:
+            raise RungError(f"OneCycle: pct_start={self.pct_start}", fix="from 0 to 1")
+        if self.anneal_strategy not in ("cos", "linear"):
+            raise RungError(
+                f"OneCycle: anneal_strategy={self.anneal_strategy!r}", fix='give "cos" or "linear"'
+            )
+
+    def _phases(self) -> list[tuple[float, float]]:
+        """(step at its end, rate at its end) of each phase."""
+        first, last = self.max_lr / self.div_factor, float(self.total_steps - 1)
+        rise = self.pct_start * self.total_steps - 1
+        down = [(2 * rise, first)] if self.three_phase else []
+        return [(rise, self.max_lr), *down, (last, first / self.final_div_factor)]
+
+    def _rate(self, step: Any) -> Any:
+        begin, rate = 0.0, self.max_lr / self.div_factor
+        found = step * 0.0 + rate
+        for end, target in self._phases():
+            part = _clipped((step - begin) / (end - begin) if end > begin else step * 0.0 + 1.0)
+            found = _choose(step > begin, self._between(rate, target, part), found)
+            begin, rate = end, target
+        return found
+
+    def _between(self, start: float, end: float, part: Any) -> Any:
+        if self.anneal_strategy == "linear":
+            return start + (end - start) * part
+        angle = part * math.pi
+        cosine = e.cos(angle) if isinstance(angle, TensorState) else math.cos(angle)
+        return end + (start - end) / 2.0 * (cosine + 1)
+
+
+def _clipped(part: Any) -> Any:
+    return e.clip(part, 0.0, 1.0) if isinstance(part, TensorState) else min(max(part, 0.0), 1.0)
+
+
+@dataclass(frozen=True)
 class WarmUp(Schedule):
     """The first `num_steps` rates rise evenly to that with which `then` begins; then `then`, whose
     steps count from there."""

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rung.core.dtype import accumulator
 from rung.core.errors import RungError
-from rung.optim.optimizer import Group, Optimizer, Params, Rate
+from rung.optim.optimizer import Group, Optimizer, Params, Rate, in_accumulator
 from rung.tensor import elementwise as e
 from rung.tensor.tensor import Tensor
 
@@ -51,14 +50,10 @@ class SGD(Optimizer):
 
     def _update(self, group: Group, lr: Tensor, pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
         for p, grad in pairs:
-            kind = accumulator(p.dtype)
-            g = -grad.astype(kind) if group["maximize"] else grad.astype(kind)
-            old = p.detach().astype(kind)
-            if group["weight_decay"] != 0:
-                g = g + group["weight_decay"] * old
+            old, g = in_accumulator(group, p, grad)
             if group["momentum"] != 0:
                 g = self._with_momentum(group, p, g)
-            p.assign(old - lr.astype(kind) * g)
+            p.assign(old - lr.astype(old.dtype) * g)
 
     def _with_momentum(self, group: Group, p: Tensor, g: Tensor) -> Tensor:
         buffer = self.state[id(p)]["momentum_buffer"]

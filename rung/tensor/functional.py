@@ -34,14 +34,15 @@ if TYPE_CHECKING:
 Shape = Sequence[int]
 
 
-def _floats(x: Operand) -> Tensor:
+def floats(x: Operand) -> Tensor:
+    """x as a tensor of floats: f32 where it is none."""
     x = as_tensor(x)
     return x if x.dtype.is_float else cast_to(x, dt.float32)
 
 
 def _alike(*operands: Operand | None) -> list[Tensor | None]:
     """The operands that are given, in their common float dtype."""
-    tensors = [None if x is None else _floats(x) for x in operands]
+    tensors = [None if x is None else floats(x) for x in operands]
     dtypes = [t.dtype for t in tensors if t is not None]
     common = dtypes[0]
     for d in dtypes[1:]:
@@ -70,52 +71,55 @@ def relu(x: Operand) -> Tensor:
 
 def leaky_relu(x: Operand, negative_slope: float = 0.01) -> Tensor:
     """x where it is positive, else negative_slope * x."""
-    return apply(lambda v: a.leaky_relu(v, slope=negative_slope), _floats(x))
+    return apply(lambda v: a.leaky_relu(v, slope=negative_slope), floats(x))
 
 
 def elu(x: Operand, alpha: float = 1.0) -> Tensor:
     """x where it is positive, else alpha * (exp(x) - 1)."""
-    return apply(lambda v: a.elu(v, alpha=alpha), _floats(x))
+    return apply(lambda v: a.elu(v, alpha=alpha), floats(x))
 
 
 def sigmoid(x: Operand) -> Tensor:
     """1 / (1 + exp(-x))."""
-    return apply(a.sigmoid, _floats(x))
+    return apply(a.sigmoid, floats(x))
 
 
 def logsigmoid(x: Operand) -> Tensor:
     """log(sigmoid(x))."""
-    return apply(a.log_sigmoid, _floats(x))
+    return apply(a.log_sigmoid, floats(x))
 
 
-def softplus(x: Operand, beta: float = 1.0) -> Tensor:
-    """log(1 + exp(beta x)) / beta."""
-    return apply(lambda v: a.softplus(v, beta=float(beta)), _floats(x))
+def softplus(x: Operand, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
+    """log(1 + exp(beta x)) / beta; x itself where beta x is above `threshold`, if that is less
+    than 20 (above 20 the two agree to 1e-10)."""
+    x = floats(x)
+    found = apply(lambda v: a.softplus(v, beta=float(beta)), x)
+    return found if threshold >= 20 else e.where(x * beta > threshold, x, found)
 
 
 def silu(x: Operand) -> Tensor:
     """x * sigmoid(x)."""
-    return apply(a.silu, _floats(x))
+    return apply(a.silu, floats(x))
 
 
 def mish(x: Operand) -> Tensor:
     """x * tanh(softplus(x))."""
-    return apply(a.mish, _floats(x))
+    return apply(a.mish, floats(x))
 
 
 def gelu(x: Operand, approximate: str = "none") -> Tensor:
     """x times the normal distribution function of x; `approximate="tanh"`: GPT-2's form."""
-    return apply(lambda v: a.gelu(v, approximate=approximate), _floats(x))
+    return apply(lambda v: a.gelu(v, approximate=approximate), floats(x))
 
 
 def hardsigmoid(x: Operand) -> Tensor:
     """x / 6 + 1/2 held within [0, 1]."""
-    return apply(a.hard_sigmoid, _floats(x))
+    return apply(a.hard_sigmoid, floats(x))
 
 
 def hardswish(x: Operand) -> Tensor:
     """x * hardsigmoid(x)."""
-    return apply(a.hard_swish, _floats(x))
+    return apply(a.hard_swish, floats(x))
 
 
 def tanh(x: Operand) -> Tensor:
@@ -125,7 +129,7 @@ def tanh(x: Operand) -> Tensor:
 
 def glu(x: Operand, axis: int = -1) -> Tensor:
     """The first half of x along `axis` times the sigmoid of the second."""
-    x = _floats(x)
+    x = floats(x)
     first, second = x.chunk(2, axis)
     return first * sigmoid(second)
 
@@ -133,7 +137,9 @@ def glu(x: Operand, axis: int = -1) -> Tensor:
 @torch_names
 def softmax(x: Operand, axis: int = -1) -> Tensor:
     """exp(x) / sum(exp(x)) along `axis`."""
-    x = _floats(x)
+    x = floats(x)
+    if x.ndim == 0:
+        return softmax(x.reshape(1), axis).reshape(())
     dim = one_axis("softmax", axis, x.ndim)
     return apply(lambda v: s.softmax(v, dim=dim), x)
 
@@ -141,7 +147,9 @@ def softmax(x: Operand, axis: int = -1) -> Tensor:
 @torch_names
 def log_softmax(x: Operand, axis: int = -1) -> Tensor:
     """log(softmax(x)) along `axis`."""
-    x = _floats(x)
+    x = floats(x)
+    if x.ndim == 0:
+        return log_softmax(x.reshape(1), axis).reshape(())
     dim = one_axis("log_softmax", axis, x.ndim)
     return apply(lambda v: s.log_softmax(v, dim=dim), x)
 
@@ -154,11 +162,30 @@ def linear(x: Operand, weight: Operand, bias: Operand | None = None) -> Tensor:
     return _call(_linear.linear, *_alike(x, weight, bias))
 
 
-def embedding(x: Operand, weight: Operand) -> Tensor:
-    """The rows of weight[V, D] at the positions x[…]."""
+def bilinear(x1: Operand, x2: Operand, weight: Operand, bias: Operand | None = None) -> Tensor:
+    """Σ x1[…, i] weight[o, i, j] x2[…, j] plus bias[o], […, O]."""
+    a, b, w, shift = _alike(x1, x2, weight, bias)
+    assert a is not None and b is not None and w is not None
+    if w.ndim != 3 or a.shape[:-1] != b.shape[:-1] or w.shape[1:] != (a.shape[-1], b.shape[-1]):
+        raise ShapeError(
+            f"bilinear: x1 {a._type}, x2 {b._type} with weight {w._type}",
+            fix="x1 is […, I], x2 […, J], weight [O, I, J]",
+        )
+    outputs, first, second = w.shape
+    pairs = a.expand_dims(-1) * b.expand_dims(-2)
+    flat = pairs.reshape(*a.shape[:-1], first * second)
+    return linear(flat, w.reshape(outputs, first * second), shift)
+
+
+def embedding(x: Operand, weight: Operand, padding_idx: int | None = None) -> Tensor:
+    """The rows of weight[V, D] at the positions x[…]; no gradient goes to row `padding_idx`."""
     table = as_tensor(weight)
     index = checked_index("embedding", x, table.shape[0] if table.ndim else 0)
-    return apply(_linear.embedding, table, index)
+    rows = apply(_linear.embedding, table, index)
+    if padding_idx is None:
+        return rows
+    row = padding_idx % max(table.shape[0], 1)
+    return e.where((index == row).expand_dims(-1), rows.detach(), rows)
 
 
 def _num_dims(name: str, x: Tensor, normalized_shape: int | Shape) -> int:
@@ -239,13 +266,13 @@ def batch_norm(
 
 def normalize(x: Operand, axis: int = -1, eps: float = 1e-12) -> Tensor:
     """x divided by its norm along `axis` (at least eps)."""
-    x = _floats(x)
+    x = floats(x)
     return x / e.maximum(reductions.norm(x, axis, keepdims=True), eps)
 
 
 def dropout(x: Operand, p: float = 0.5, training: bool = True, key: Source = None) -> Tensor:
     """x with each element 0 with probability p, else divided by 1 - p; x when not training."""
-    x = _floats(x)
+    x = floats(x)
     if not 0 <= p <= 1:
         raise RungError(f"dropout: p={p}", fix="give a probability from 0 to 1")
     if not training or p == 0:
@@ -312,10 +339,13 @@ def cross_entropy(
     reduction: str = "mean",
     label_smoothing: float = 0.0,
 ) -> Tensor:
-    """-log(softmax(logits)[target]) for logits[N, C, …] (or [C]) and integer target[N, …]."""
-    given, labels = _floats(logits), as_tensor(target)
-    _check_labels(labels, given, ignore_index)
-    scale = None if weight is None else cast_to(_floats(weight), dt.accumulator(given.dtype))
+    """-log(softmax(logits)[target]) for logits[N, C, …] (or [C]) and integer target[N, …], or
+    -Σ target log(softmax(logits)) over the classes for probabilities, target[N, C, …]."""
+    given, labels = floats(logits), as_tensor(target)
+    if labels.dtype.is_float and labels.shape == given.shape and given.ndim:
+        return _cross_entropy_of_probabilities(given, labels, weight, reduction, label_smoothing)
+    _check_labels("cross_entropy", labels, given, ignore_index)
+    scale = None if weight is None else cast_to(floats(weight), dt.accumulator(given.dtype))
     return _call(
         lambda *v: _loss.cross_entropy(
             *v,
@@ -327,7 +357,23 @@ def cross_entropy(
     )  # fmt: skip
 
 
-def _check_labels(labels: Tensor, logits: Tensor, ignored: int) -> None:
+def _cross_entropy_of_probabilities(
+    logits: Tensor, target: Tensor, weight: Operand | None, reduction: str, smoothing: float
+) -> Tensor:
+    dim = min(1, logits.ndim - 1)
+    count = logits.shape[dim]
+    if smoothing:
+        target = target * (1 - smoothing) + smoothing / count
+    terms = -target * log_softmax(logits, dim)
+    if weight is not None:
+        terms = terms * as_tensor(weight).reshape(count, *(1,) * (logits.ndim - dim - 1))
+    loss = reductions.sum(terms, dim)
+    if reduction == "mean":
+        return reductions.sum(loss) / (logits.size // count)
+    return reduced(loss, reduction)
+
+
+def _check_labels(name: str, labels: Tensor, logits: Tensor, ignored: int) -> None:
     """Raise IndexingError for a label that is no class, where the labels are known."""
     found = known_array(labels) if labels.dtype.is_integer and logits.ndim else None
     if found is None:
@@ -336,12 +382,13 @@ def _check_labels(labels: Tensor, logits: Tensor, ignored: int) -> None:
     wrong = found[((found < 0) | (found >= count)) & (found != ignored)]
     if wrong.size:
         raise IndexingError(
-            f"cross_entropy: the label {wrong[0]} is none of the {count} classes",
+            f"{name}: the label {wrong[0]} is none of the {count} classes",
             fix=f"labels go from 0 to {count - 1}; {ignored} is left out (ignore_index)",
         )
 
 
-def _reduced(loss: Tensor, reduction: str) -> Tensor:
+def reduced(loss: Tensor, reduction: str) -> Tensor:
+    """The mean or sum of a loss, or itself. Raises RungError for another `reduction`."""
     if reduction == "mean":
         return reductions.mean(loss)
     if reduction == "sum":
@@ -351,36 +398,60 @@ def _reduced(loss: Tensor, reduction: str) -> Tensor:
     return loss
 
 
-def nll_loss(log_probabilities: Operand, target: Operand, reduction: str = "mean") -> Tensor:
-    """-log_probabilities[target] for [N, C] and integer target[N]."""
-    x, at = as_tensor(log_probabilities), as_tensor(target)
-    picked = x.take_along_axis(at.expand_dims(-1), -1).squeeze(-1)
-    return _reduced(-picked, reduction)
+def nll_loss(
+    log_probabilities: Operand,
+    target: Operand,
+    weight: Operand | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+) -> Tensor:
+    """-log_probabilities[target] for [N, C, …] (or [C]) and integer target[N, …], times
+    weight[target]; targets equal to `ignore_index` count nothing."""
+    x, labels = floats(log_probabilities), as_tensor(target)
+    _check_labels("nll_loss", labels, x, ignore_index)
+    dim = min(1, x.ndim - 1)
+    counts = labels != ignore_index
+    at = e.where(counts, labels, 0)
+    picked = x.take_along_axis(at.expand_dims(dim), dim).squeeze(dim)
+    factor = counts.astype(x.dtype) if weight is None else as_tensor(weight)[at] * counts
+    loss = e.where(counts, -picked * factor, 0.0)
+    if reduction == "mean":
+        return reductions.sum(loss) / reductions.sum(factor)
+    return reduced(loss, reduction)
 
 
 def mse_loss(x: Operand, target: Operand, reduction: str = "mean") -> Tensor:
     """Squared difference."""
-    return _reduced(e.square(e.subtract(x, target)), reduction)
+    return reduced(e.square(e.subtract(x, target)), reduction)
 
 
 def l1_loss(x: Operand, target: Operand, reduction: str = "mean") -> Tensor:
     """Absolute difference."""
-    return _reduced(e.abs(e.subtract(x, target)), reduction)
+    return reduced(e.abs(e.subtract(x, target)), reduction)
 
 
-def huber_loss(x: Operand, target: Operand, delta: float = 1.0, reduction: str = "mean") -> Tensor:
+def huber_loss(x: Operand, target: Operand, reduction: str = "mean", delta: float = 1.0) -> Tensor:
     """Half the squared difference up to `delta`, linear beyond."""
     away = e.abs(e.subtract(x, target))
     inner = e.minimum(away, delta)
-    return _reduced(inner * (away - inner * 0.5), reduction)
+    return reduced(inner * (away - inner * 0.5), reduction)
 
 
 def binary_cross_entropy_with_logits(
-    logits: Operand, target: Operand, reduction: str = "mean"
+    logits: Operand,
+    target: Operand,
+    weight: Operand | None = None,
+    reduction: str = "mean",
+    pos_weight: Operand | None = None,
 ) -> Tensor:
-    """-target log(sigmoid(logits)) - (1 - target) log(1 - sigmoid(logits))."""
-    x = _floats(logits)
-    return _reduced(softplus(x) - x * as_tensor(target), reduction)
+    """-target log(sigmoid(logits)) - (1 - target) log(1 - sigmoid(logits)), times `weight`; the
+    first term is multiplied by `pos_weight`."""
+    x, t = floats(logits), as_tensor(target)
+    if pos_weight is None:
+        loss = softplus(x) - x * t
+    else:
+        loss = (1 - t) * x + (1 + (as_tensor(pos_weight) - 1) * t) * softplus(-x)
+    return reduced(loss if weight is None else loss * as_tensor(weight), reduction)
 
 
 # ---- convolution and pooling
@@ -430,6 +501,19 @@ def conv2d(
     return _conv(2, x, weight, bias, **_options(stride, padding, dilation, groups))
 
 
+def conv3d(
+    x: Operand,
+    weight: Operand,
+    bias: Operand | None = None,
+    stride: int | Shape = 1,
+    padding: int | Shape | str = 0,
+    dilation: int | Shape = 1,
+    groups: int = 1,
+) -> Tensor:
+    """Convolution of x[N, C, D, H, W] with weight[O, C / groups, J, K, L], plus bias[O]."""
+    return _conv(3, x, weight, bias, **_options(stride, padding, dilation, groups))
+
+
 def conv_transpose2d(
     x: Operand,
     weight: Operand,
@@ -440,12 +524,19 @@ def conv_transpose2d(
     groups: int = 1,
     dilation: int | Shape = 1,
 ) -> Tensor:
-    """The transpose of `conv2d`: x[N, C, H, W] with weight[C, O / groups, K, L], plus bias[O]."""
+    """The transpose of `conv2d`: x[N, C, H, W] with weight[C, O / groups, K, L], plus bias[O]; also
+    of 1 and 3 dims after the channels, and of one example without a batch."""
     options = _options(stride, padding, dilation, groups) | {"output_padding": output_padding}
-    return _call(lambda *v: convolve_transposed(*v, **options), *_alike(x, weight, bias))
+    data, kernel, shift = _alike(x, weight, bias)
+    assert data is not None and kernel is not None
+    single = data.ndim == kernel.ndim - 1
+    if single:
+        data = data.expand_dims(0)
+    y = _call(lambda *v: convolve_transposed(*v, **options), data, kernel, shift)
+    return y.squeeze(0) if single else y
 
 
-conv_transpose1d = conv_transpose2d
+conv_transpose1d = conv_transpose3d = conv_transpose2d
 
 
 def max_pool2d(
@@ -465,37 +556,12 @@ def max_pool2d(
     )
 
 
-def avg_pool2d(
-    x: Operand,
-    kernel_size: int | Shape,
-    stride: int | Shape | None = None,
-    padding: int | Shape = 0,
-    count_include_pad: bool = True,
-) -> Tensor:
-    """Means of windows over the dims of x[N, C, …] after the channels."""
-
-    def fixed(given: Any) -> Any:
-        return tuple(given) if isinstance(given, list) else given
-
-    return apply(
-        lambda v: _pooling.avg_pool(
-            v,
-            size=fixed(kernel_size),
-            stride=fixed(stride),
-            padding=fixed(padding),
-            count_include_pad=count_include_pad,
-        ),
-        _floats(x),
-    )
-
-
 max_pool1d = max_pool2d
-avg_pool1d = avg_pool2d
 
 
 def global_avg_pool(x: Operand) -> Tensor:
     """The mean over all dims of x[N, C, …] after the channels: [N, C]."""
-    x = _floats(x)
+    x = floats(x)
     return reductions.mean(x, tuple(range(2, x.ndim)))
 
 

@@ -246,3 +246,23 @@ def test_repr() -> None:
     assert text == (
         "Sequential(\n  (0): Linear(2, 3, bias=True)\n  (1): Sequential(\n    (0): ReLU()\n  )\n)"
     )
+
+
+def test_parameters_in_lists_and_under_names() -> None:
+    several = nn.ParameterList([rung.ones(2), nn.Parameter([1.0, 2.0, 3.0])])
+    several.append([4.0])
+    assert [p.shape for p in several] == [(2,), (3,), (1,)]
+    assert list(several.state_dict()) == ["0", "1", "2"]
+    several[-1] = [5.0, 6.0]
+    assert len(several) == 3 and several[2].shape == (2,)
+    with pytest.raises(RungError, match="parameter 3 of 3"):
+        several[3]
+    named = nn.ParameterDict({"left": rung.ones(2), "right": [1.0]})
+    assert named.keys() == list(named) == ["left", "right"] and "left" in named
+    assert [p.requires_grad for p in named.values()] == [True, True]
+    assert dict(named.items())["right"] is named["right"]
+    assert list(nn.Sequential(named).state_dict()) == ["0.left", "0.right"]
+    with pytest.raises(RungError, match="no parameter 'up'"):
+        named["up"]
+    with pytest.raises(RungError, match="name of a method"):
+        named["keys"] = [1.0]

@@ -67,3 +67,53 @@ def test_no_steps() -> None:
     ):
         with pytest.raises(RungError, match="0 steps"):
             make()
+
+
+TORCH = {
+    "StepLR": (optim.StepDecay(0.1, 4, 0.5), {"step_size": 4, "gamma": 0.5}),
+    "MultiStepLR": (
+        optim.MultiStepDecay(0.1, (3, 7, 8), 0.5),
+        {"milestones": [3, 7, 8], "gamma": 0.5},
+    ),
+    "ExponentialLR": (optim.ExponentialDecay(0.1, 0.9), {"gamma": 0.9}),
+    "LinearLR": (
+        optim.Linear(0.1 * 0.25, 0.1, 6),
+        {"start_factor": 0.25, "end_factor": 1.0, "total_iters": 6},
+    ),
+    "CosineAnnealingLR": (optim.Cosine(0.1, 20, 0.01), {"T_max": 20, "eta_min": 0.01}),
+    "OneCycleLR": (optim.OneCycle(1.0, 20), {"max_lr": 1.0, "total_steps": 20}),
+    "OneCycleLR linear": (
+        optim.OneCycle(1.0, 20, 0.2, "linear", 10.0, 100.0, three_phase=True),
+        {
+            "max_lr": 1.0,
+            "total_steps": 20,
+            "pct_start": 0.2,
+            "anneal_strategy": "linear",
+            "div_factor": 10.0,
+            "final_div_factor": 100.0,
+            "three_phase": True,
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TORCH)
+def test_rates_of_torch(name: str) -> None:
+    torch = pytest.importorskip("torch")
+    ours, options = TORCH[name]
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], 0.1)
+    theirs = getattr(torch.optim.lr_scheduler, name.split()[0])(optimizer, **options)
+    for step in range(20):
+        rate = optimizer.param_groups[0]["lr"]
+        assert ours(step) == pytest.approx(rate, rel=1e-6)
+        assert float(ours(rung.array(step))) == pytest.approx(rate, rel=1e-6)
+        optimizer.step()
+        if step < 19:
+            theirs.step()
+
+
+def test_one_cycle_mistakes() -> None:
+    with pytest.raises(RungError, match="pct_start=2"):
+        optim.OneCycle(1.0, 10, pct_start=2)
+    with pytest.raises(RungError, match="anneal_strategy='sine'"):
+        optim.OneCycle(1.0, 10, anneal_strategy="sine")

@@ -1,0 +1,285 @@
+"""The losses of `torch.nn.functional` beside cross entropy: names, arguments and defaults are
+those.
+
+`reduction` is "mean", "sum" or "none". N examples, C classes, D features.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from rung.core.errors import RungError, ShapeError
+from rung.tensor import elementwise as e
+from rung.tensor import reductions as r
+from rung.tensor.creation import arange
+from rung.tensor.functional import floats, logsigmoid, reduced, softplus
+from rung.tensor.operate import Operand, as_tensor
+from rung.tensor.shapes import expand_dims
+from rung.tensor.sorting import take_along_axis
+
+if TYPE_CHECKING:
+    from rung.tensor.tensor import Tensor
+
+
+def _weighted(loss: Tensor, weight: Operand | None) -> Tensor:
+    return loss if weight is None else loss * as_tensor(weight)
+
+
+# ---- distances
+
+
+def p_norm(x: Operand, p: float = 2.0, axis: int = -1, keepdims: bool = False) -> Tensor:
+    """(Σ |x|^p)^(1/p) along `axis`; the largest |x| for p = inf."""
+    x = floats(x)
+    if p == 2:
+        return r.norm(x, axis, keepdims)
+    if p == math.inf:
+        return r.max(e.abs(x), axis, keepdims)
+    if p == 1:
+        return r.sum(e.abs(x), axis, keepdims=keepdims)
+    if p <= 0:
+        raise RungError(f"norm: p={p}", fix="give a positive p")
+    return r.sum(e.abs(x) ** p, axis, keepdims=keepdims) ** (1 / p)
+
+
+def pairwise_distance(
+    x1: Operand, x2: Operand, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False
+) -> Tensor:
+    """The p-norm of x1 - x2 + eps along the last dim."""
+    return p_norm(floats(x1) - as_tensor(x2) + eps, p, -1, keepdim)
+
+
+def cosine_similarity(x1: Operand, x2: Operand, dim: int = 1, eps: float = 1e-8) -> Tensor:
+    """Σ x1 x2 / (max(|x1|, eps) max(|x2|, eps)) along `dim`; the other dims broadcast."""
+    a, b = floats(x1), floats(x2)
+    lengths = e.maximum(r.norm(a, dim), eps) * e.maximum(r.norm(b, dim), eps)
+    return r.sum(a * b, dim) / lengths
+
+
+# ---- losses of a number
+
+
+def smooth_l1_loss(
+    x: Operand, target: Operand, reduction: str = "mean", beta: float = 1.0
+) -> Tensor:
+    """Half the squared difference over `beta` up to a difference of `beta`, linear beyond."""
+    if beta < 0:
+        raise RungError(f"smooth_l1_loss: beta={beta}", fix="give a number of at least 0")
+    away = e.abs(e.subtract(x, target))
+    if beta == 0:
+        return reduced(away, reduction)
+    inner = e.minimum(away, beta)
+    return reduced(inner * (away - inner * 0.5) / beta, reduction)
+
+
+def poisson_nll_loss(
+    x: Operand,
+    target: Operand,
+    log_input: bool = True,
+    full: bool = False,
+    eps: float = 1e-8,
+    reduction: str = "mean",
+) -> Tensor:
+    """exp(x) - target x, or x - target log(x + eps) without `log_input`; `full` adds Stirling's
+    approximation of log(target!) where the target is above 1."""
+    x, t = floats(x), floats(target)
+    loss = e.exp(x) - t * x if log_input else x - t * e.log(x + eps)
+    if full:
+        safe = e.maximum(t, 1.0)
+        stirling = safe * e.log(safe) - safe + 0.5 * e.log(2 * math.pi * safe)
+        loss = loss + e.where(t > 1, stirling, 0.0)
+    return reduced(loss, reduction)
+
+
+def gaussian_nll_loss(
+    x: Operand,
+    target: Operand,
+    var: Operand,
+    full: bool = False,
+    eps: float = 1e-6,
+    reduction: str = "mean",
+) -> Tensor:
+    """(log var + (x - target)² / var) / 2, `var` at least eps; `full` adds log(2π) / 2. `var` has
+    the shape of x, or no last dim, or a last dim of length 1."""
+    x, t, variance = floats(x), floats(target), floats(var)
+    if variance.shape == x.shape[:-1] and variance.shape != x.shape:
+        variance = expand_dims(variance, -1)
+    if variance.shape not in (x.shape, (*x.shape[:-1], 1), ()):
+        raise ShapeError(
+            f"gaussian_nll_loss: var {variance._type} for x {x._type}",
+            fix="var has the shape of x, or a last dim of length 1",
+        )
+    variance = variance + (e.maximum(variance, eps) - variance).detach()
+    loss = 0.5 * (e.log(variance) + e.square(x - t) / variance)
+    return reduced(loss + 0.5 * math.log(2 * math.pi) if full else loss, reduction)
+
+
+# ---- losses of probabilities
+
+
+def binary_cross_entropy(
+    x: Operand, target: Operand, weight: Operand | None = None, reduction: str = "mean"
+) -> Tensor:
+    """-target log(x) - (1 - target) log(1 - x) for probabilities x; a logarithm counts as at least
+    -100."""
+    x, t = floats(x), as_tensor(target)
+    yes, no = e.maximum(e.log(x), -100.0), e.maximum(e.log1p(-x), -100.0)
+    return reduced(_weighted((t - 1) * no - t * yes, weight), reduction)
+
+
+def kl_div(
+    x: Operand, target: Operand, reduction: str = "mean", log_target: bool = False
+) -> Tensor:
+    """target (log(target) - x) for logarithms x of probabilities, the target given as logarithms
+    too with `log_target`. `reduction` may be "batchmean": the sum over the length of dim 0."""
+    x, t = floats(x), floats(target)
+    if log_target:
+        loss = e.exp(t) * (t - x)
+    else:
+        none = t == 0
+        loss = e.where(none, 0.0, t * e.log(e.where(none, 1.0, t))) - t * x
+    if reduction == "batchmean":
+        return r.sum(loss) / (x.shape[0] if x.ndim else 1)
+    return reduced(loss, reduction)
+
+
+def soft_margin_loss(x: Operand, target: Operand, reduction: str = "mean") -> Tensor:
+    """log(1 + exp(-target x)) for targets of 1 and -1."""
+    return reduced(softplus(-as_tensor(target) * floats(x)), reduction)
+
+
+def multilabel_soft_margin_loss(
+    x: Operand, target: Operand, weight: Operand | None = None, reduction: str = "mean"
+) -> Tensor:
+    """Binary cross entropy of each of the C classes, averaged over them: x[N, C], target[N, C] of
+    0 and 1."""
+    x, t = floats(x), as_tensor(target)
+    loss = -(t * logsigmoid(x) + (1 - t) * logsigmoid(-x))
+    return reduced(r.mean(_weighted(loss, weight), -1), reduction)
+
+
+# ---- losses of margins
+
+
+def _positive(x: Tensor) -> Tensor:
+    return e.maximum(x, 0.0)
+
+
+def cosine_embedding_loss(
+    x1: Operand, x2: Operand, target: Operand, margin: float = 0.0, reduction: str = "mean"
+) -> Tensor:
+    """1 - cos(x1, x2) where the target is 1, max(0, cos - margin) where it is -1; x1[N, D] and
+    x2[N, D] with target[N], or [D] with []."""
+    a, b, t = floats(x1), floats(x2), as_tensor(target)
+    if a.ndim != t.ndim + 1 or b.ndim != t.ndim + 1:
+        raise ShapeError(
+            f"cosine_embedding_loss: target {t._type} for {a._type} and {b._type}",
+            fix="the target has the shape of x1 without the last dim",
+        )
+    squares = (r.sum(a * a, -1) + 1e-12) * (r.sum(b * b, -1) + 1e-12)
+    cosine = r.sum(a * b, -1) / e.sqrt(squares)
+    alike, apart = t == 1, t == -1
+    loss = e.where(alike, 1 - cosine, 0.0) + e.where(apart, _positive(cosine - margin), 0.0)
+    return reduced(loss, reduction)
+
+
+def margin_ranking_loss(
+    x1: Operand, x2: Operand, target: Operand, margin: float = 0.0, reduction: str = "mean"
+) -> Tensor:
+    """max(0, -target (x1 - x2) + margin): a target of 1 wants x1 larger, one of -1 smaller."""
+    away = floats(x1) - as_tensor(x2)
+    return reduced(_positive(margin - as_tensor(target) * away), reduction)
+
+
+def hinge_embedding_loss(
+    x: Operand, target: Operand, margin: float = 1.0, reduction: str = "mean"
+) -> Tensor:
+    """x where the target is 1, max(0, margin - x) where it is -1."""
+    x, t = floats(x), as_tensor(target)
+    loss = e.where(t != 1, _positive(margin - x), 0.0) + e.where(t != -1, x, 0.0)
+    return reduced(loss, reduction)
+
+
+def triplet_margin_loss(
+    anchor: Operand,
+    positive: Operand,
+    negative: Operand,
+    margin: float = 1.0,
+    p: float = 2.0,
+    eps: float = 1e-6,
+    swap: bool = False,
+    reduction: str = "mean",
+) -> Tensor:
+    """max(0, |anchor - positive| - |anchor - negative| + margin) by p-norms along the last dim;
+    with `swap` the nearer of anchor and positive to the negative counts."""
+
+    def distance(x: Operand, y: Operand) -> Tensor:
+        return pairwise_distance(x, y, p, eps)
+
+    return triplet_margin_with_distance_loss(
+        anchor,
+        positive,
+        negative,
+        distance_function=distance,
+        margin=margin,
+        swap=swap,
+        reduction=reduction,
+    )
+
+
+def triplet_margin_with_distance_loss(
+    anchor: Operand,
+    positive: Operand,
+    negative: Operand,
+    *,
+    distance_function: Callable[[Any, Any], Tensor] | None = None,
+    margin: float = 1.0,
+    swap: bool = False,
+    reduction: str = "mean",
+) -> Tensor:
+    """`triplet_margin_loss` by any distance of two tensors."""
+    distance = pairwise_distance if distance_function is None else distance_function
+    near, far = distance(anchor, positive), distance(anchor, negative)
+    if swap:
+        far = e.minimum(far, distance(positive, negative))
+    return reduced(_positive(margin + near - far), reduction)
+
+
+def multi_margin_loss(
+    x: Operand,
+    target: Operand,
+    p: int = 1,
+    margin: float = 1.0,
+    weight: Operand | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    """Σ max(0, margin - x[target] + x[c])^p / C over the other classes c, times weight[target]:
+    x[N, C] with integer target[N], or [C] with []."""
+    if p not in (1, 2):
+        raise RungError(f"multi_margin_loss: p={p}", fix="give 1 or 2")
+    x, t = floats(x), as_tensor(target)
+    at = expand_dims(t, -1)
+    chosen = take_along_axis(x, at, -1)
+    excess = _positive(margin - chosen + x)
+    excess = excess if p == 1 else e.square(excess)
+    if weight is not None:
+        excess = excess * expand_dims(as_tensor(weight)[t], -1)
+    others = arange(x.shape[-1]) != at
+    return reduced(r.sum(e.where(others, excess, 0.0), -1) / x.shape[-1], reduction)
+
+
+def multilabel_margin_loss(x: Operand, target: Operand, reduction: str = "mean") -> Tensor:
+    """Σ max(0, 1 - x[t] + x[c]) / C over the classes t of the target and all other classes c.
+
+    x[N, C] with integer target[N, C] (or both [C]), of which the classes before the first negative
+    number count."""
+    x, t = floats(x), as_tensor(target)
+    counts = r.cumulative_sum((t < 0).astype("i32"), -1) == 0
+    chosen = take_along_axis(x, e.maximum(t, 0), -1)
+    hits = (expand_dims(t, -1) == arange(x.shape[-1])) & expand_dims(counts, -1)
+    others = ~r.any(hits, -2, keepdims=True) & expand_dims(counts, -1)
+    excess = _positive(1 - expand_dims(chosen, -1) + expand_dims(x, -2))
+    total = r.sum(e.where(others, excess, 0.0), (-2, -1))
+    return reduced(total / x.shape[-1], reduction)
