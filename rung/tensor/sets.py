@@ -59,7 +59,7 @@ def unique_all(x: Operand, /) -> UniqueAll:
 
 
 def _positions(array: np.ndarray[Any, Any]) -> Tensor:
-    return as_tensor(np.ascontiguousarray(array, np.int64))
+    return as_tensor(np.asarray(array, np.int64))
 
 
 def unique_counts(x: Operand, /) -> UniqueCounts:
