@@ -59,8 +59,18 @@ def asarray(
     if isinstance(obj, memoryview | bytearray | pyarray):
         obj = np.asarray(obj)
     elif hasattr(obj, "__dlpack__") and not isinstance(obj, np.ndarray | np.generic):
-        obj = np.from_dlpack(obj)
+        obj = dlpack_array(obj)
     return from_data(obj, target, copy)
+
+
+def dlpack_array(x: Any) -> np.ndarray[Any, Any]:
+    """An array of the same memory as an object with `__dlpack__`. Raises InterchangeError."""
+    try:
+        return np.from_dlpack(x)
+    except (AttributeError, BufferError, RuntimeError) as error:
+        raise InterchangeError(
+            f"from_dlpack: {error}", fix="give an object with __dlpack__, as f32 on the CPU"
+        ) from None
 
 
 def _of_tensor(x: Tensor, dtype: DType | None, copy: bool | None) -> Tensor:
@@ -215,6 +225,8 @@ def eye(
     """A matrix with ones on diagonal `k` and zeros elsewhere."""
     check_device(device)
     shape = (n_rows, n_rows if n_cols is None else n_cols)
+    if min(shape) < 0:
+        raise ShapeError(f"eye: shape {list(shape)} has a negative length")
     across = iota(shape=shape, dim=1, dtype=dt.int64)
     down = iota(shape=shape, dim=0, dtype=dt.int64)
     hit = equal(across, add(down, full_value(shape, k, dt.int64)))

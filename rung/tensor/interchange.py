@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rung.core.errors import InterchangeError
-from rung.tensor.creation import check_device
+from rung.tensor.creation import check_device, dlpack_array
 from rung.tensor.leaf import Buffer
 from rung.tensor.operate import from_data
 from rung.tensor.state import TensorState, buffer_of
@@ -89,13 +89,7 @@ def from_dlpack(x: Any, /, *, device: object = None, copy: bool | None = None) -
 
     Raises InterchangeError for memory or dtypes that cannot be taken over, DeviceError."""
     check_device(device)
-    try:
-        array = np.from_dlpack(x)
-    except (AttributeError, BufferError, RuntimeError) as error:
-        raise InterchangeError(
-            f"from_dlpack: {error}", fix="give an object with __dlpack__, as f32 on the CPU"
-        ) from None
-    return from_data(array, None, copy)
+    return from_data(dlpack_array(x), None, copy)
 
 
 def from_numpy(x: np.ndarray[Any, Any]) -> Tensor:

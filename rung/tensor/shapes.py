@@ -274,16 +274,21 @@ def flip(x: Operand, /, axis: int | Sequence[int] | None = None) -> Tensor:
 def roll(
     x: Operand, /, shift: int | Sequence[int], axis: int | Sequence[int] | None = None
 ) -> Tensor:
-    """Elements moved by `shift` along `axis`; those that leave come in at the other end."""
+    """Elements moved by `shift` (one for all, or one for each axis) along `axis` (None: in the
+    flattened tensor); those that leave come in at the other end."""
     x = as_tensor(x)
     if axis is None:
         return reshape(roll(reshape(x, (-1,)), shift, 0), x.shape)
-    shifts = shift if isinstance(shift, tuple | list) else (shift,)
-    axes = axis if isinstance(axis, tuple | list) else (axis,)
+    axes = list(axis) if isinstance(axis, tuple | list) else [axis]
+    shifts = list(shift) if isinstance(shift, tuple | list) else [shift] * len(axes)
+    if len(shifts) != len(axes):
+        raise AxisError(
+            f"roll: {len(shifts)} shifts along {len(axes)} axes", fix="give one for each axis"
+        )
 
     def build(v: Value) -> Value:
-        for by, a in zip(shifts, axes, strict=True):  # type: ignore[arg-type]
-            dim = one_axis("roll", a, len(v.shape))
+        for by, a in zip(shifts, axes, strict=True):
+            dim = one_axis("roll", a, len(v.shape))  # type: ignore[arg-type]
             n = v.shape[dim]
             at = -by % n if n else 0
             if at:

@@ -439,6 +439,14 @@ def test_cumulative_functions_with_the_initial_value() -> None:
 
 
 @pytest.mark.usefixtures("interpreted")
+def test_one_shift_along_several_axes() -> None:
+    a = np.arange(12).reshape(3, 4)
+    for axis in ((0, 1), (1,), (0, 0), (1, -1)):
+        assert rung.roll(rung.asarray(a), 1, axis=axis).tolist() == np.roll(a, 1, axis).tolist()
+    assert rung.roll(rung.asarray(a), 5).tolist() == np.roll(a, 5).tolist()
+
+
+@pytest.mark.usefixtures("interpreted")
 def test_repeats_of_each_element() -> None:
     x = rung.asarray([[1, 2], [3, 4]])
     assert rung.repeat(x, rung.asarray([0, 2]), axis=0).tolist() == [[3, 4], [3, 4]]
@@ -558,6 +566,16 @@ def test_cross_diagonal_and_trace() -> None:
         assert rung.linalg.trace(x, offset=offset).tolist() == wanted.sum(-1).tolist()
 
 
+class _Refusing:
+    """An object that does not hand its memory out."""
+
+    def __dlpack__(self, **options: object) -> object:
+        raise BufferError("no such memory")
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return (1, 0)
+
+
 X = rung.asarray([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
 V = rung.asarray([1.0, 2.0])
 WRONG: list[tuple[type[Exception], str, Run]] = [
@@ -573,6 +591,9 @@ WRONG: list[tuple[type[Exception], str, Run]] = [
     (DTypeError, "imag of bool", lambda: rung.imag(V > 0)),
     (ShapeError, "has no dims", lambda: rung.nonzero(rung.asarray(1.0))),
     (RungError, '"xy" or "ij"', lambda: rung.meshgrid(V, V, indexing="yx")),
+    (AxisError, "2 shifts along 1 axes", lambda: rung.roll(X, (1, 2), axis=0)),
+    (AxisError, "2 shifts along 1 axes", lambda: rung.roll(X, (1, 2))),
+    (ShapeError, "negative length", lambda: rung.eye(2, -1)),
     (AxisError, "differ in number", lambda: rung.moveaxis(X, (0, 1), 0)),
     (ShapeError, "num=-1", lambda: rung.linspace(0, 1, -1)),
     (IndexingError, "at most 1 indices", lambda: V[True, 0, 1]),
@@ -581,6 +602,7 @@ WRONG: list[tuple[type[Exception], str, Run]] = [
     (BufferError, "not on device", lambda: V.__dlpack__(dl_device=(2, 0))),
     (InterchangeError, "has no bf16", lambda: rung.ones(1, rung.bfloat16).__dlpack__()),
     (InterchangeError, "__dlpack__", lambda: rung.from_dlpack([1, 2])),
+    (InterchangeError, "no such memory", lambda: rung.asarray(_Refusing())),
     (DeviceError, "cuda", lambda: rung.from_dlpack(V, device="cuda")),
 ]
 
