@@ -229,7 +229,8 @@ def eye(
         raise ShapeError(f"eye: shape {list(shape)} has a negative length")
     across = iota(shape=shape, dim=1, dtype=dt.int64)
     down = iota(shape=shape, dim=0, dtype=dt.int64)
-    hit = equal(across, add(down, full_value(shape, k, dt.int64)))
+    near = max(-shape[0], min(k, shape[1]))
+    hit = equal(across, add(down, full_value(shape, near, dt.int64)))
     return new_tensor(cast(hit, dtype=_dtype(dtype, dt.float32)))
 
 

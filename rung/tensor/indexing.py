@@ -182,13 +182,19 @@ def _position(x: Tensor, item: Any, dim: int) -> Item:
 
 def _mask_positions(x: Tensor, mask: Any, dim: int) -> list[Item]:
     mask = as_tensor(mask)
-    if mask.shape != x.shape[dim : dim + mask.ndim]:
+    if not _mask_fits(mask, x.shape[dim : dim + mask.ndim]):
         raise IndexingError(
             f"mask {mask._type} does not fit dims {dim} to {dim + mask.ndim - 1} of {x._type}",
             fix="a mask has the lengths of the dims that it stands for",
         )
     array = buffer_of(mask, "the number of true elements").array
     return [as_tensor(np.ascontiguousarray(a)) for a in np.nonzero(array)]
+
+
+def _mask_fits(mask: Tensor, dims: Shape) -> bool:
+    """Whether a mask has the lengths of the dims that it stands for, or none (nothing is true)."""
+    fits = len(mask.shape) == len(dims)
+    return fits and all(n in (0, d) for n, d in zip(mask.shape, dims, strict=True))
 
 
 # ---- reading
@@ -389,11 +395,13 @@ def _put(x: Tensor, value: Value, *others: Tensor) -> None:
 
 
 def _write_masked(x: Tensor, mask: Tensor, y: Operand) -> None:
-    if mask.shape != x.shape[: mask.ndim]:
+    if not _mask_fits(mask, x.shape[: mask.ndim]):
         raise IndexingError(
             f"mask {mask._type} does not fit {x._type}",
             fix="a mask has the lengths of the first dims of the tensor",
         )
+    if 0 in mask.shape:
+        return
     update = _update(x, y, x.shape)
     spread = mask.shape + (1,) * (x.ndim - mask.ndim)
     chosen = broadcasted(reshaped(graph_value(mask), spread), x.shape)

@@ -363,7 +363,8 @@ def _triangle(x: Operand, k: int, lower: bool) -> Tensor:
         shape = v.shape[-2:]
         rows = iota(shape=shape, dim=0, dtype=dt.int64)
         columns = iota(shape=shape, dim=1, dtype=dt.int64)
-        edge = _add(rows, full(shape, k, dt.int64))
+        near = max(-shape[0], min(k, shape[1]))
+        edge = _add(rows, full(shape, near, dt.int64))
         inside = less_equal(columns, edge) if lower else greater_equal(columns, edge)
         return _where(broadcasted(inside, v.shape), v, full_like(v, 0))
 

@@ -410,6 +410,11 @@ def test_exact_ranges() -> None:
     assert rung.arange(top, top + 3, dtype=rung.uint64).tolist() == [top, top + 1, top + 2]
     assert rung.arange(5, -1, -2).tolist() == [5, 3, 1]
     assert rung.arange(2**60, 2**60 + 2).tolist() == [2**60, 2**60 + 1]
+    for k in (2**63, -(2**63), 2**70):
+        inside = float(k > 0)
+        assert rung.eye(2, k=k).tolist() == [[0.0, 0.0], [0.0, 0.0]]
+        assert rung.tril(rung.ones((2, 2)), k=k).tolist() == [[inside, inside]] * 2
+        assert rung.triu(rung.ones((2, 2)), k=k).tolist() == [[1 - inside, 1 - inside]] * 2
     for stop in (0.1, 1 / 3, 1e300):
         assert rung.linspace(-stop, stop, 7, dtype=rung.float64)[-1].item() == stop
     assert rung.linspace(3, 3, 1).tolist() == [3.0] and rung.linspace(0, 1, 0).shape == (0,)
@@ -527,6 +532,18 @@ def test_a_bool_stands_for_a_new_dim(index: Any) -> None:
     a = np.arange(12).reshape(3, 4)
     found, wanted = rung.asarray(a)[index], a[index]
     assert found.shape == wanted.shape and found.tolist() == wanted.tolist()
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_a_mask_may_have_no_elements_along_a_dim() -> None:
+    x = rung.asarray([[1, 2], [3, 4]])
+    for shape in ((0,), (0, 2), (2, 0), (0, 0)):
+        mask = rung.zeros(shape, rung.bool)
+        assert x[mask].shape == (0, *x.shape[len(shape) :])
+        x[mask] = 9
+    assert x.tolist() == [[1, 2], [3, 4]]
+    with pytest.raises(IndexingError, match="does not fit"):
+        x[rung.zeros((1, 2), rung.bool)]
 
 
 @pytest.mark.usefixtures("interpreted")
