@@ -170,6 +170,8 @@ def _short_power(x: TensorState, y: float) -> Tensor | None:
         return elementwise("power", lambda v: e.multiply(e.multiply(v, v), v), (x,))
     if y == 1:
         return elementwise("power", lambda v: v, (x,), floats=isinstance(y, float))
+    if x.dtype.is_integer and isinstance(y, int) and y > 0:
+        return elementwise("pow", lambda v: _whole_power(v, y), (x,))
     if not x.dtype.is_float:
         return None
     if y == 0.5:
@@ -177,6 +179,19 @@ def _short_power(x: TensorState, y: float) -> Tensor | None:
     if y == -0.5:
         return rsqrt(x)
     return divide(1.0, x) if y == -1 else None
+
+
+def _whole_power(x: Value, n: int) -> Value:
+    """The product of n > 0 factors x, by squares."""
+    found = None
+    while n:
+        if n & 1:
+            found = x if found is None else e.multiply(found, x)
+        n >>= 1
+        if n:
+            x = e.multiply(x, x)
+    assert found is not None
+    return found
 
 
 # ---- rounding

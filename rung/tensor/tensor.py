@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -55,8 +55,9 @@ from rung.tensor.state import (
     write,
 )
 
-Int, Bool = int, bool
-"""The types, where methods of a tensor have their names."""
+Int: TypeAlias = int
+Bool: TypeAlias = bool
+"""Types that methods of a tensor have the names of."""
 _KNOWN = (TensorState, bool, int, float, np.ndarray, np.generic)
 
 

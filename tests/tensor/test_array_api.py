@@ -337,6 +337,10 @@ def test_powers_of_integers_are_exact(name: str) -> None:
     pairs = [(b, n) for b, n in pairs if low <= b**n <= high]
     x, y = (rung.asarray(np.array(v, name)) for v in zip(*pairs, strict=True))
     assert rung.pow(x, y).tolist() == (x**y).tolist() == [b**n for b, n in pairs]
+    for n in (0, 4, 5, 6, 7, 62, 100):
+        fitting = [b for b in bases if low <= b**n <= high]
+        found = rung.asarray(np.array(fitting, name)) ** n
+        assert found.tolist() == [b**n for b in fitting] and found.dtype is x.dtype
 
 
 @pytest.mark.usefixtures("both_ways")
