@@ -163,11 +163,15 @@ def arange(
         start, stop = 0, start
     if step == 0:
         raise ShapeError("arange: the step is zero", fix="give a step that is not zero")
-    start, stop, step = (n.item() if isinstance(n, np.generic) else n for n in (start, stop, step))
+    start, stop, step = (_number(n) for n in (start, stop, step))
     whole = all(isinstance(n, int) for n in (start, stop, step))
     count = len(range(start, stop, step)) if whole else max(ceil((stop - start) / step), 0)
     kind = _dtype(dtype, dt.int64 if whole else dt.float32)
     return new_tensor(_progression(start, step, count, kind))
+
+
+def _number(n: Any) -> Any:
+    return n.item() if isinstance(n, np.generic | TensorState) else n
 
 
 def _progression(start: float, step: float, count: int, dtype: DType) -> Value:

@@ -182,6 +182,11 @@ def _position(x: Tensor, item: Any, dim: int) -> Item:
 
 def _mask_positions(x: Tensor, mask: Any, dim: int) -> list[Item]:
     mask = as_tensor(mask)
+    if mask.ndim == 0:
+        raise IndexingError(
+            "a bool without dims stands beside other indices, and something is assigned",
+            fix="assign through it alone, or with where()",
+        )
     if not _mask_fits(mask, x.shape[dim : dim + mask.ndim]):
         raise IndexingError(
             f"mask {mask._type} does not fit dims {dim} to {dim + mask.ndim - 1} of {x._type}",

@@ -413,7 +413,7 @@ def test_exact_ranges() -> None:
     top = 2**63
     assert rung.arange(top, top + 3, dtype=rung.uint64).tolist() == [top, top + 1, top + 2]
     assert rung.arange(5, -1, -2).tolist() == [5, 3, 1]
-    assert rung.arange(np.int64(3)).dtype is rung.int64
+    assert rung.arange(np.int64(3)).dtype is rung.arange(rung.asarray(3)).dtype is rung.int64
     assert rung.arange(2.5).tolist() == [0.0, 1.0, 2.0] and rung.arange(1.0, 0.0).shape == (0,)
     assert rung.arange(2**60, 2**60 + 2).tolist() == [2**60, 2**60 + 1]
     for k in (2**63, -(2**63), 2**70):
@@ -614,6 +614,7 @@ WRONG: list[tuple[type[Exception], str, Run]] = [
     (DTypeError, "imag of bool", lambda: rung.imag(V > 0)),
     (ShapeError, "has no dims", lambda: rung.nonzero(rung.asarray(1.0))),
     (RungError, '"xy" or "ij"', lambda: rung.meshgrid(V, V, indexing="yx")),
+    (IndexingError, "assign through it alone", lambda: X.__setitem__((True, 0), 1.0)),
     (AxisError, "2 shifts along 1 axes", lambda: rung.roll(X, (1, 2), axis=0)),
     (AxisError, "2 shifts along 1 axes", lambda: rung.roll(X, (1, 2))),
     (ShapeError, "negative length", lambda: rung.eye(2, -1)),
