@@ -36,7 +36,6 @@ REFERENCE: dict[str, Callable[..., Array]] = {
     "pow": np.power,
     "rsqrt": lambda x: 1 / np.sqrt(x),
     "reciprocal": lambda x: 1 / x,
-    "sign": np.sign,
 }
 EXACT = {op for op, bounds in vmath.ACCURACY.items() if bounds == (0.0, 0.0)}
 
