@@ -32,6 +32,7 @@ from rung.core.errors import (
     DTypeError,
     GradientError,
     IndexingError,
+    InterchangeError,
     LoweringError,
     NonFiniteError,
     RungError,
@@ -40,7 +41,7 @@ from rung.core.errors import (
     TraceError,
 )
 from rung.core.settings import configure, settings
-from rung.tensor import functional, random, tree
+from rung.tensor import functional, linalg, random, tree
 from rung.tensor.autograd import (
     enable_grad,
     grad,
@@ -98,6 +99,7 @@ from rung.tensor.elementwise import (
     bitwise_xor,
     ceil,
     clip,
+    conj,
     copysign,
     cos,
     cosh,
@@ -112,6 +114,7 @@ from rung.tensor.elementwise import (
     greater,
     greater_equal,
     hypot,
+    imag,
     isfinite,
     isinf,
     isnan,
@@ -134,6 +137,7 @@ from rung.tensor.elementwise import (
     not_equal,
     positive,
     pow,
+    real,
     reciprocal,
     remainder,
     round,
@@ -151,6 +155,8 @@ from rung.tensor.elementwise import (
     where,
 )
 from rung.tensor.functional import log_softmax, relu, sigmoid, softmax
+from rung.tensor.inspection import API_VERSION as __array_api_version__
+from rung.tensor.inspection import __array_namespace_info__
 from rung.tensor.interchange import from_dlpack, from_numpy
 from rung.tensor.jit import jit
 from rung.tensor.linalg import matmul, outer, tensordot, vecdot
@@ -164,6 +170,7 @@ from rung.tensor.reductions import (
     count_nonzero,
     cumulative_prod,
     cumulative_sum,
+    diff,
     logsumexp,
     max,
     mean,
@@ -174,6 +181,7 @@ from rung.tensor.reductions import (
     sum,
     var,
 )
+from rung.tensor.sets import unique_all, unique_counts, unique_inverse, unique_values
 from rung.tensor.shapes import (
     broadcast_arrays,
     broadcast_shapes,

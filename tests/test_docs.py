@@ -14,7 +14,7 @@ from rung.kernel.parse import parse_kernel
 from rung.kernel.text import kernel_text
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = ("README.md", "CHANGELOG.md", "docs/architecture.md")
+DOCUMENTS = ("README.md", "CHANGELOG.md", "docs/architecture.md", "docs/array-api.md")
 NAMED = re.compile(r"`((?:rung|tests|benchmarks|docs|examples)/[\w./]+)`")
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 COMMAND = re.compile(r"\bmake ([a-z]+)")
@@ -41,12 +41,9 @@ def test_every_folder_has_its_place_in_the_architecture() -> None:
     assert not [f for f in sorted(folders) if f"rung/{f}" not in text]
 
 
-def test_the_examples_of_the_readme_run(tmp_path: Path) -> None:
-    blocks = BLOCK.findall((ROOT / "README.md").read_text())
-    assert len(blocks) >= 4
-    program = tmp_path / "readme.py"
-    last = "\nprint(float(step(x, rung.ones((2, 1)))) > 0)\n"
-    program.write_text("\n".join(blocks) + last)
+def output_of(text: str, program: Path) -> str:
+    """What a program prints."""
+    program.write_text(text)
     done = subprocess.run(
         [sys.executable, str(program)],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -55,8 +52,21 @@ def test_the_examples_of_the_readme_run(tmp_path: Path) -> None:
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    assert "[22" in done.stdout and "kernels" in done.stdout
-    assert done.stdout.endswith("True\n")
+    return done.stdout
+
+
+def test_the_examples_of_the_readme_run(tmp_path: Path) -> None:
+    blocks = BLOCK.findall((ROOT / "README.md").read_text())
+    assert len(blocks) >= 4
+    last = "\nprint(float(step(x, rung.ones((2, 1)))) > 0)\n"
+    printed = output_of("\n".join(blocks) + last, tmp_path / "readme.py")
+    assert "[22" in printed and "kernels" in printed
+    assert printed.endswith("True\n")
+
+
+def test_the_example_of_the_array_api_runs(tmp_path: Path) -> None:
+    (block,) = BLOCK.findall((ROOT / "docs/array-api.md").read_text())
+    assert "-0.70710" in output_of(block, tmp_path / "array_api.py")
 
 
 def test_kernels_of_the_architecture_read_back() -> None:

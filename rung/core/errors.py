@@ -48,6 +48,11 @@ class DeviceError(RungError, ValueError):
     """An unknown or unusable device."""
 
 
+class InterchangeError(RungError, BufferError, ValueError):
+    """Memory that cannot be shared with another library, or not without a copy where none is
+    allowed."""
+
+
 class TraceError(RungError, TypeError):
     """Something that cannot be done while a function is being traced."""
 

@@ -190,7 +190,7 @@ absolute: Op = unary(
 sign: Op = unary(
     "sign",
     np.sign,
-    "-1, 0 or 1; NaN stays.",
+    "-1, +0 or 1; NaN stays.",
     dtypes=NUMBERS,
     jvp=no_derivative,
     facts=Facts(idempotent=True, monotone=1, kinks=(0.0,)),

@@ -3,20 +3,22 @@ CPU."""
 
 from __future__ import annotations
 
+from array import array as pyarray
 from collections.abc import Sequence
+from math import ceil
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rung.core import dtype as dt
 from rung.core.dtype import DType, Scalar
-from rung.core.errors import DeviceError, ShapeError
+from rung.core.errors import DeviceError, InterchangeError, RungError, ShapeError
 from rung.ir.node import Value
 from rung.ops.broadcast import broadcasted, reshaped
 from rung.ops.creation import full as full_value
 from rung.ops.creation import iota
-from rung.ops.elementwise import add, cast, equal, multiply
-from rung.tensor.operate import Operand, as_tensor, cast_to, from_data, scalar_value
+from rung.ops.elementwise import add, cast, equal, multiply, where
+from rung.tensor.operate import Operand, as_tensor, cast_to, copied, from_data, scalar_value
 from rung.tensor.shapes import as_shape, broadcast_to, reshape
 from rung.tensor.state import TensorState, apply, new_tensor
 
@@ -43,19 +45,41 @@ def _dtype(dtype: object, default: DType) -> DType:
 
 
 def asarray(
-    data: Any, dtype: object = None, device: object = None, copy: bool | None = None
+    obj: Any, /, dtype: object = None, device: object = None, copy: bool | None = None
 ) -> Tensor:
-    """A tensor of a tensor, a NumPy array, a DLPack object, a number or nested sequences.
+    """A tensor of a tensor, a NumPy array, an object with DLPack or the buffer protocol, a number
+    or nested sequences. Numbers become f32, i64 or bool.
 
-    An array is not copied when it is dense and of the right dtype (unless `copy=True`): do not
-    change it afterwards. Numbers become f32, i64 or bool."""
+    `copy`: True makes a tensor of its own. None takes over the memory of an array that is dense and
+    of the right dtype: do not change it afterwards. False raises InterchangeError otherwise."""
     check_device(device)
     target = None if dtype is None else dt.as_dtype(dtype)
-    if isinstance(data, TensorState):
-        return cast_to(data, target)  # type: ignore[arg-type]
-    if hasattr(data, "__dlpack__") and not isinstance(data, np.ndarray | np.generic):
-        data = np.from_dlpack(data)
-    return from_data(data, target, copy=bool(copy))
+    if isinstance(obj, TensorState):
+        return _of_tensor(obj, target, copy)  # type: ignore[arg-type]
+    if isinstance(obj, memoryview | bytearray | pyarray):
+        obj = np.asarray(obj)
+    elif hasattr(obj, "__dlpack__") and not isinstance(obj, np.ndarray | np.generic):
+        obj = dlpack_array(obj)
+    return from_data(obj, target, copy)
+
+
+def dlpack_array(x: Any) -> np.ndarray[Any, Any]:
+    """An array of the same memory as an object with `__dlpack__`. Raises InterchangeError."""
+    try:
+        return np.from_dlpack(x)
+    except (AttributeError, BufferError, RuntimeError) as error:
+        raise InterchangeError(
+            f"from_dlpack: {error}", fix="give an object with __dlpack__, as f32 on the CPU"
+        ) from None
+
+
+def _of_tensor(x: Tensor, dtype: DType | None, copy: bool | None) -> Tensor:
+    same = dtype is None or dtype is x.dtype
+    if copy is False and not same:
+        raise InterchangeError(
+            f"asarray: {x._type} cannot become {dtype} without a copy", fix="leave copy=False out"
+        )
+    return copied(x) if copy and same else cast_to(x, dtype)
 
 
 def array(data: Any, dtype: object = None, device: object = None) -> Tensor:
@@ -102,29 +126,32 @@ def empty(shape: int | Sequence[int], dtype: object = None, device: object = Non
     return zeros(shape, dtype, device)
 
 
-def full_like(x: Operand, fill_value: Scalar, dtype: object = None) -> Tensor:
+def full_like(
+    x: Operand, /, fill_value: Scalar, dtype: object = None, device: object = None
+) -> Tensor:
     """A tensor of the shape (and dtype) of x with every element `fill_value`."""
     x = as_tensor(x)
-    return full(x.shape, fill_value, _dtype(dtype, x.dtype))
+    return full(x.shape, fill_value, _dtype(dtype, x.dtype), device)
 
 
-def zeros_like(x: Operand, dtype: object = None) -> Tensor:
+def zeros_like(x: Operand, /, dtype: object = None, device: object = None) -> Tensor:
     """Zeros of the shape (and dtype) of x."""
-    return full_like(x, 0, dtype)
+    return full_like(x, 0, dtype, device)
 
 
-def ones_like(x: Operand, dtype: object = None) -> Tensor:
+def ones_like(x: Operand, /, dtype: object = None, device: object = None) -> Tensor:
     """Ones of the shape (and dtype) of x."""
-    return full_like(x, 1, dtype)
+    return full_like(x, 1, dtype, device)
 
 
-def empty_like(x: Operand, dtype: object = None) -> Tensor:
+def empty_like(x: Operand, /, dtype: object = None, device: object = None) -> Tensor:
     """A tensor of the shape (and dtype) of x whose elements do not matter (they are zero)."""
-    return full_like(x, 0, dtype)
+    return full_like(x, 0, dtype, device)
 
 
 def arange(
     start: float,
+    /,
     stop: float | None = None,
     step: float = 1,
     dtype: object = None,
@@ -136,15 +163,22 @@ def arange(
         start, stop = 0, start
     if step == 0:
         raise ShapeError("arange: the step is zero", fix="give a step that is not zero")
-    count = max(int(np.ceil((stop - start) / step)), 0)
+    start, stop, step = (_number(n) for n in (start, stop, step))
     whole = all(isinstance(n, int) for n in (start, stop, step))
+    count = len(range(start, stop, step)) if whole else max(ceil((stop - start) / step), 0)
     kind = _dtype(dtype, dt.int64 if whole else dt.float32)
     return new_tensor(_progression(start, step, count, kind))
 
 
+def _number(n: Any) -> Any:
+    return n.item() if isinstance(n, np.generic | TensorState) else n
+
+
 def _progression(start: float, step: float, count: int, dtype: DType) -> Value:
     """start + i * step, computed in i64 for integers and in f64 for floats."""
-    wide = dt.int64 if isinstance(start, int) and isinstance(step, int) else dt.float64
+    wide = dt.float64
+    if isinstance(start, int) and isinstance(step, int):
+        wide, start, step = dt.int64, _wrapped(start), _wrapped(step)
     if (start, step) == (0, 1) and not dtype.is_bool:
         wide = dtype
     found = iota(shape=(count,), dim=0, dtype=wide)
@@ -155,30 +189,60 @@ def _progression(start: float, step: float, count: int, dtype: DType) -> Value:
     return found if dtype is wide else cast(found, dtype=dtype)
 
 
+def _wrapped(n: int) -> int:
+    """The i64 that equals n in its lowest 64 bits."""
+    return (n + (1 << 63)) % (1 << 64) - (1 << 63)
+
+
 def linspace(
-    start: float, stop: float, num: int, dtype: object = None, endpoint: bool = True
+    start: float,
+    stop: float,
+    /,
+    num: int,
+    dtype: object = None,
+    device: object = None,
+    endpoint: bool = True,
 ) -> Tensor:
     """`num` numbers from start to stop (without it if not `endpoint`) at equal distances."""
+    check_device(device)
+    if num < 0:
+        raise ShapeError(f"linspace: num={num}", fix="give a number of elements, 0 or more")
+    kind = _dtype(dtype, dt.float32)
     gaps = num - 1 if endpoint else num
     step = (stop - start) / gaps if gaps > 0 else 0.0
-    found = _progression(float(start), step, num, _dtype(dtype, dt.float32))
-    return new_tensor(found)
+    found = _progression(float(start), step, num, dt.float64)
+    if endpoint and gaps > 0:
+        at = iota(shape=(num,), dim=0, dtype=dt.int64)
+        last = equal(at, full_value((num,), gaps, dt.int64))
+        found = where(last, full_value((num,), float(stop), dt.float64), found)
+    return new_tensor(found if kind is dt.float64 else cast(found, dtype=kind))
 
 
 def eye(
-    rows: int, columns: int | None = None, k: int = 0, dtype: object = None
+    n_rows: int,
+    n_cols: int | None = None,
+    /,
+    k: int = 0,
+    dtype: object = None,
+    device: object = None,
 ) -> Tensor:
     """A matrix with ones on diagonal `k` and zeros elsewhere."""
-    shape = (rows, rows if columns is None else columns)
+    check_device(device)
+    shape = (n_rows, n_rows if n_cols is None else n_cols)
+    if min(shape) < 0:
+        raise ShapeError(f"eye: shape {list(shape)} has a negative length")
     across = iota(shape=shape, dim=1, dtype=dt.int64)
     down = iota(shape=shape, dim=0, dtype=dt.int64)
-    hit = equal(across, add(down, full_value(shape, k, dt.int64)))
+    near = max(-shape[0], min(k, shape[1]))
+    hit = equal(across, add(down, full_value(shape, near, dt.int64)))
     return new_tensor(cast(hit, dtype=_dtype(dtype, dt.float32)))
 
 
-def meshgrid(*vectors: Operand, indexing: str = "xy") -> list[Tensor]:
+def meshgrid(*arrays: Operand, indexing: str = "xy") -> list[Tensor]:
     """Each vector along its own dim of a common grid ("xy" exchanges the first two dims)."""
-    given = [as_tensor(v) for v in vectors]
+    if indexing not in ("xy", "ij"):
+        raise RungError(f"meshgrid: indexing={indexing!r}", fix='give "xy" or "ij"')
+    given = [as_tensor(v) for v in arrays]
     order = list(range(len(given)))
     if indexing == "xy" and len(given) > 1:
         order[:2] = [1, 0]

@@ -11,7 +11,8 @@ import numpy as np
 from rung.core import dtype as dt
 from rung.core.dtype import DType
 from rung.core.errors import DTypeError
-from rung.tensor.operate import Operand, as_tensor, cast_to, is_scalar
+from rung.tensor.creation import asarray, check_device
+from rung.tensor.operate import Operand, as_tensor, is_scalar
 from rung.tensor.state import TensorState
 
 if TYPE_CHECKING:
@@ -54,9 +55,9 @@ def _dtype_of(x: Any) -> DType:
     return x.dtype if isinstance(x, TensorState) else dt.as_dtype(x)
 
 
-def finfo(dtype: object) -> FloatInfo:
+def finfo(type: object, /) -> FloatInfo:
     """Limits of a float dtype (or of that of a tensor). Raises DTypeError for others."""
-    kind = _dtype_of(dtype)
+    kind = _dtype_of(type)
     if not kind.is_float:
         raise DTypeError(f"finfo of {kind}", fix="give a float dtype")
     info = ml_dtypes.finfo(kind.numpy)
@@ -70,9 +71,9 @@ def finfo(dtype: object) -> FloatInfo:
     )
 
 
-def iinfo(dtype: object) -> IntegerInfo:
+def iinfo(type: object, /) -> IntegerInfo:
     """Limits of an integer dtype (or of that of a tensor). Raises DTypeError for others."""
-    kind = _dtype_of(dtype)
+    kind = _dtype_of(type)
     if not kind.is_integer:
         raise DTypeError(f"iinfo of {kind}", fix="give an integer dtype")
     info = np.iinfo(kind.numpy)
@@ -89,11 +90,11 @@ def isdtype(dtype: object, kind: Any) -> bool:
     return given is dt.as_dtype(kind)
 
 
-def result_type(*operands: Operand) -> DType:
+def result_type(*arrays_and_dtypes: Operand) -> DType:
     """The dtype that tensors, dtypes and Python numbers have together."""
     found: DType | None = None
-    scalars = [x for x in operands if is_scalar(x)]
-    for x in operands:
+    scalars = [x for x in arrays_and_dtypes if is_scalar(x)]
+    for x in arrays_and_dtypes:
         if not is_scalar(x):
             d = _dtype_of(x)
             found = d if found is None else dt.promote(found, d)
@@ -104,12 +105,15 @@ def result_type(*operands: Operand) -> DType:
     return found
 
 
-def can_cast(from_: Operand, to: object) -> bool:
+def can_cast(from_: Operand, to: object, /) -> bool:
     """Whether promoting `from_` (a dtype or tensor) with `to` gives `to`."""
     source, target = _dtype_of(from_), dt.as_dtype(to)
     return dt.promote(source, target) is target
 
 
-def astype(x: Operand, dtype: object) -> Tensor:
-    """The tensor in another dtype."""
-    return cast_to(as_tensor(x), dt.as_dtype(dtype))
+def astype(
+    x: Operand, dtype: object, /, *, copy: bool = True, device: object = None
+) -> Tensor:
+    """The tensor in another dtype; in its own a copy, or itself if not `copy`."""
+    check_device(device)
+    return asarray(as_tensor(x), dt.as_dtype(dtype), copy=copy or None)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from rung.core import dtype as dt
-from rung.core.dtype import DType
+from rung.core.errors import DTypeError
 from rung.ir.node import Value
 from rung.ir.op import Op
 from rung.ops import elementwise as e
@@ -52,8 +52,8 @@ def _unary(op: Op, name: str = "", floats: bool = False) -> Unary:
 
 
 def _binary(op: Op, name: str = "", floats: bool = False) -> Binary:
-    def function(x: Operand, y: Operand, /) -> Tensor:
-        return elementwise(op.name, op, (x, y), floats=floats)
+    def function(x1: Operand, x2: Operand, /) -> Tensor:
+        return elementwise(op.name, op, (x1, x2), floats=floats)
 
     return _named(function, name or op.name, op.doc)
 
@@ -64,7 +64,6 @@ add = _binary(e.add)
 subtract = _binary(e.subtract)
 multiply = _binary(e.multiply)
 divide = _binary(e.divide, floats=True)
-floor_divide = _binary(e.floor_divide)
 remainder = _binary(e.remainder)
 negative = _unary(e.negative)
 abs = _unary(e.absolute)
@@ -73,9 +72,46 @@ maximum = _binary(e.maximum)
 minimum = _binary(e.minimum)
 
 
+def floor_divide(x1: Operand, x2: Operand, /) -> Tensor:
+    """x1 / x2 rounded down. Integers: 0 where x2 is 0, the least integer where it overflows.
+    Floats: (x1 - remainder) / x2 to the nearest whole number; with an infinity, as the array API
+    has it, the quotient itself rounded down (1 // -inf is -0)."""
+    operands = operands_of((x1, x2))
+    dtype = common_dtype(operands)
+    build = _floor_of_floats if dtype.is_float else e.floor_divide
+    return apply_together("floor_divide", build, operands, dtype)
+
+
+def _floor_of_floats(x: Value, y: Value) -> Value:
+    infinite = e.logical_or(e.isinf(x), e.isinf(y))
+    return e.where(infinite, e.floor(e.divide(x, y)), e.floor_divide(x, y))
+
+
 def positive(x: Operand, /) -> Tensor:
     """+x."""
     return as_tensor(x)
+
+
+def _of_number(name: str, x: Operand) -> Tensor:
+    x = as_tensor(x)
+    if x.dtype.is_bool:
+        raise DTypeError(f"{name} of {x._type}", fix="cast to a numeric dtype")
+    return x
+
+
+def conj(x: Operand, /) -> Tensor:
+    """The complex conjugate: x itself, since all numbers are real. Raises DTypeError for bool."""
+    return _of_number("conj", x)
+
+
+def real(x: Operand, /) -> Tensor:
+    """The real part: x itself, since all numbers are real. Raises DTypeError for bool."""
+    return _of_number("real", x)
+
+
+def imag(x: Operand, /) -> Tensor:
+    """The imaginary part: zero, since all numbers are real. Raises DTypeError for bool."""
+    return apply(lambda v: full(v.shape, 0, v.type.dtype), _of_number("imag", x))
 
 
 def square(x: Operand, /) -> Tensor:
@@ -88,22 +124,43 @@ def reciprocal(x: Operand, /) -> Tensor:
     return divide(1, x)
 
 
-def pow(x: Operand, y: Operand, /) -> Tensor:
-    """x to the power y. Small whole numbers y are products; integers need y >= 0."""
-    if isinstance(y, int | float) and not isinstance(y, bool) and isinstance(x, TensorState):
-        short = _short_power(x, y)
+def pow(x1: Operand, x2: Operand, /) -> Tensor:
+    """x1 to the power x2. Small whole numbers x2 are products. Integers are exact; below 1 in
+    magnitude (a negative x2) they are rounded towards zero, where they overflow they wrap around
+    for some and are undefined for others."""
+    if isinstance(x2, int | float) and not isinstance(x2, bool) and isinstance(x1, TensorState):
+        short = _short_power(x1, x2)
         if short is not None:
             return short
-    operands = operands_of((x, y))
+    operands = operands_of((x1, x2))
     dtype = common_dtype(operands)
-    return _power(operands, dtype)
+    return apply_together("pow", t.power if dtype.is_float else _integer_power, operands, dtype)
 
 
-def _power(operands: list[Operand], dtype: DType) -> Tensor:
-    if dtype.is_float:
-        return apply_together("power", t.power, operands, dtype)
-    wide = apply_together("power", t.power, operands, dt.float64)
-    return cast_to(wide, dtype)
+def _integer_power(x: Value, y: Value) -> Value:
+    """The product of the squares x, x², x⁴, … that the bits of y name. A y of as many bits as the
+    dtype has, or more, can do without overflow only for x of -1, 0 and 1, so its parity says all.
+    """
+    dtype = x.type.dtype
+    if dtype.is_bool:
+        raise DTypeError("pow of bool", fix="cast one operand to an integer dtype")
+
+    def number(n: int) -> Value:
+        return full(x.shape, n, dtype)
+
+    one, parity = number(1), e.bitwise_and(y, number(1))
+    if dtype.kind == "i":
+        below = e.less(y, number(0))
+        unit = e.equal(e.absolute(x), one)
+        x = e.where(e.logical_and(below, e.logical_not(unit)), number(0), x)
+        y = e.where(below, e.add(number(2), parity), y)
+    y = e.minimum(y, e.add(number(dtype.bits), parity))
+    found, square = one, x
+    for bit in range(dtype.bits.bit_length()):
+        named = e.not_equal(e.bitwise_and(y, number(1 << bit)), number(0))
+        found = e.where(named, e.multiply(found, square), found)
+        square = e.multiply(square, square)
+    return found
 
 
 def _short_power(x: TensorState, y: float) -> Tensor | None:
@@ -113,6 +170,8 @@ def _short_power(x: TensorState, y: float) -> Tensor | None:
         return elementwise("power", lambda v: e.multiply(e.multiply(v, v), v), (x,))
     if y == 1:
         return elementwise("power", lambda v: v, (x,), floats=isinstance(y, float))
+    if x.dtype.is_integer and isinstance(y, int) and y > 0:
+        return elementwise("pow", lambda v: _whole_power(v, y), (x,))
     if not x.dtype.is_float:
         return None
     if y == 0.5:
@@ -120,6 +179,19 @@ def _short_power(x: TensorState, y: float) -> Tensor | None:
     if y == -0.5:
         return rsqrt(x)
     return divide(1.0, x) if y == -1 else None
+
+
+def _whole_power(x: Value, n: int) -> Value:
+    """The product of n > 0 factors x, by squares."""
+    found = None
+    while n:
+        if n & 1:
+            found = x if found is None else e.multiply(found, x)
+        n >>= 1
+        if n:
+            x = e.multiply(x, x)
+    assert found is not None
+    return found
 
 
 # ---- rounding
@@ -174,8 +246,8 @@ nextafter = _binary(t.nextafter, floats=True)
 
 
 def _comparison(op: Op) -> Binary:
-    def function(x: Operand, y: Operand, /) -> Tensor:
-        operands = operands_of((x, y))
+    def function(x1: Operand, x2: Operand, /) -> Tensor:
+        operands = operands_of((x1, x2))
         dtype = common_dtype(operands)
         return apply_together(op.name, op, operands, dt.uint8 if dtype.is_bool else dtype)
 
@@ -209,22 +281,29 @@ signbit = _unary(e.signbit, floats=True)
 # ---- logic and bits
 
 
-def _logic(op: Op) -> Callable[..., Tensor]:
-    def function(*operands: Operand) -> Tensor:
-        return apply_together(op.name, op, operands_of(operands), dt.bool_)
+_TRUTH = " Other dtypes count as true where not zero."
 
-    return _named(function, op.name, op.doc + " Other dtypes count as true where not zero.")
+
+def _logic(op: Op) -> Binary:
+    def function(x1: Operand, x2: Operand, /) -> Tensor:
+        return apply_together(op.name, op, operands_of((x1, x2)), dt.bool_)
+
+    return _named(function, op.name, op.doc + _TRUTH)
 
 
 logical_and = _logic(e.logical_and)
 logical_or = _logic(e.logical_or)
 logical_xor = _logic(e.logical_xor)
-logical_not = _logic(e.logical_not)
 
 
-def _bitwise(op: Op, logic: Op, name: str) -> Callable[..., Tensor]:
-    def function(*given: Operand) -> Tensor:
-        operands = operands_of(given)
+def logical_not(x: Operand, /) -> Tensor:
+    """not x. Other dtypes count as true where not zero."""
+    return apply_together("logical_not", e.logical_not, operands_of((x,)), dt.bool_)
+
+
+def _bitwise(op: Op, logic: Op, name: str) -> Binary:
+    def function(x1: Operand, x2: Operand, /) -> Tensor:
+        operands = operands_of((x1, x2))
         dtype = common_dtype(operands)
         return apply_together(name, logic if dtype.is_bool else op, operands, dtype)
 
@@ -234,18 +313,23 @@ def _bitwise(op: Op, logic: Op, name: str) -> Callable[..., Tensor]:
 bitwise_and = _bitwise(e.bitwise_and, e.logical_and, "bitwise_and")
 bitwise_or = _bitwise(e.bitwise_or, e.logical_or, "bitwise_or")
 bitwise_xor = _bitwise(e.bitwise_xor, e.logical_xor, "bitwise_xor")
-bitwise_invert = _bitwise(e.bitwise_invert, e.logical_not, "bitwise_invert")
 bitwise_left_shift = _binary(e.left_shift, "bitwise_left_shift")
 bitwise_right_shift = _binary(e.right_shift, "bitwise_right_shift")
+
+
+def bitwise_invert(x: Operand, /) -> Tensor:
+    """~x. On bool: not x."""
+    x = as_tensor(x)
+    return apply(e.logical_not if x.dtype.is_bool else e.bitwise_invert, x)
 
 
 # ---- selection
 
 
-def where(condition: Operand, x: Operand, y: Operand) -> Tensor:
-    """x where the condition is true, else y; all three are broadcast."""
+def where(condition: Operand, x1: Operand, x2: Operand, /) -> Tensor:
+    """x1 where the condition is true, else x2; all three are broadcast."""
     chosen = cast_to(as_tensor(condition), dt.bool_)
-    operands = operands_of((x, y))
+    operands = operands_of((x1, x2))
     dtype = common_dtype(operands)
     tensors = [chosen, *(o for o in operands if isinstance(o, TensorState))]
     shape = common_shape("where", tensors)

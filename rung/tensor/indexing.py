@@ -120,6 +120,28 @@ def _normalized(x: Tensor, index: object) -> list[Item]:
     return found
 
 
+def _without_single_masks(x: Tensor, index: object) -> tuple[Tensor, object]:
+    """x and an index without bools of no dims. Such a one stands for a new dim, of which it takes
+    the one element or none."""
+    if not any(_is_single_mask(i) for i in (index if isinstance(index, tuple) else (index,))):
+        return x, index
+    items = _expanded(x, index)
+    dim = 0
+    for at, item in enumerate(items):
+        if item is None:
+            continue
+        if _is_single_mask(item):
+            hit = bool(buffer_of(as_tensor(item), "the number of true elements").array)
+            x = expand_dims(x, dim)
+            items[at] = np.zeros(1 if hit else 0, np.int64)
+        dim += items[at].ndim if _is_mask(item) else 1
+    return x, tuple(items)
+
+
+def _is_single_mask(item: object) -> bool:
+    return _is_mask(item) and getattr(item, "ndim", 0) == 0
+
+
 def _cut(item: slice, length: int, dim: int) -> _Cut:
     try:
         return _Cut(*item.indices(length))
@@ -160,7 +182,12 @@ def _position(x: Tensor, item: Any, dim: int) -> Item:
 
 def _mask_positions(x: Tensor, mask: Any, dim: int) -> list[Item]:
     mask = as_tensor(mask)
-    if mask.shape != x.shape[dim : dim + mask.ndim]:
+    if mask.ndim == 0:
+        raise IndexingError(
+            "a bool without dims stands beside other indices, and something is assigned",
+            fix="assign through it alone, or with where()",
+        )
+    if not _mask_fits(mask, x.shape[dim : dim + mask.ndim]):
         raise IndexingError(
             f"mask {mask._type} does not fit dims {dim} to {dim + mask.ndim - 1} of {x._type}",
             fix="a mask has the lengths of the dims that it stands for",
@@ -169,11 +196,18 @@ def _mask_positions(x: Tensor, mask: Any, dim: int) -> list[Item]:
     return [as_tensor(np.ascontiguousarray(a)) for a in np.nonzero(array)]
 
 
+def _mask_fits(mask: Tensor, dims: Shape) -> bool:
+    """Whether a mask has the lengths of the dims that it stands for, or none (nothing is true)."""
+    fits = len(mask.shape) == len(dims)
+    return fits and all(n in (0, d) for n, d in zip(mask.shape, dims, strict=True))
+
+
 # ---- reading
 
 
 def getitem(x: Tensor, index: object) -> Tensor:
     """`x[index]`. Raises IndexingError."""
+    x, index = _without_single_masks(x, index)
     items = _normalized(x, index)
     view = _view(x, items)
     if view is not None:
@@ -326,9 +360,9 @@ def _gathered_shape(items: Sequence[Item], place: int, positions: Shape) -> Shap
 def setitem(x: Tensor, index: object, y: Operand) -> None:
     """`x[index] = y`: puts an updated value into x. Raises IndexingError, ShapeError."""
     begin_write(x)
-    if _is_mask(index) and not isinstance(index, bool):
+    if _is_mask(index):
         mask = as_tensor(index)
-        if is_scalar(y) or as_tensor(y).ndim == 0 or state.trace is not None:
+        if mask.ndim == 0 or is_scalar(y) or as_tensor(y).ndim == 0 or state.trace is not None:
             _write_masked(x, mask, y)
             return
     items = _normalized(x, index)
@@ -366,11 +400,13 @@ def _put(x: Tensor, value: Value, *others: Tensor) -> None:
 
 
 def _write_masked(x: Tensor, mask: Tensor, y: Operand) -> None:
-    if mask.shape != x.shape[: mask.ndim]:
+    if not _mask_fits(mask, x.shape[: mask.ndim]):
         raise IndexingError(
             f"mask {mask._type} does not fit {x._type}",
             fix="a mask has the lengths of the first dims of the tensor",
         )
+    if 0 in mask.shape:
+        return
     update = _update(x, y, x.shape)
     spread = mask.shape + (1,) * (x.ndim - mask.ndim)
     chosen = broadcasted(reshaped(graph_value(mask), spread), x.shape)

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rung.core.dtype import DType
-from rung.core.errors import DTypeError
+from rung.core.errors import InterchangeError
+from rung.tensor.creation import check_device, dlpack_array
 from rung.tensor.leaf import Buffer
 from rung.tensor.operate import from_data
 from rung.tensor.state import TensorState, buffer_of
@@ -57,30 +57,41 @@ def as_array(tensor: TensorState, dtype: Any, copy: bool | None) -> np.ndarray[A
     return array.copy() if copy else array
 
 
-def to_dlpack(tensor: TensorState, **options: Any) -> Any:
-    """A DLPack capsule of the same memory."""
-    _check_dlpack(tensor.dtype)
+CPU = (1, 0)
+"""The device type and number of DLPack."""
+
+
+def to_dlpack(
+    tensor: TensorState,
+    stream: object = None,
+    max_version: tuple[int, int] | None = None,
+    dl_device: tuple[Any, int] | None = None,
+    copy: bool | None = None,
+) -> Any:
+    """A DLPack capsule of the same memory, or of a copy if `copy`; of the newest version that NumPy
+    makes and `max_version` allows. Raises InterchangeError for bf16, a stream or another device."""
+    if tensor.dtype.name == "bf16":
+        raise InterchangeError("dlpack: NumPy has no bf16", fix="give x.astype(rung.float32)")
+    if stream is not None:
+        raise InterchangeError(f"dlpack: stream={stream!r} of the CPU", fix="leave stream out")
+    if dl_device is not None and tuple(dl_device) != CPU:
+        raise InterchangeError(
+            f"dlpack: {tensor._type} is on the CPU, not on device {tuple(dl_device)}",
+            fix=f"leave dl_device out, or give {CPU}",
+        )
     array = exported_array(buffer_of(tensor, "__dlpack__"), writable=True)
-    options.pop("stream", None)
-    return array.__dlpack__(**options)
+    return (array.copy() if copy else array).__dlpack__(max_version=max_version)
 
 
-def _check_dlpack(dtype: DType) -> None:
-    if dtype.name == "bf16":
-        raise DTypeError("dlpack: NumPy has no bf16", fix="convert with x.astype(rung.float32)")
+def from_dlpack(x: Any, /, *, device: object = None, copy: bool | None = None) -> Tensor:
+    """A tensor of the same memory as any object with `__dlpack__` (do not change it afterwards),
+    copied where `copy` says so, and for None where it must be.
 
-
-def from_dlpack(x: Any) -> Tensor:
-    """A tensor of the same memory as any object with `__dlpack__` (do not change it afterwards)."""
-    try:
-        array = np.from_dlpack(x)
-    except (BufferError, RuntimeError) as error:
-        raise DTypeError(
-            f"from_dlpack: {error}", fix="convert it to f32 on the CPU first"
-        ) from None
-    return from_data(array, None, copy=False)
+    Raises InterchangeError for memory or dtypes that cannot be taken over, DeviceError."""
+    check_device(device)
+    return from_data(dlpack_array(x), None, copy)
 
 
 def from_numpy(x: np.ndarray[Any, Any]) -> Tensor:
     """A tensor of the same memory as the array (do not change it afterwards)."""
-    return from_data(x, None, copy=False)
+    return from_data(x, None)

@@ -10,7 +10,7 @@ import numpy as np
 
 from rung.core import dtype as dt
 from rung.core.dtype import DType, Scalar
-from rung.core.errors import AxisError, DTypeError, ShapeError
+from rung.core.errors import AxisError, DTypeError, InterchangeError, ShapeError
 from rung.core.source import NOWHERE
 from rung.ir.node import Value, provenance
 from rung.ir.types import Shape
@@ -19,7 +19,7 @@ from rung.ops.creation import constant
 from rung.ops.elementwise import cast
 from rung.tensor.leaf import Buffer, tensor_type
 from rung.tensor.programs import new_buffer
-from rung.tensor.state import TensorState, apply, new_tensor
+from rung.tensor.state import TensorState, apply, graph_value, new_tensor, state
 
 if TYPE_CHECKING:
     from rung.tensor.tensor import Tensor
@@ -40,18 +40,31 @@ def as_tensor(x: Operand, dtype: DType | None = None) -> Tensor:
     of their kind (f32 for floats)."""
     if isinstance(x, TensorState):
         return cast_to(x, dtype)
-    return from_data(x, dtype, copy=False)
+    return from_data(x, dtype)
 
 
-def from_data(data: Any, dtype: DType | None, copy: bool) -> Tensor:
-    """A tensor of an array, a number or nested sequences of numbers (or of tensors)."""
+def from_data(data: Any, dtype: DType | None, copy: bool | None = None) -> Tensor:
+    """A tensor of an array, a number or nested sequences of numbers (or of tensors).
+
+    An array is copied where `copy` says so, and for None where it must be. Raises InterchangeError
+    if it must be and `copy` is False."""
     if isinstance(data, np.ndarray | np.generic):
         array = np.asarray(data)
         given = dt.as_dtype(array.dtype.newbyteorder("="))
         target = given if dtype is None else dtype
+        if copy is False and not (target is given and _can_be_shared(array)):
+            raise InterchangeError(
+                f"{given}{list(array.shape)} cannot become a dense {target} without a copy",
+                fix="leave copy=False out",
+            )
         if target is not given:
             array = _converted(array, target)
-        return new_tensor(buffer=_array_buffer(array, target, copy))
+        return new_tensor(buffer=_array_buffer(array, target, bool(copy)))
+    if copy is False:
+        raise InterchangeError(
+            f"{type(data).__name__} has no memory that a tensor could share",
+            fix="leave copy=False out, or give an array",
+        )
     array = _sequence_array(data)
     if dtype is None:
         dtype = dt.float32 if array.dtype.kind == "f" else dt.as_dtype(array.dtype)
@@ -101,12 +114,24 @@ def _array_buffer(array: np.ndarray[Any, Any], dtype: DType, copy: bool) -> Buff
     type = tensor_type(dtype, array.shape)
     if array.dtype != dtype.numpy or not array.dtype.isnative:
         array = array.astype(dtype.numpy)
-    dense = array.flags.c_contiguous and array.flags.aligned
-    if dense and not copy:
+    if _can_be_shared(array) and not copy:
         return Buffer(array, type, owned=False)
     buffer = new_buffer(type)
     np.copyto(buffer.array, array)
     return buffer
+
+
+def _can_be_shared(array: np.ndarray[Any, Any]) -> bool:
+    return array.flags.c_contiguous and array.flags.aligned and array.dtype.isnative
+
+
+def copied(x: Tensor) -> Tensor:
+    """A tensor with the same value, updated independently; derivatives pass."""
+    value = graph_value(x)
+    tracked = x._requires_grad and state.grad_enabled
+    if x._buffer is not None and not tracked and state.trace is None:
+        return new_tensor(buffer=x._buffer)
+    return new_tensor(value, requires_grad=tracked, depth=x._depth)
 
 
 def cast_value(value: Value, dtype: DType) -> Value:

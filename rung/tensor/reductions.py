@@ -8,14 +8,16 @@ from math import prod as _product
 from typing import TYPE_CHECKING
 
 from rung.core import dtype as dt
-from rung.core.dtype import DType
+from rung.core.errors import DTypeError, ShapeError
 from rung.ir.node import Value
 from rung.ir.op import Op
 from rung.ops import reduction as r
 from rung.ops.broadcast import expand_dims, reduce_sum, reshaped, spread
+from rung.ops.creation import full
 from rung.ops.cumulative import cumulative_prod as _cumulative_prod
 from rung.ops.cumulative import cumulative_sum as _cumulative_sum
 from rung.ops.elementwise import multiply, scale, subtract
+from rung.ops.movement import concat, cut
 from rung.ops.shorthand import permuted
 from rung.ops.softmax import logsumexp as _logsumexp
 from rung.tensor import elementwise
@@ -25,6 +27,7 @@ from rung.tensor.operate import (
     as_tensor,
     cast_to,
     cast_value,
+    common_dtype,
     one_axis,
     torch_names,
 )
@@ -57,39 +60,43 @@ def _widened(x: Tensor, dtype: object) -> Tensor:
 
 
 @torch_names
-def sum(x: Operand, axis: Axis = None, dtype: object = None, keepdims: bool = False) -> Tensor:
+def sum(
+    x: Operand, /, axis: Axis = None, dtype: object = None, keepdims: bool = False
+) -> Tensor:
     """Sum over `axis`; integers and bool are summed in 64 bits."""
     return _reduce("sum", reduce_sum, _widened(as_tensor(x), dtype), axis, keepdims)
 
 
 @torch_names
-def prod(x: Operand, axis: Axis = None, dtype: object = None, keepdims: bool = False) -> Tensor:
+def prod(
+    x: Operand, /, axis: Axis = None, dtype: object = None, keepdims: bool = False
+) -> Tensor:
     """Product over `axis`; integers and bool are multiplied in 64 bits."""
     return _reduce("prod", r.reduce_prod, _widened(as_tensor(x), dtype), axis, keepdims)
 
 
 @torch_names
-def max(x: Operand, axis: Axis = None, keepdims: bool = False) -> Tensor:
+def max(x: Operand, /, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """Largest element over `axis`; NaN if one is NaN. ShapeError where there are none."""
     x = as_tensor(x)
     return _reduce("max", r.reduce_any if x.dtype.is_bool else r.reduce_max, x, axis, keepdims)
 
 
 @torch_names
-def min(x: Operand, axis: Axis = None, keepdims: bool = False) -> Tensor:
+def min(x: Operand, /, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """Smallest element over `axis`; NaN if one is NaN. ShapeError where there are none."""
     x = as_tensor(x)
     return _reduce("min", r.reduce_all if x.dtype.is_bool else r.reduce_min, x, axis, keepdims)
 
 
 @torch_names
-def any(x: Operand, axis: Axis = None, keepdims: bool = False) -> Tensor:
+def any(x: Operand, /, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """Whether an element over `axis` is true (not zero)."""
     return _reduce("any", r.reduce_any, cast_to(as_tensor(x), dt.bool_), axis, keepdims)
 
 
 @torch_names
-def all(x: Operand, axis: Axis = None, keepdims: bool = False) -> Tensor:
+def all(x: Operand, /, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """Whether all elements over `axis` are true (not zero)."""
     return _reduce("all", r.reduce_all, cast_to(as_tensor(x), dt.bool_), axis, keepdims)
 
@@ -100,7 +107,7 @@ def _floats(x: Operand) -> Tensor:
 
 
 @torch_names
-def mean(x: Operand, axis: Axis = None, keepdims: bool = False) -> Tensor:
+def mean(x: Operand, /, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """Arithmetic mean over `axis`; integers give f32, an empty mean is NaN."""
     return _reduce("mean", _mean_value, _floats(x), axis, keepdims)
 
@@ -114,7 +121,7 @@ def _mean_value(v: Value, dims: tuple[int, ...]) -> Value:
 
 @torch_names
 def var(
-    x: Operand, axis: Axis = None, correction: float = 0.0, keepdims: bool = False
+    x: Operand, /, axis: Axis = None, correction: float = 0.0, keepdims: bool = False
 ) -> Tensor:
     """Variance over `axis`: the squared distances from the mean, over count - `correction`.
     (PyTorch's default is correction=1.)"""
@@ -135,20 +142,20 @@ def _var_value(v: Value, dims: tuple[int, ...], correction: float) -> Value:
 
 @torch_names
 def std(
-    x: Operand, axis: Axis = None, correction: float = 0.0, keepdims: bool = False
+    x: Operand, /, axis: Axis = None, correction: float = 0.0, keepdims: bool = False
 ) -> Tensor:
     """Square root of the variance over `axis`. (PyTorch's default is correction=1.)"""
     return elementwise.sqrt(var(x, axis, correction, keepdims))
 
 
 @torch_names
-def norm(x: Operand, axis: Axis = None, keepdims: bool = False) -> Tensor:
+def norm(x: Operand, /, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """Square root of the sum of squares over `axis`."""
     return elementwise.sqrt(sum(elementwise.square(_floats(x)), axis, keepdims=keepdims))
 
 
 @torch_names
-def logsumexp(x: Operand, axis: Axis = None, keepdims: bool = False) -> Tensor:
+def logsumexp(x: Operand, /, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """log(sum(exp(x))) over `axis`, without overflow."""
     x = _floats(x)
     axes = all_axes("logsumexp", axis, x.ndim)
@@ -180,38 +187,86 @@ def _arg(op: Op, x: Operand, axis: int | None, keepdims: bool) -> Tensor:
 
 
 @torch_names
-def argmax(x: Operand, axis: int | None = None, keepdims: bool = False) -> Tensor:
+def argmax(x: Operand, /, axis: int | None = None, keepdims: bool = False) -> Tensor:
     """Position (i64) of the first largest element along `axis`, or in the flattened tensor."""
     return _arg(r.argmax, x, axis, keepdims)
 
 
 @torch_names
-def argmin(x: Operand, axis: int | None = None, keepdims: bool = False) -> Tensor:
+def argmin(x: Operand, /, axis: int | None = None, keepdims: bool = False) -> Tensor:
     """Position (i64) of the first smallest element along `axis`, or in the flattened tensor."""
     return _arg(r.argmin, x, axis, keepdims)
 
 
-def _cumulative(op: Op, x: Operand, axis: int | None, dtype: DType | None) -> Tensor:
+def _cumulative(
+    op: Op, x: Operand, axis: int | None, dtype: object, initial: int | None
+) -> Tensor:
     x = _widened(as_tensor(x), dtype)
     if axis is None:
-        return apply(lambda v: op(reshaped(v, (v.type.size,)), dim=0), x)
+        x, axis = apply(lambda v: reshaped(v, (v.type.size,)), x), 0
     dim = one_axis(op.name, axis, x.ndim)
-    return apply(lambda v: op(v, dim=dim), x)
+
+    def build(v: Value) -> Value:
+        found = op(v, dim=dim)
+        if initial is None:
+            return found
+        shape = (*v.shape[:dim], 1, *v.shape[dim + 1 :])
+        return concat(full(shape, initial, v.type.dtype), found, dim=dim)
+
+    return apply(build, x)
 
 
 @torch_names
-def cumulative_sum(x: Operand, axis: int | None = None, dtype: DType | None = None) -> Tensor:
-    """Sums of the elements up to and including each, along `axis` (None: flattened)."""
-    return _cumulative(_cumulative_sum, x, axis, dtype)
+def cumulative_sum(
+    x: Operand, /, axis: int | None = None, dtype: object = None, include_initial: bool = False
+) -> Tensor:
+    """Sums of the elements up to and including each, along `axis` (None: flattened), with a zero
+    in front if `include_initial`; integers and bool are summed in 64 bits."""
+    return _cumulative(_cumulative_sum, x, axis, dtype, 0 if include_initial else None)
 
 
 @torch_names
-def cumulative_prod(x: Operand, axis: int | None = None, dtype: DType | None = None) -> Tensor:
-    """Products of the elements up to and including each, along `axis` (None: flattened)."""
-    return _cumulative(_cumulative_prod, x, axis, dtype)
+def cumulative_prod(
+    x: Operand, /, axis: int | None = None, dtype: object = None, include_initial: bool = False
+) -> Tensor:
+    """Products of the elements up to and including each, along `axis` (None: flattened), with a one
+    in front if `include_initial`; integers and bool are multiplied in 64 bits."""
+    return _cumulative(_cumulative_prod, x, axis, dtype, 1 if include_initial else None)
 
 
 @torch_names
-def count_nonzero(x: Operand, axis: Axis = None, keepdims: bool = False) -> Tensor:
+def diff(
+    x: Operand,
+    /,
+    axis: int = -1,
+    n: int = 1,
+    prepend: Operand = None,
+    append: Operand = None,
+) -> Tensor:
+    """Differences of neighbours along `axis`, `n` times over, with `prepend` in front of x and
+    `append` behind it. Raises ShapeError if n is negative, DTypeError for bool."""
+    x = as_tensor(x)
+    dim = one_axis("diff", axis, x.ndim)
+    if n < 0:
+        raise ShapeError(f"diff: n={n}", fix="give a number that is not negative")
+    if x.dtype.is_bool:
+        raise DTypeError(f"diff of {x._type}", fix="cast to a numeric dtype")
+    parts = [as_tensor(p) for p in (prepend, x, append) if p is not None]
+    dtype = common_dtype(parts)
+
+    def build(*values: Value) -> Value:
+        together = [cast_value(v, dtype) for v in values]
+        found = concat(*together, dim=dim) if len(values) > 1 else together[0]
+        for _ in range(n):
+            length = found.shape[dim]
+            gaps = length - 1 if length else 0
+            found = subtract(cut(found, dim, length - gaps, length), cut(found, dim, 0, gaps))
+        return found
+
+    return apply(build, *parts)
+
+
+@torch_names
+def count_nonzero(x: Operand, /, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """How many elements over `axis` are not zero (i64)."""
     return sum(cast_to(as_tensor(x), dt.bool_), axis, keepdims=keepdims)

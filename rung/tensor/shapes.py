@@ -11,7 +11,7 @@ import numpy as np
 
 from rung.core import dtype as dt
 from rung.core.dtype import DType
-from rung.core.errors import AxisError, ShapeError
+from rung.core.errors import AxisError, DTypeError, ShapeError
 from rung.ir.node import Value
 from rung.ops import movement as m
 from rung.ops.broadcast import broadcasted, reshaped
@@ -19,6 +19,7 @@ from rung.ops.creation import full, full_like, iota
 from rung.ops.elementwise import add as _add
 from rung.ops.elementwise import greater_equal, less_equal
 from rung.ops.elementwise import where as _where
+from rung.ops.indexing import take
 from rung.ops.shorthand import permuted
 from rung.tensor.operate import (
     Operand,
@@ -27,10 +28,11 @@ from rung.tensor.operate import (
     cast_value,
     common_dtype,
     common_shape,
+    copied,
     one_axis,
     torch_names,
 )
-from rung.tensor.state import apply, apply_many
+from rung.tensor.state import apply, apply_many, buffer_of
 
 if TYPE_CHECKING:
     from rung.tensor.tensor import Tensor
@@ -47,8 +49,11 @@ def as_shape(name: str, shape: int | Sequence[int]) -> Shape:
         raise ShapeError(f"{name}: {shape!r} is not a shape", fix="give integers") from None
 
 
-def reshape(x: Operand, shape: int | Sequence[int]) -> Tensor:
-    """The same elements, in row-major order, in another shape; one length may be -1."""
+def reshape(
+    x: Operand, /, shape: int | Sequence[int], *, copy: bool | None = None
+) -> Tensor:
+    """The same elements, in row-major order, in another shape; one length may be -1. The result is
+    independent of x; where the shape stays it is x itself, unless `copy`."""
     x = as_tensor(x)
     wanted = as_shape("reshape", shape)
     if -1 in wanted:
@@ -58,7 +63,9 @@ def reshape(x: Operand, shape: int | Sequence[int]) -> Tensor:
             f"reshape: {x._type} has {x.size} elements, {list(wanted)} does not",
             fix="give lengths whose product is the number of elements, or one -1",
         )
-    return x if wanted == x.shape else apply(lambda v: reshaped(v, wanted), x)
+    if wanted == x.shape:
+        return copied(x) if copy else x
+    return apply(lambda v: reshaped(v, wanted), x)
 
 
 def _inferred(x: Tensor, shape: Shape) -> Shape:
@@ -93,7 +100,7 @@ def unflatten(x: Operand, axis: int, shape: Sequence[int]) -> Tensor:
     return reshape(x, (*x.shape[:a], *sizes, *x.shape[a + 1 :]))
 
 
-def permute_dims(x: Operand, axes: Sequence[int]) -> Tensor:
+def permute_dims(x: Operand, /, axes: Sequence[int]) -> Tensor:
     """Dims in another order: dim d of the result is dim `axes[d]` of x."""
     x = as_tensor(x)
     order = tuple(one_axis("permute_dims", a, x.ndim) for a in axes)
@@ -114,7 +121,7 @@ def swapaxes(x: Operand, axis1: int, axis2: int) -> Tensor:
     return permute_dims(x, order)
 
 
-def matrix_transpose(x: Operand) -> Tensor:
+def matrix_transpose(x: Operand, /) -> Tensor:
     """x with its last two dims exchanged."""
     x = as_tensor(x)
     if x.ndim < 2:
@@ -122,11 +129,15 @@ def matrix_transpose(x: Operand) -> Tensor:
     return swapaxes(x, -2, -1)
 
 
-def moveaxis(x: Operand, source: int | Sequence[int], destination: int | Sequence[int]) -> Tensor:
+def moveaxis(
+    x: Operand, source: int | Sequence[int], destination: int | Sequence[int], /
+) -> Tensor:
     """Dims `source` at the places `destination`, the others in order."""
     x = as_tensor(x)
     froms = source if isinstance(source, tuple | list) else (source,)
     tos = destination if isinstance(destination, tuple | list) else (destination,)
+    if len(froms) != len(tos):  # type: ignore[arg-type]
+        raise AxisError(f"moveaxis: {source} and {destination} differ in number")
     pairs = [
         (one_axis("moveaxis", b, x.ndim), one_axis("moveaxis", a, x.ndim))
         for a, b in zip(froms, tos, strict=True)  # type: ignore[arg-type]
@@ -138,7 +149,7 @@ def moveaxis(x: Operand, source: int | Sequence[int], destination: int | Sequenc
     return permute_dims(x, order)
 
 
-def squeeze(x: Operand, axis: int | Sequence[int] | None = None) -> Tensor:
+def squeeze(x: Operand, /, axis: int | Sequence[int] | None = None) -> Tensor:
     """x without the dims `axis`, which must have length one (None: all such dims)."""
     x = as_tensor(x)
     if axis is None:
@@ -150,7 +161,7 @@ def squeeze(x: Operand, axis: int | Sequence[int] | None = None) -> Tensor:
     return reshape(x, tuple(n for d, n in enumerate(x.shape) if d not in axes))
 
 
-def expand_dims(x: Operand, axis: int | Sequence[int] = 0) -> Tensor:
+def expand_dims(x: Operand, /, axis: int | Sequence[int] = 0) -> Tensor:
     """x with new dims of length one, at the places `axis` of the result."""
     x = as_tensor(x)
     count = len(axis) if isinstance(axis, tuple | list) else 1
@@ -161,7 +172,7 @@ def expand_dims(x: Operand, axis: int | Sequence[int] = 0) -> Tensor:
     return reshape(x, shape)
 
 
-def broadcast_to(x: Operand, shape: Sequence[int]) -> Tensor:
+def broadcast_to(x: Operand, /, shape: Sequence[int]) -> Tensor:
     """x repeated to `shape` along dims of length one and new leading dims; -1 keeps a length."""
     x = as_tensor(x)
     wanted = as_shape("broadcast_to", shape)
@@ -172,9 +183,9 @@ def broadcast_to(x: Operand, shape: Sequence[int]) -> Tensor:
     return apply(lambda v: broadcasted(v, wanted), x)
 
 
-def broadcast_arrays(*given: Operand) -> list[Tensor]:
+def broadcast_arrays(*arrays: Operand) -> list[Tensor]:
     """The tensors in their common shape."""
-    tensors = [as_tensor(x) for x in given]
+    tensors = [as_tensor(x) for x in arrays]
     shape = common_shape("broadcast_arrays", tensors)
     return [broadcast_to(x, shape) for x in tensors]
 
@@ -195,7 +206,7 @@ def _alike(given: Sequence[Operand], name: str) -> tuple[list[Tensor], DType]:
 
 
 @torch_names
-def concat(arrays: Sequence[Operand], axis: int | None = 0) -> Tensor:
+def concat(arrays: Sequence[Operand], /, axis: int | None = 0) -> Tensor:
     """The tensors one after the other along `axis` (None: flattened)."""
     tensors, dtype = _alike(arrays, "concat")
     if axis is None:
@@ -205,7 +216,7 @@ def concat(arrays: Sequence[Operand], axis: int | None = 0) -> Tensor:
 
 
 @torch_names
-def stack(arrays: Sequence[Operand], axis: int = 0) -> Tensor:
+def stack(arrays: Sequence[Operand], /, axis: int = 0) -> Tensor:
     """Tensors of one shape side by side along a new dim `axis`."""
     tensors, _ = _alike(arrays, "stack")
     for x in tensors:
@@ -215,7 +226,7 @@ def stack(arrays: Sequence[Operand], axis: int = 0) -> Tensor:
 
 
 @torch_names
-def unstack(x: Operand, axis: int = 0) -> tuple[Tensor, ...]:
+def unstack(x: Operand, /, axis: int = 0) -> tuple[Tensor, ...]:
     """The slices along `axis`, without that dim."""
     x = as_tensor(x)
     dim = one_axis("unstack", axis, x.ndim)
@@ -252,7 +263,7 @@ def chunk(x: Operand, chunks: int, axis: int = 0) -> tuple[Tensor, ...]:
 
 
 @torch_names
-def flip(x: Operand, axis: int | Sequence[int] | None = None) -> Tensor:
+def flip(x: Operand, /, axis: int | Sequence[int] | None = None) -> Tensor:
     """The order of the elements reversed along `axis`."""
     x = as_tensor(x)
     dims = all_axes("flip", axis, x.ndim)
@@ -261,18 +272,23 @@ def flip(x: Operand, axis: int | Sequence[int] | None = None) -> Tensor:
 
 @torch_names
 def roll(
-    x: Operand, shift: int | Sequence[int], axis: int | Sequence[int] | None = None
+    x: Operand, /, shift: int | Sequence[int], axis: int | Sequence[int] | None = None
 ) -> Tensor:
-    """Elements moved by `shift` along `axis`; those that leave come in at the other end."""
+    """Elements moved by `shift` (one for all, or one for each axis) along `axis` (None: in the
+    flattened tensor); those that leave come in at the other end."""
     x = as_tensor(x)
     if axis is None:
         return reshape(roll(reshape(x, (-1,)), shift, 0), x.shape)
-    shifts = shift if isinstance(shift, tuple | list) else (shift,)
-    axes = axis if isinstance(axis, tuple | list) else (axis,)
+    axes = list(axis) if isinstance(axis, tuple | list) else [axis]
+    shifts = list(shift) if isinstance(shift, tuple | list) else [shift] * len(axes)
+    if len(shifts) != len(axes):
+        raise AxisError(
+            f"roll: {len(shifts)} shifts along {len(axes)} axes", fix="give one for each axis"
+        )
 
     def build(v: Value) -> Value:
-        for by, a in zip(shifts, axes, strict=True):  # type: ignore[arg-type]
-            dim = one_axis("roll", a, len(v.shape))
+        for by, a in zip(shifts, axes, strict=True):
+            dim = one_axis("roll", a, len(v.shape))  # type: ignore[arg-type]
             n = v.shape[dim]
             at = -by % n if n else 0
             if at:
@@ -282,7 +298,7 @@ def roll(
     return apply(build, x)
 
 
-def tile(x: Operand, repetitions: Sequence[int]) -> Tensor:
+def tile(x: Operand, repetitions: Sequence[int], /) -> Tensor:
     """x repeated as a whole so often along each dim; missing dims or counts are one."""
     x = as_tensor(x)
     counts = as_shape("tile", repetitions)
@@ -296,16 +312,37 @@ def tile(x: Operand, repetitions: Sequence[int]) -> Tensor:
 
 
 @torch_names
-def repeat(x: Operand, repeats: int, axis: int | None = None) -> Tensor:
-    """Each element so often, one copy behind the other, along `axis` (None: flattened)."""
+def repeat(x: Operand, repeats: int | Operand, /, axis: int | None = None) -> Tensor:
+    """Each element so often, one copy behind the other, along `axis` (None: flattened). `repeats`
+    may have a number for each element; inside jit those must be known."""
     x = as_tensor(x)
     if axis is None:
         x, axis = reshape(x, (-1,)), 0
     dim = one_axis("repeat", axis, x.ndim)
+    if not isinstance(repeats, int):
+        return _repeated(x, as_tensor(repeats), dim)
+    if repeats < 0:
+        raise ShapeError(f"repeat: repeats={repeats}", fix="give a number that is not negative")
     ones = (*x.shape[: dim + 1], 1, *x.shape[dim + 1 :])
     wide = (*x.shape[: dim + 1], repeats, *x.shape[dim + 1 :])
     final = (*x.shape[:dim], x.shape[dim] * repeats, *x.shape[dim + 1 :])
     return apply(lambda v: reshaped(broadcasted(reshaped(v, ones), wide), final), x)
+
+
+def _repeated(x: Tensor, repeats: Tensor, dim: int) -> Tensor:
+    length = x.shape[dim]
+    if not repeats.dtype.is_integer:
+        raise DTypeError(f"repeat: repeats is {repeats._type}", fix="give integers")
+    if repeats.ndim > 1 or repeats.size not in (1, length):
+        raise ShapeError(
+            f"repeat: {repeats._type} repeats for {length} elements along dim {dim} of {x._type}",
+            fix="give one number, or one for each element",
+        )
+    counts = np.broadcast_to(buffer_of(repeats, "the repeats").array, (length,))
+    if length and counts.min() < 0:
+        raise ShapeError("repeat: a number of repeats is negative")
+    positions = as_tensor(np.repeat(np.arange(length), counts))
+    return apply(lambda v, at: take(v, at, dim=dim), x, positions)
 
 
 def pad(x: Operand, widths: Sequence[tuple[int, int]], value: float = 0) -> Tensor:
@@ -326,33 +363,36 @@ def _triangle(x: Operand, k: int, lower: bool) -> Tensor:
         shape = v.shape[-2:]
         rows = iota(shape=shape, dim=0, dtype=dt.int64)
         columns = iota(shape=shape, dim=1, dtype=dt.int64)
-        edge = _add(rows, full(shape, k, dt.int64))
+        near = max(-shape[0], min(k, shape[1]))
+        edge = _add(rows, full(shape, near, dt.int64))
         inside = less_equal(columns, edge) if lower else greater_equal(columns, edge)
         return _where(broadcasted(inside, v.shape), v, full_like(v, 0))
 
     return apply(build, x)
 
 
-def tril(x: Operand, k: int = 0) -> Tensor:
+def tril(x: Operand, /, k: int = 0) -> Tensor:
     """The lower triangles of matrices, zero above diagonal `k`."""
     return _triangle(x, k, lower=True)
 
 
-def triu(x: Operand, k: int = 0) -> Tensor:
+def triu(x: Operand, /, k: int = 0) -> Tensor:
     """The upper triangles of matrices, zero below diagonal `k`."""
     return _triangle(x, k, lower=False)
 
 
-def diagonal(x: Operand) -> Tensor:
-    """The diagonals of the last two dims."""
+def diagonal(x: Operand, /, offset: int = 0) -> Tensor:
+    """The diagonals of the last two dims, `offset` places above the main one (negative: below)."""
     x = as_tensor(x)
     if x.ndim < 2:
         raise ShapeError(f"diagonal: {x._type} has fewer than two dims")
     rows, columns = x.shape[-2:]
-    count = min(rows, columns)
+    down, right = min(max(-offset, 0), rows), min(max(offset, 0), columns)
+    count = min(rows - down, columns - right)
 
     def build(v: Value) -> Value:
-        square = m.cut(m.cut(v, x.ndim - 2, 0, count), x.ndim - 1, 0, count)
+        square = m.cut(v, x.ndim - 2, down, down + count)
+        square = m.cut(square, x.ndim - 1, right, right + count)
         flat = reshaped(square, (*v.shape[:-2], count * count))
         return m.cut(flat, x.ndim - 2, 0, count * count, count + 1)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rung.core import dtype as dt
-from rung.core.errors import DTypeError, IndexingError, ShapeError
+from rung.core.errors import DTypeError, IndexingError, RungError, ShapeError
 from rung.ir.node import Value
 from rung.ops import indexing as i
 from rung.ops import sorting as s
@@ -24,7 +24,7 @@ _CHECKED_SIZE = 1 << 16
 
 
 @torch_names
-def sort(x: Operand, axis: int = -1, descending: bool = False, stable: bool = True) -> Tensor:
+def sort(x: Operand, /, axis: int = -1, descending: bool = False, stable: bool = True) -> Tensor:
     """The elements in rising (or falling) order along `axis`; always stable."""
     x = as_tensor(x)
     dim = one_axis("sort", axis, x.ndim)
@@ -32,7 +32,9 @@ def sort(x: Operand, axis: int = -1, descending: bool = False, stable: bool = Tr
 
 
 @torch_names
-def argsort(x: Operand, axis: int = -1, descending: bool = False, stable: bool = True) -> Tensor:
+def argsort(
+    x: Operand, /, axis: int = -1, descending: bool = False, stable: bool = True
+) -> Tensor:
     """The positions (i64) that sort x along `axis`; always stable."""
     x = as_tensor(x)
     dim = one_axis("argsort", axis, x.ndim)
@@ -103,7 +105,7 @@ def _from_front(positions: Tensor, length: int) -> Tensor:
 
 
 @torch_names
-def take(x: Operand, indices: Operand, axis: int | None = None) -> Tensor:
+def take(x: Operand, indices: Operand, /, axis: int | None = None) -> Tensor:
     """The slices of x at positions `indices` (any shape, which stands in place of `axis`). Without
     `axis` of the flattened x. Positions unknown until the run are held inside the range."""
     x = as_tensor(x)
@@ -117,7 +119,7 @@ def take(x: Operand, indices: Operand, axis: int | None = None) -> Tensor:
 
 
 @torch_names
-def take_along_axis(x: Operand, indices: Operand, axis: int = -1) -> Tensor:
+def take_along_axis(x: Operand, indices: Operand, /, axis: int = -1) -> Tensor:
     """For each element of `indices` the element of x at that position along `axis`; the other dims
     broadcast."""
     x = as_tensor(x)
@@ -139,21 +141,38 @@ def gather(x: Operand, dim: int, index: Operand) -> Tensor:
     return take_along_axis(x, index, dim)
 
 
-def nonzero(x: Operand) -> tuple[Tensor, ...]:
+def nonzero(x: Operand, /) -> tuple[Tensor, ...]:
     """The positions of the elements that are not zero, one tensor (i64) a dim. Their number depends
     on the values, so inside jit this is a TraceError."""
-    array = buffer_of(as_tensor(x), "nonzero").array
+    x = as_tensor(x)
+    if x.ndim == 0:
+        raise ShapeError(f"nonzero: {x._type} has no dims", fix="give x.reshape(1)")
+    array = buffer_of(x, "nonzero").array
     return tuple(as_tensor(np.ascontiguousarray(a)) for a in np.nonzero(array))
 
 
-def searchsorted(x: Operand, values: Operand, side: str = "left") -> Tensor:
-    """The positions (i64) at which `values` would be put into the sorted vector x."""
-    x, values = as_tensor(x), as_tensor(values)
+def searchsorted(
+    x1: Operand, x2: Operand, /, side: str = "left", sorter: Operand = None
+) -> Tensor:
+    """The positions (i64) at which the elements of x2 would be put into the vector x1, which is
+    sorted, or is so in the order `sorter`: before ("left") or behind equal ones. NaN goes last."""
+    x, values = as_tensor(x1), as_tensor(x2)
     if x.ndim != 1:
-        raise ShapeError(f"searchsorted: x is {x._type}, not a vector")
+        raise ShapeError(f"searchsorted: x1 is {x._type}, not a vector")
+    if side not in ("left", "right"):
+        raise RungError(f"searchsorted: side={side!r}", fix='give "left" or "right"')
+    if sorter is not None:
+        x = take(x, sorter)
     row = reshape(values, (*values.shape, 1))
-    before = x < row if side == "left" else x <= row
-    return before.sum(-1, dtype=dt.int64)
+    return _stands_before(x, row, side == "left").sum(-1, dtype=dt.int64)
+
+
+def _stands_before(x: Tensor, values: Tensor, strictly: bool) -> Tensor:
+    before = x < values if strictly else x <= values
+    if not values.dtype.is_float:
+        return before
+    last = values.isnan()
+    return before | (last & ~x.isnan() if strictly else last)
 
 
 def bincount(x: Operand, length: int) -> Tensor:

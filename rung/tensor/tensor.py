@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from types import ModuleType
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from rung.core import dtype as dt
 from rung.core.dtype import Scalar
-from rung.core.errors import DTypeError, GradientError, RungError, ShapeError, TraceError
+from rung.core.errors import (
+    DeviceError,
+    DTypeError,
+    GradientError,
+    RungError,
+    ShapeError,
+    TraceError,
+)
 from rung.ops.broadcast import broadcasted
 from rung.tensor import (
     autograd,
     elementwise,
     indexing,
+    inspection,
     interchange,
     linalg,
     random,
@@ -25,20 +34,30 @@ from rung.tensor import functional as f
 from rung.tensor import sorting as so
 from rung.tensor.creation import check_device, names_device
 from rung.tensor.leaf import detached
-from rung.tensor.operate import Operand, as_tensor, cast_to, cast_value, from_data, scalar_value
+from rung.tensor.operate import (
+    Operand,
+    as_tensor,
+    cast_to,
+    cast_value,
+    copied,
+    from_data,
+    scalar_value,
+)
 from rung.tensor.pending import note_pending
 from rung.tensor.state import (
     TensorState,
     begin_write,
     buffer_of,
     graph_value,
-    new_tensor,
     raw_value,
     register_class,
     state,
     write,
 )
 
+Int: TypeAlias = int
+Bool: TypeAlias = bool
+"""Types that methods of a tensor have the names of."""
 _KNOWN = (TensorState, bool, int, float, np.ndarray, np.generic)
 
 
@@ -178,8 +197,19 @@ class Tensor(TensorState):
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
         return interchange.as_array(self, dtype, copy)
 
-    def __dlpack__(self, **options: Any) -> Any:
-        return interchange.to_dlpack(self, **options)
+    def __array_namespace__(self, /, *, api_version: str | None = None) -> ModuleType:
+        return inspection.namespace_of(api_version)
+
+    def __dlpack__(
+        self,
+        /,
+        *,
+        stream: Any = None,
+        max_version: tuple[Int, Int] | None = None,
+        dl_device: tuple[Any, Int] | None = None,
+        copy: Bool | None = None,
+    ) -> Any:
+        return interchange.to_dlpack(self, stream, max_version, dl_device, copy)
 
     def __copy__(self) -> Tensor:
         return self.__deepcopy__({})
@@ -196,8 +226,8 @@ class Tensor(TensorState):
     def __reduce__(self) -> tuple[Any, ...]:
         return (_unpickled, (type(self), np.array(self), self._is_leaf))
 
-    def __dlpack_device__(self) -> tuple[int, int]:
-        return (1, 0)
+    def __dlpack_device__(self, /) -> tuple[Int, Int]:
+        return interchange.CPU
 
     def _single(self, what: str) -> Scalar:
         if self._type.size != 1:
@@ -215,6 +245,9 @@ class Tensor(TensorState):
 
     def __int__(self) -> int:
         return int(self._single("int()"))
+
+    def __complex__(self) -> complex:
+        return complex(self._single("complex()"))
 
     def __index__(self) -> int:
         if not self.dtype.is_integer:
@@ -305,6 +338,9 @@ class Tensor(TensorState):
     __iand__ = _updater(elementwise.bitwise_and)
     __ior__ = _updater(elementwise.bitwise_or)
     __ixor__ = _updater(elementwise.bitwise_xor)
+    __ilshift__ = _updater(elementwise.bitwise_left_shift)
+    __irshift__ = _updater(elementwise.bitwise_right_shift)
+    __imatmul__ = _updater(linalg.matmul)
     add_ = _updater(elementwise.add)
     sub_ = _updater(elementwise.subtract)
     mul_ = _updater(elementwise.multiply)
@@ -399,11 +435,7 @@ class Tensor(TensorState):
 
     def clone(self) -> Tensor:
         """A tensor with the same value, updated independently; derivatives pass."""
-        value = graph_value(self)
-        tracked = self._requires_grad and state.grad_enabled
-        if self._buffer is not None and not tracked and state.trace is None:
-            return new_tensor(buffer=self._buffer)
-        return new_tensor(value, requires_grad=tracked, depth=self._depth)
+        return copied(self)
 
     copy = clone
 
@@ -421,6 +453,13 @@ class Tensor(TensorState):
             check_device(target)
             return self if dtype is None else self.astype(dtype)
         return self.astype(target)
+
+    def to_device(self, device: object, /, *, stream: None = None) -> Tensor:
+        """The tensor on another device; there is only `"cpu"`. Raises DeviceError."""
+        check_device(device)
+        if stream is not None:
+            raise DeviceError("to_device: the CPU has no streams", fix="leave stream out")
+        return self
 
     def cpu(self) -> Tensor:
         """The tensor itself."""
@@ -616,7 +655,7 @@ def _set_data(tensor: Tensor, data: Tensor) -> None:
 
 def _unpickled(kind: type[Tensor], array: np.ndarray[Any, Any], requires_grad: bool) -> Tensor:
     tensor = object.__new__(kind)
-    _set_data(tensor, from_data(array, None, copy=False))
+    _set_data(tensor, from_data(array, None))
     tensor._requires_grad = tensor._is_leaf = requires_grad
     return tensor
 

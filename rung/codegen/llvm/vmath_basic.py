@@ -129,9 +129,9 @@ def floor_divide(r: Reals, x: Val, y: Val) -> Val:
 
 
 def sign(r: Reals, x: Val) -> Val:
-    """-1, 0 or 1; zeros keep their sign and NaN stays."""
+    """-1, +0 or 1; NaN stays."""
     one = r.copysign(r.c(1.0), x)
-    return r.select(r.compare("one", x, 0.0), one, x)
+    return r.select(r.compare("one", x, 0.0), one, r.add(x, r.c(0.0)))
 
 
 def copysign(r: Reals, x: Val, y: Val) -> Val:
