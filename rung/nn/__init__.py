@@ -150,6 +150,7 @@ from rung.nn.pooling import (
     MaxUnpool2d,
     MaxUnpool3d,
 )
+from rung.nn.recurrent import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 from rung.nn.resample import (
     ChannelShuffle,
     Fold,
@@ -177,6 +178,9 @@ __all__ = [
     "ELU",
     "GELU",
     "GLU",
+    "GRU",
+    "LSTM",
+    "RNN",
     "SELU",
     "AdaptiveAvgPool1d",
     "AdaptiveAvgPool2d",
@@ -220,6 +224,7 @@ __all__ = [
     "FeatureAlphaDropout",
     "Flatten",
     "Fold",
+    "GRUCell",
     "GaussianNLLLoss",
     "GroupNorm",
     "Hardshrink",
@@ -237,6 +242,7 @@ __all__ = [
     "LPPool1d",
     "LPPool2d",
     "LPPool3d",
+    "LSTMCell",
     "LayerNorm",
     "LeakyReLU",
     "Linear",
@@ -270,6 +276,7 @@ __all__ = [
     "PixelUnshuffle",
     "PoissonNLLLoss",
     "RMSNorm",
+    "RNNCell",
     "RReLU",
     "ReLU",
     "ReLU6",
