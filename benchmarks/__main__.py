@@ -6,7 +6,10 @@ import sys
 
 from benchmarks.harness import load, main
 
-NAMES = ("bench_matmul", "bench_fused", "bench_train", "bench_overhead", "bench_compile")
+NAMES = (
+    "bench_matmul", "bench_fused", "bench_train", "bench_overhead", "bench_compile",
+    "bench_transforms",
+)  # fmt: skip
 
 
 def run(argv: list[str]) -> None:

@@ -211,14 +211,19 @@ class Primals:
         self.numbers = [n % len(args) for n in given]
         leaves, self.structure = tree.flatten(tuple(args[n] for n in self.numbers))
         self.tensors = [_primal(name, x) for x in leaves]
-        self.values = [tagged(_outer(t), Tag()) for t in self.tensors]
+        self.tags = [Tag() for _ in self.tensors]
+        pairs = zip(self.tensors, self.tags, strict=True)
+        self.values = [tagged(_outer(t), tag) for t, tag in pairs]
         self.replaced = list(args)
         inner = [new_tensor(v, requires_grad=True) for v in self.values]
         for n, arg in zip(self.numbers, tree.unflatten(self.structure, inner), strict=True):
             self.replaced[n] = arg
 
     def tracked(self, *values: Value) -> bool:
-        """Whether another derivative looks at `values`: a tag that is not ours is behind them."""
+        """Whether another derivative looks at `values`: a tag that is not ours is behind them. The
+        function has run by now, so ours are none of those that others ask for."""
+        for tag in self.tags:
+            tag.over = True
         if not state.grad_enabled:
             return False
         own, seen, stack = set(self.values), set(), list(values)
@@ -227,7 +232,8 @@ class Primals:
             if v in seen or v.node.op is DETACH:
                 continue
             seen.add(v)
-            if v.node.op is TAG and v not in own:
+            attrs = v.node.attrs
+            if isinstance(attrs, TagAttrs) and v not in own and not attrs.tag.over:
                 return True
             stack.extend(v.node.inputs)
         return False

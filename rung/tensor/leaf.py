@@ -162,13 +162,15 @@ LEAF = Op(
 
 class Tag:
     """One use of a tensor under differentiation; `tensor` is set for a `requires_grad` leaf.
-    `freed`: the graph behind it was let go by `backward()`."""
+    `freed`: the graph behind it was let go by `backward()`. `over`: the function that was to be
+    differentiated has run, so nobody else's derivative is asked with respect to it."""
 
-    __slots__ = ("freed", "tensor")
+    __slots__ = ("freed", "over", "tensor")
 
     def __init__(self, tensor: TensorState | None = None, freed: bool = False) -> None:
         self.tensor = None if tensor is None else ref(tensor)
         self.freed = freed
+        self.over = False
 
 
 @dataclass(frozen=True, eq=False)

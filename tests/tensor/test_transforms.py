@@ -335,3 +335,23 @@ def test_an_example_that_gets_out_is_named() -> None:
     assert repr(kept[0]) == "Tensor(f32[2], one example)"
     with pytest.raises(TraceError, match="used outside of it"):
         kept[0].numpy()
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        lambda f: rung.hessian(f),
+        lambda f: rung.grad(lambda x: rung.grad(f)(x).sum()),
+        lambda f: rung.jacrev(rung.jacfwd(f)),
+        lambda f: lambda x: rung.hvp(f, (x,), (x,))[1],
+        lambda f: rung.jacfwd(rung.jacfwd(f)),
+    ],
+)
+def test_derivatives_of_derivatives_are_compiled(second):
+    """What an inner derivative followed does not make the result one that a gradient follows."""
+    x = rung.asarray(np.arange(1.0, 4.0))
+    derived = second(lambda x: (rung.sin(x) * x).sum())
+    assert not derived(x).requires_grad
+    compiled = rung.jit(derived)
+    np.testing.assert_allclose(compiled(x).numpy(), derived(x).numpy(), rtol=1e-12)
+    compiled.compile(x)  # raises where the function runs at every call
