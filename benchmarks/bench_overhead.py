@@ -1,4 +1,4 @@
-"""What a call costs beside the work: jit of a tiny graph, and lazy `x + 1` in a loop.
+"""What a call costs beside the work: jit of a tiny graph, lazy `x + 1` in a loop, a `while_loop`.
 
 python -m benchmarks.bench_overhead
 """
@@ -9,6 +9,8 @@ import numpy as np
 
 from benchmarks.harness import Benchmark, Case, Options, Step, main
 
+ROUNDS = 1000
+"""Iterations of the `while_loop`."""
 LIMITS = {"jit": 15.0, "lazy": 100.0}
 """µs that each may take."""
 
@@ -23,6 +25,13 @@ def prepare_rung(options: Options) -> Step:
         return lambda: add(x)
     if options["how"] == "step":
         return jit_step(options["size"])
+    if options["how"] == "while":
+        count = rung.jit(
+            lambda x: rung.while_loop(
+                lambda s: s[0] < ROUNDS, lambda s: (s[0] + 1, s[1] * 0.999), (0, x)
+            )[1]
+        )
+        return lambda: count(x)
     place = [x]
 
     def step() -> None:
@@ -70,6 +79,13 @@ def prepare_jax(options: Options) -> Step:
     if options["how"] == "jit":
         add = jax.jit(lambda x: x + 1.0)
         return lambda: add(x).block_until_ready()
+    if options["how"] == "while":
+        count = jax.jit(
+            lambda x: jax.lax.while_loop(
+                lambda s: s[0] < ROUNDS, lambda s: (s[0] + 1, s[1] * 0.999), (0, x)
+            )[1]
+        )
+        return lambda: count(x).block_until_ready()
 
     def step() -> None:
         place[0] = (place[0] + 1.0).block_until_ready()
@@ -87,6 +103,7 @@ CASES = (
     Case("jit call of x + 1, 16 elements", {"how": "jit", "size": 16}, PEERS, {"limit": 1.0}),
     Case("jit call that updates state", {"how": "step", "size": 16}, ("rung",)),
     Case("lazy x + 1 in a loop", {"how": "lazy", "size": 16}, PEERS, {"limit": 1.0}),
+    Case("while_loop, 1,000 iterations", {"how": "while", "size": 16}, ("rung", "jax")),
 )
 
 BENCHMARK = Benchmark(
