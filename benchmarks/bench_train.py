@@ -192,7 +192,7 @@ BENCHMARK = Benchmark(
             {"torch": 1.7, "torch compile": 1.5},
             rounds=9,
         ),
-        Case("char-GPT 10 M, batch 12 x 256", CHAR, TORCH, {"best": 1.1}, rounds=5),
+        Case("char-GPT 10 M, batch 12 x 256", CHAR, TORCH, {"best": 1.1}, rounds=11),
         Case("GPT-2 124 M, batch 2 x 256", GPT2, TORCH, {"best": 1.0}, rounds=4),
         Case("digits ConvNet, batch 64", CONVNET, TORCH, {"best": 1.0}, rounds=9),
     ),
