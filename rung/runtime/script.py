@@ -345,6 +345,7 @@ class _Cut:
         self.builder = builder
         self.nodes = graph.nodes
         self.aliases = aliases
+        self.inputs = set(inputs)
         self.outputs = list(zip(graph.outputs, outputs, strict=True))
         self.place: dict[Value, Slot] = dict(zip(graph.params, inputs, strict=True))
         self.controls = [node for node in graph.nodes if node.op in CONTROL]
@@ -416,7 +417,7 @@ class _Cut:
         late: list[tuple[Value, Slot]] = []
         for k, (value, slot) in enumerate(self.outputs):
             source = self.place[value]
-            if value.node.op is not PARAMETER or source == slot:
+            if source not in self.inputs or source == slot:
                 late.append((value, slot))
             elif k not in self.aliases:
                 self.builder.copy(slot, source, value.type)

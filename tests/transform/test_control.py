@@ -17,7 +17,16 @@ from rung.ir.text import graph_text
 from rung.ir.types import TensorType
 from rung.ir.verify import verify
 from rung.ops.contraction import dot_general
-from rung.ops.control import ScanAttrs, SwitchAttrs, WhileAttrs, scan, switch, while_loop
+from rung.ops.control import (
+    AfterAttrs,
+    ScanAttrs,
+    SwitchAttrs,
+    WhileAttrs,
+    after,
+    scan,
+    switch,
+    while_loop,
+)
 from rung.ops.creation import full
 from rung.ops.elementwise import less, multiply
 from rung.ops.families import add
@@ -143,6 +152,19 @@ def test_outputs_may_lie_where_inputs_do():
     program.run([a.ctypes.data for a in arrays], [a.ctypes.data for a in outputs])
     for found, expected in zip(outputs, want, strict=True):
         np.testing.assert_array_equal(found, expected)
+
+
+def test_what_waits_is_given_out_before_its_memory_is_taken():
+    a, b = given((F64, (3,)), (F64, (3,)))
+    late, other = after.build([a, b, exp(b)], AfterAttrs(2))
+    graph = make_graph("waits", [a, b], [other, late, sin(late)])
+    arrays = drawn(graph)
+    want = [x.copy() for x in interpret(graph, arrays)]
+    outputs = [*arrays, np.empty(3)]
+    program = compile_program(graph, {0: 0, 1: 1}, lower=lowered)
+    program.run([x.ctypes.data for x in arrays], [x.ctypes.data for x in outputs])
+    for found, expected in zip(outputs, want, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
 def floats(graph: Graph) -> list[int]:
