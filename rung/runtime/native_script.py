@@ -3,8 +3,8 @@
 A script is a table of instructions over a *frame*, a table of words: addresses, and counters of
 loops. Each instruction is four words, an `Opcode` and up to three operands.
 
-Where a script jumps back it looks at the clock; past the deadline `rung_script` returns the number
-of the next instruction, and a call with that number goes on. So a caller can look after signals.
+Where a script jumps back it looks at the clock. Past the deadline `rung_script` notes the number of
+the next instruction and returns; another call goes on there. So a caller can look after signals.
 """
 
 from __future__ import annotations
@@ -29,13 +29,21 @@ class Opcode(IntEnum):
     BACK = 9  # back to instruction a
 
 
+class ProgressOffset(IntEnum):
+    """Byte offsets in the block that says how far a script has come."""
+
+    NEXT = 0  # i64: the instruction to go on with, -1 at the end
+    DEADLINE = 8  # i64: in ns of `rung_now`
+    BYTES = 16
+
+
 SCRIPT_SYMBOLS = ("rung_script",)
 
 
 def script_ir() -> str:
-    """LLVM IR text of `i64 rung_script(ptr code, ptr frame, i64 first, i64 deadline)`: it returns
-    -1 at the end of the script, or where to go on; the deadline is in ns of `rung_now`."""
+    """LLVM IR text of `void rung_script(ptr code, ptr frame, ptr progress)`."""
     text = _SCRIPT.replace("$ROW_BYTES", str(ROW_BYTES))
+    text = text.replace("$DEADLINE", str(int(ProgressOffset.DEADLINE)))
     for opcode in Opcode:
         text = text.replace(f"${opcode.name}", str(int(opcode)))
     return text
@@ -44,8 +52,11 @@ def script_ir() -> str:
 _SCRIPT = """
 declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)
 
-define i64 @rung_script(ptr %code, ptr %frame, i64 %first, i64 %deadline) nounwind {
+define void @rung_script(ptr %code, ptr %frame, ptr %progress) nounwind {
 entry:
+  %deadline_at = getelementptr i8, ptr %progress, i64 $DEADLINE
+  %first = load i64, ptr %progress, align 8
+  %deadline = load i64, ptr %deadline_at, align 8
   br label %next
 next:
   %pc = phi i64 [%first, %entry], [%pc1, %set], [%pc1, %value], [%pc1, %copy], [%pc1, %call],
@@ -129,8 +140,10 @@ backward:
 in_time:
   br label %next
 interrupted:
-  ret i64 %goal
+  store i64 %goal, ptr %progress, align 8
+  ret void
 end:
-  ret i64 -1
+  store i64 -1, ptr %progress, align 8
+  ret void
 }
 """

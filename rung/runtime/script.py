@@ -29,7 +29,7 @@ from rung.ops.movement import permute
 from rung.runtime.arena import Interval, plan_arena
 from rung.runtime.memory import Block
 from rung.runtime.native_library import native_library
-from rung.runtime.native_script import Opcode
+from rung.runtime.native_script import Opcode, ProgressOffset
 from rung.runtime.pool import pool
 from rung.runtime.program import CompiledGraph, Lower, compile_graph
 
@@ -83,6 +83,9 @@ class Script:
         self._offsets, self._own_bytes = builder.memory()
         self._frame = Block(8 * builder.num_slots)
         self._words = self._frame.data.view(np.int64)
+        self._place = Block(ProgressOffset.BYTES)
+        self._progress = self._place.data.view(np.int64)
+        self._writes_over = bool(aliases)
         self._binding: object = None
         self._call = _native_script()
 
@@ -93,16 +96,30 @@ class Script:
 
     def run(self, inputs: Sequence[int], outputs: Sequence[int]) -> None:
         """Run once over the given addresses; blocks until the outputs are written. Signals are
-        looked after on the way."""
+        looked after on the way; Ctrl-C ends it, after the run where state is written over, so that
+        this is never half old and half new (a second one ends it at once)."""
         shared = pool()
         with shared.lock:
             if self._binding is not shared.binding:
                 self._bind()
             count = len(self.input_types) + len(self.output_types)
             self._words[:count] = (*inputs, *outputs)
-            at, late = 0, time.monotonic_ns() + _SLICE_NS
-            while (at := self._call(self._code.address, self._frame.address, at, late)) >= 0:
-                late = time.monotonic_ns() + _SLICE_NS
+            self._progress[0] = 0
+            self._go_on()
+
+    def _go_on(self) -> None:
+        interrupt: KeyboardInterrupt | None = None
+        code, frame, progress = (b.address for b in (self._code, self._frame, self._place))
+        while self._progress[0] >= 0:
+            try:
+                self._progress[1] = time.monotonic_ns() + _SLICE_NS
+                self._call(code, frame, progress)
+            except KeyboardInterrupt as e:
+                if interrupt is not None or not self._writes_over:
+                    raise
+                interrupt = e
+        if interrupt is not None:
+            raise interrupt
 
     def run_at(self, table: int) -> None:
         """Run once with the address of a table of pointers, inputs then outputs."""
@@ -486,6 +503,5 @@ def _with_condition(attrs: WhileAttrs) -> Graph:
 
 @cache
 def _native_script() -> ctypes._FuncPointer:
-    words = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
-    prototype = ctypes.CFUNCTYPE(ctypes.c_int64, *words)
+    prototype = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
     return prototype(native_library().address("rung_script"))

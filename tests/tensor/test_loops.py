@@ -195,23 +195,48 @@ def test_threads_do_not_matter():
     np.testing.assert_array_equal(*found)
 
 
-def test_an_endless_loop_can_be_interrupted():
+def interrupted_after(seconds: float) -> threading.Thread:
     main = threading.main_thread().ident
 
     def interrupt():
-        time.sleep(0.5)
+        time.sleep(seconds)
         signal.pthread_kill(main, signal.SIGINT)
 
-    forever = rung.while_loop(lambda c: c >= 0, lambda c: c * 1.0, rung.asarray(1.0))
     thread = threading.Thread(target=interrupt)
     thread.start()
+    return thread
+
+
+def test_an_endless_loop_can_be_interrupted():
+    forever = rung.while_loop(lambda c: c >= 0, lambda c: c * 1.0, rung.asarray(1.0))
+    thread = interrupted_after(0.5)
     start = time.perf_counter()
     with pytest.raises(KeyboardInterrupt):
         forever.numpy()
     thread.join()
-    del forever  # still pending, so the next look at anything would compute it
     assert time.perf_counter() - start < 20
+    del forever  # still pending, so the next look at anything would compute it
     assert (rung.ones((3,)) + 1).sum().item() == 6
+
+
+def test_state_is_whole_after_an_interrupt():
+    """A run that writes over state ends first."""
+    first, second = rung.zeros(()), rung.zeros(())
+
+    @rung.jit
+    def step(n):
+        first.assign(first + 1)
+        total = rung.while_loop(lambda c: c < n, lambda c: c + 1, rung.asarray(0.0))
+        second.assign(second + total - total + 1)
+        return total
+
+    step(rung.asarray(10.0)).item()
+    thread = interrupted_after(0.2)
+    with pytest.raises(KeyboardInterrupt):
+        step(rung.asarray(1e7)).item()
+        time.sleep(5)  # where the machine was faster
+    thread.join()
+    assert first.item() == second.item()
 
 
 @pytest.mark.parametrize(
