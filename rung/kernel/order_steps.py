@@ -70,6 +70,8 @@ class Reorder(Step):
             if hidden:
                 self.fail(f"loop {_outer_name(hidden[0])!r} is between", fix="name it as well")
             parts = distribute(self, movers, body, lambda s: _holds(s, self.axes))
+            if len(parts) == 1:
+                self.fail(f"what is in loop {prefix[-1].axis.name!r} cannot be taken apart")
             inner = block(*[self._within(p) for p in parts])
         return _nest(stay, inner)
 
