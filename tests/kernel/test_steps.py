@@ -440,6 +440,12 @@ REFUSED = {
         "split('i', 14, 'a', 'b')\nreorder(('b', 'a'))",
         "the extent of 'b' depends on 'a'",
     ),
+    "reorder around a local": (
+        "for i in range(4):\n    m: register(f32)\n    for k in range(3):\n"
+        "        m[()] = x[k]\n        y[4*k + i] = m[()]",
+        "reorder(('k', 'i'))",
+        "what is in loop 'i' cannot be taken apart",
+    ),
     "reorder twice": (PAIRS, "reorder(('i', 'i'))", "an axis is named twice"),
     "fission": (
         "for i in range(8):\n    y[i + 1] = x[i]\n    y[i + 2] = y[i]",
