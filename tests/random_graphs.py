@@ -676,7 +676,8 @@ WEIGHTS: dict[Callable[[Drawer], None], int] = {
 }  # fmt: skip
 DRAWS = [draw for draw, weight in WEIGHTS.items() for _ in range(weight)]
 NOT_DRAWN = frozenset({"composite", "scan", "while_loop", "switch", "after"})
-"""Control flow is tested in tests/transform/test_control.py. The other composites have tests of their own; they are made of what is drawn."""
+"""Control flow is tested in tests/transform/test_control.py. The other composites have tests of
+their own; they are made of what is drawn."""
 
 
 def random_graph(seed: int) -> RandomGraph:
