@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from itertools import chain
@@ -150,36 +150,48 @@ def _dot_ref(attrs: DotAttrs, operands: Sequence[Array]) -> tuple[Array, ...]:
 def _product_within(attrs: DotAttrs, operands: Sequence[Array], left: Array, right: Array) -> Array:
     """The product of canonical factors [batch…, m, k] and [batch…, k, n] where only the terms of
     the domain count, whatever the others are."""
-    names = attrs.axes((operands[0].ndim, operands[1].ndim))
-    sizes = dict(zip(chain(*names), chain(*(x.shape for x in operands)), strict=True))
-    masks = {letters: np.ones((), bool) for letters in ("mk", "kn", "mn")}
-    for (s, d), (t, e), least in attrs.domain:
-        p, q = names[s][d], names[t][e]
-        side = next((i for i in (0, 1) if {p, q} <= set(names[i])), 2)
-        letters = ("mk", "kn", "mn")[side]
-        axes = sorted((x for x in sizes if x[0] in "b" + letters), key=lambda x: int(x[1:]))
-        groups = [[x for x in axes if x[0] == letter] for letter in "b" + letters]
-        order = [*chain(*groups)]
-        index = np.indices([sizes[x] for x in order], sparse=True)
-        counts = np.ones([sizes[x] for x in order], bool)
-        counts &= index[order.index(p)] - index[order.index(q)] >= least
-        batch, first, second = ([sizes[x] for x in g] for g in groups)
-        masks[letters] = masks[letters] & counts.reshape(*batch, prod(first), prod(second))
+    in_left, in_right, in_product = _domain_masks(attrs, operands)
     zero = np.zeros((), left.dtype)
     if not attrs.contract[0]:
-        return np.where(masks["mk"] & masks["kn"] & masks["mn"], np.multiply(left, right), zero)
+        counts = in_left & in_right & in_product
+        return np.where(counts, np.multiply(left, right), zero)
     if np.all(np.isfinite(left)) and np.all(np.isfinite(right)):
-        product = np.matmul(np.where(masks["mk"], left, zero), np.where(masks["kn"], right, zero))
-        return np.where(masks["mn"], product, zero)
-    in_left = np.broadcast_to(masks["mk"], left.shape)
-    in_right = np.broadcast_to(masks["kn"], right.shape)
+        product = np.matmul(np.where(in_left, left, zero), np.where(in_right, right, zero))
+        return np.where(in_product, product, zero)
+    in_left, in_right = np.broadcast_to(in_left, left.shape), np.broadcast_to(in_right, right.shape)
     product = np.zeros((*left.shape[:-1], right.shape[-1]), left.dtype)
     with np.errstate(all="ignore"):
         for i in range(left.shape[-1]):
             term = left[..., :, i, None] * right[..., None, i, :]
             counts = in_left[..., :, i, None] & in_right[..., None, i, :]
             product += np.where(counts, term, zero)
-    return np.where(masks["mn"], product, zero)
+    return np.where(in_product, product, zero)
+
+
+def _domain_masks(attrs: DotAttrs, operands: Sequence[Array]) -> tuple[Array, Array, Array]:
+    """Which elements of [batch…, m, k], [batch…, k, n] and [batch…, m, n] count: each difference is
+    between two axes that one of these has."""
+    names = attrs.axes((operands[0].ndim, operands[1].ndim))
+    sizes = dict(zip(chain(*names), chain(*(x.shape for x in operands)), strict=True))
+    masks = [np.ones((), bool) for _ in range(3)]
+    for (s, d), (t, e), least in attrs.domain:
+        p, q = names[s][d], names[t][e]
+        which = next((side for side in (0, 1) if {p, q} <= set(names[side])), 2)
+        first, second = ("mk", "kn", "mn")[which]
+        groups = [_axes_of(letter, sizes) for letter in ("b", first, second)]
+        order = [*chain(*groups)]
+        index = np.indices([sizes[x] for x in order], sparse=True)
+        difference = index[order.index(p)] - index[order.index(q)]
+        counts = np.broadcast_to(difference >= least, [sizes[x] for x in order])
+        batch = [sizes[x] for x in groups[0]]
+        flat = [prod(sizes[x] for x in group) for group in groups[1:]]
+        masks[which] = masks[which] & counts.reshape(*batch, *flat)
+    return masks[0], masks[1], masks[2]
+
+
+def _axes_of(letter: str, names: Iterable[str]) -> list[str]:
+    """The axes of a kind, in order."""
+    return sorted((x for x in names if x[0] == letter), key=lambda x: int(x[1:]))
 
 
 def _dot_axes(attrs: DotAttrs, ins: Sequence[TensorType]) -> LoopForm:
@@ -197,8 +209,8 @@ def _dot_axes(attrs: DotAttrs, ins: Sequence[TensorType]) -> LoopForm:
         for (s, d), (t, e), least in attrs.domain
     ]
     guard = reduce(both, guards, None)
-    result = tuple(axis[f"{x}{i}"] for x in "bmn" for i in range(len(axis)) if f"{x}{i}" in axis)
-    summed = tuple(axis[f"k{i}"] for i in range(len(attrs.contract[0])))
+    result = tuple(axis[x] for letter in "bmn" for x in _axes_of(letter, axis))
+    summed = tuple(axis[x] for x in _axes_of("k", axis))
     if not summed:
         element = scalar_cast(body, a.dtype)
         if guard is not None:
@@ -241,8 +253,7 @@ def _transposed_domain(
 ) -> tuple[Difference, ...]:
     """The domain of a product of the operand `other`, now operand `at`, with the cotangent."""
     names = attrs.axes((inputs[0].type.rank, inputs[1].type.rank))
-    result = (x for x in {*names[0], *names[1]} if x[0] != "k")
-    of_ct = sorted(result, key=lambda x: ("bmn".index(x[0]), int(x[1:])))
+    of_ct = [x for letter in "bmn" for x in _axes_of(letter, {*names[0], *names[1]})]
 
     def move(p: Place) -> Place:
         name = names[p[0]][p[1]]

@@ -21,7 +21,7 @@ from rung.core import dtype as dt
 from rung.core.errors import DTypeError, GraphError, ShapeError
 from rung.ir.interpret import interpret
 from rung.ir.node import Graph, Value
-from rung.ir.op import Array, Attrs, Cost, Op, Sample
+from rung.ir.op import Array, Attrs, Cost, Op
 from rung.ir.types import TensorType
 
 Types = Sequence[TensorType]
@@ -239,10 +239,6 @@ RULES: dict[str, Callable[..., Any]] = {}
 
 def _rule(name: str) -> Callable[..., Any]:
     return lambda *args: RULES[name](*args)
-
-
-def _no_samples(rng: np.random.Generator) -> Sequence[Sample]:
-    return ()
 
 
 def _control(name: str, doc: str, attrs: type[Attrs], **columns: Any) -> Op:

@@ -121,12 +121,6 @@ class Script:
         if interrupt is not None:
             raise interrupt
 
-    def run_at(self, table: int) -> None:
-        """Run once with the address of a table of pointers, inputs then outputs."""
-        count = len(self.input_types)
-        words = list((ctypes.c_size_t * (count + len(self.output_types))).from_address(table))
-        self.run(words[:count], words[count:])
-
     def _bind(self) -> None:
         """Store the addresses of programs and memory. What one program asks of the pool may move
         what another one was told."""
@@ -275,10 +269,9 @@ class _Builder:
     ) -> None:
         first = attrs.constants + attrs.carries
         carries = outputs[: attrs.carries]
-        for to, source, r in zip(
-            carries, inputs[attrs.constants : first], node.types, strict=False
-        ):
-            self.copy(to, source, r)
+        starts = inputs[attrs.constants : first]
+        for to, source, type in zip(carries, starts, node.types, strict=False):
+            self.copy(to, source, type)
         if not attrs.length:
             return
         xs = [(s, v.type) for s, v in zip(inputs[first:], node.inputs[first:], strict=True)]

@@ -20,7 +20,7 @@ from rung.ops.composite import CompositeAttrs
 from rung.ops.contraction import dot_general
 from rung.ops.convolution import conv
 from rung.tensor import tree
-from rung.tensor.leaf import LEAF
+from rung.tensor.leaf import read_from_outside
 from rung.tensor.operate import as_tensor
 from rung.tensor.recompute import CHECKPOINT, CheckpointAttrs, Policy
 from rung.tensor.state import TensorState, graph_value, new_tensor, raw_value, state
@@ -127,13 +127,10 @@ def _marked(result: Any, inputs: Sequence[Value], policy: Policy) -> Any:
     values = [raw_value(t) for t in tensors]
     nodes = between(values, inputs)
     inner = dependent(nodes, inputs)
-    from_memory = dependent(nodes, [r for n in nodes if n.op is LEAF for r in n.results])
-    read = [v for n in nodes if any(r in inner for r in n.results) for v in n.inputs]
-    outside = [v for v in dict.fromkeys(read) if v not in inner and v in from_memory]
     marked = [i for i, v in enumerate(values) if v in inner and v not in inputs]
     if not marked:
         return result
-    edge = [*dict.fromkeys(inputs), *outside]
+    edge = [*dict.fromkeys(inputs), *read_from_outside(nodes, inner)]
     attrs = CheckpointAttrs(policy, len(marked))
     made = CHECKPOINT.build([*(values[i] for i in marked), *edge], attrs)
     for i, value in zip(marked, made, strict=True):

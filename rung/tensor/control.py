@@ -9,8 +9,7 @@ from outside is read by the loop. Compiled, the loop runs without Python between
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,13 +22,13 @@ from rung.ir.types import TensorType
 from rung.ops import control
 from rung.ops.control import ScanAttrs, SwitchAttrs, WhileAttrs
 from rung.ops.gradient import stop_gradient
-from rung.ops.movement import concat
 from rung.tensor import tree
-from rung.tensor.leaf import DETACH, LEAF, TAG, Step, leaf_value
+from rung.tensor.leaf import DETACH, LEAF, TAG, Step, leaf_value, read_from_outside
 from rung.tensor.operate import as_tensor
 from rung.tensor.recompute import CHECKPOINT
 from rung.tensor.ruled import CUSTOM_JVP, CUSTOM_VJP
-from rung.tensor.state import TensorState, graph_value, new_tensor, raw_value, state
+from rung.tensor.shapes import concat
+from rung.tensor.state import TensorState, graph_value, mapping, new_tensor, raw_value, state
 
 if TYPE_CHECKING:
     from rung.tensor.tensor import Tensor
@@ -62,7 +61,7 @@ def scan(
     body = _Body(name)
     carry = body.placeholders(start, init)
     each = body.placeholders([_slice(x) for x in steps], xs, steps)
-    with body.running():
+    with mapping(body.holder):
         made = function(carry, each)
         if not isinstance(made, tuple) or len(made) != 2:
             raise RungError(f"{name}: the function gives {made!r:.60}, not (carry, y)")
@@ -116,7 +115,7 @@ def while_loop(
     start = _tensors(init)
     body = _Body(name)
     carry = body.placeholders(start, init)
-    with body.running():
+    with mapping(body.holder):
         asked = as_tensor(condition(carry))
         if asked.shape != () or asked.dtype is not dt.bool_:
             raise DTypeError(
@@ -170,7 +169,7 @@ def _branch(
     args = body.placeholders(given, operands)
     made: list[list[Tensor]] = []
     structure: tree.Structure | None = None
-    with body.running():
+    with mapping(body.holder):
         for number, branch in enumerate(branches):
             leaves, kind = tree.flatten(branch(*args))
             made.append([as_tensor(x) for x in leaves])
@@ -239,7 +238,7 @@ def _prefixes(combine: Function, xs: list[Tensor], axis: int) -> list[Tensor]:
     later = combine(before, rest) if rest[0].shape[axis] else rest
     first = [_part(x, axis, 0, 1, 1) for x in even]
     return [
-        _interleaved(_joined([f, n], axis), o, axis)
+        _interleaved(concat([f, n], axis=axis), o, axis)
         for f, n, o in zip(first, later, odd, strict=True)
     ]
 
@@ -247,14 +246,6 @@ def _prefixes(combine: Function, xs: list[Tensor], axis: int) -> list[Tensor]:
 def _part(x: Tensor, axis: int, start: int, step: int, stop: int | None = None) -> Tensor:
     place = axis % x.ndim
     return x[(slice(None),) * place + (slice(start, stop, step),)]
-
-
-def _joined(parts: list[Tensor], axis: int) -> Tensor:
-    kept = [t for t in parts if t.shape[axis]]
-    if len(kept) == 1:
-        return kept[0]
-    value = concat(*_graph_values(kept), dim=axis % kept[0].ndim)
-    return new_tensor(value, requires_grad=any(t._requires_grad for t in kept))
 
 
 def _graph_values(tensors: Sequence[Tensor]) -> list[Value]:
@@ -266,9 +257,9 @@ def _interleaved(even: Tensor, odd: Tensor, axis: int) -> Tensor:
     """even0, odd0, even1, odd1, …; there may be one more of the even ones."""
     place, count = axis % even.ndim, odd.shape[axis]
     wide = [t.unsqueeze(place + 1) for t in (_part(even, axis, 0, 1, count), odd)]
-    pairs = _joined(wide, place + 1)
+    pairs = concat(wide, axis=place + 1)
     shape = (*odd.shape[:place], 2 * count, *odd.shape[place + 1 :])
-    return _joined([pairs.reshape(shape), _part(even, axis, count, 1)], axis)
+    return concat([pairs.reshape(shape), _part(even, axis, count, 1)], axis=axis)
 
 
 # ---- bodies
@@ -281,16 +272,6 @@ class _Body:
         self.name = name
         self.holder = Step(name)
         self.inputs: list[Value] = []
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        """While the functions run: compiled calls run as part of them."""
-        state.mapping += 1
-        try:
-            yield
-        finally:
-            state.mapping -= 1
-            self.holder.live = False
 
     def placeholders(
         self, like: Sequence[Tensor | TensorType], whole: Any, tensors: Sequence[Tensor] = ()
@@ -333,8 +314,7 @@ class _Body:
         placeholders…), and the values from outside."""
         values = [raw_value(t) for t in results]
         nodes = between(values, self.inputs)
-        inner = dependent(nodes, self.inputs)
-        outside = self._outside(values, nodes, inner)
+        outside = read_from_outside(nodes, dependent(nodes, self.inputs), values)
         given = [*outside, *self.inputs]
         names = [f"outer{i}" for i in range(len(outside))]
         names += [f"x{i}" for i in range(len(self.inputs))]
@@ -346,17 +326,6 @@ class _Body:
             _rebuild(self.name, node, known)
         title = self.name.rpartition(" ")[2]
         return make_graph(title, params, [known[v] for v in values]), outside
-
-    def _outside(
-        self, values: Sequence[Value], nodes: Sequence[Node], inner: set[Value]
-    ) -> list[Value]:
-        """Values that are the same in all iterations and are read: all but plain constants."""
-        fixed = [v for v in values if v not in inner]
-        for node in nodes:
-            if any(r in inner for r in node.results):
-                fixed += [v for v in node.inputs if v not in inner]
-        from_memory = dependent(nodes, [r for n in nodes if n.op is LEAF for r in n.results])
-        return [v for v in dict.fromkeys(fixed) if v in from_memory]
 
     def tensors(self, values: Sequence[Value], like: Sequence[Tensor]) -> list[Tensor]:
         """The results as tensors, which follow gradients if those of an iteration do."""

@@ -8,7 +8,7 @@ derivative).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from sys import getrefcount
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from rung.core.errors import GraphError
 from rung.core.source import NOWHERE
 from rung.ir.node import Node, Value
 from rung.ir.op import Array, Attrs, Cost, LoopForm, Op
+from rung.ir.subgraph import dependent
 from rung.ir.types import Shape, TensorType
 from rung.runtime.memory import Memory
 
@@ -213,6 +214,16 @@ DETACH = _identity_op(
     Attrs,
     jvp=lambda attrs, inputs, outputs, tangents: (None,),
 )
+
+
+def read_from_outside(
+    nodes: Sequence[Node], inner: Collection[Value], results: Sequence[Value] = ()
+) -> list[Value]:
+    """What is not of `inner` but read by its makers, which are among `nodes` (operands before
+    users), or is one of `results`; without plain constants, which need nothing from memory."""
+    from_memory = dependent(nodes, [r for n in nodes if n.op is LEAF for r in n.results])
+    read = [*results, *(v for n in nodes if any(r in inner for r in n.results) for v in n.inputs)]
+    return [v for v in dict.fromkeys(read) if v not in inner and v in from_memory]
 
 
 def leaf_value(holder: Buffer | Placeholder, type: TensorType | None = None) -> Value:

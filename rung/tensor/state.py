@@ -8,7 +8,8 @@ before: an update puts another value into the place.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from weakref import ReferenceType, ref
 
@@ -17,7 +18,7 @@ from rung.core.errors import GradientError, RungError, TraceError
 from rung.core.source import Source, user_source
 from rung.ir.node import Value, current_source, provenance
 from rung.ir.types import Shape, TensorType
-from rung.tensor.leaf import LEAF, Buffer, Placeholder, Tag, detached, tagged
+from rung.tensor.leaf import LEAF, Buffer, Example, Placeholder, Tag, detached, tagged
 from rung.tensor.linear import linearize
 from rung.tensor.pending import evaluate, leaked, lock, note_pending
 
@@ -40,6 +41,18 @@ class ThreadState(threading.local):
 
 
 state = ThreadState()
+
+
+@contextmanager
+def mapping(holder: Example) -> Iterator[None]:
+    """While a function runs on what stands for one of many values: compiled calls run as part of
+    it."""
+    state.mapping += 1
+    try:
+        yield
+    finally:
+        state.mapping -= 1
+        holder.live = False
 
 
 class TensorState:

@@ -9,8 +9,7 @@ what it built one more axis. So any composition of these with each other, `grad`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,7 +25,7 @@ from rung.tensor.creation import eye
 from rung.tensor.leaf import Example, leaf_value
 from rung.tensor.operate import as_tensor, one_axis
 from rung.tensor.shapes import moveaxis
-from rung.tensor.state import TensorState, graph_value, new_tensor, raw_value, state
+from rung.tensor.state import TensorState, graph_value, mapping, new_tensor, raw_value, state
 from rung.transform.jvp import jvp_values
 from rung.transform.vmap import batch_values
 
@@ -58,23 +57,12 @@ def vmap(
 
     def mapped(*args: Any, **kwargs: Any) -> Any:
         given = _Examples(name, args, kwargs, in_axes, size)
-        with _mapping(given.holder):
+        with mapping(given.holder):
             result = function(*given.args, **given.kwargs)
             return given.collected(result, out_axes)
 
     mapped.__name__ = f"vmap_{name}"
     return mapped
-
-
-@contextmanager
-def _mapping(holder: Example) -> Iterator[None]:
-    """While the function of a `vmap` runs: compiled calls run as part of it."""
-    state.mapping += 1
-    try:
-        yield
-    finally:
-        state.mapping -= 1
-        holder.live = False
 
 
 class _Examples:

@@ -31,6 +31,7 @@ from rung.ir.node import (
 )  # fmt: skip
 from rung.ir.op import Cost
 from rung.ir.passes import PassReport, run_passes
+from rung.ir.subgraph import between
 from rung.ir.text import graph_text
 from rung.ir.types import TensorType
 from rung.kernel.loop import Kernel
@@ -366,7 +367,9 @@ def kernel_graph(args: Sequence[Value], kernel: Kernel, name: str) -> Graph:
         params.append(parameter(len(params), named or f"x{len(params)}", v.type))
         return params[-1]
 
-    for node in _nodes_between(read, outputs):
+    for node in between(outputs, read):
+        if node.op is PARAMETER:
+            continue
         for v in node.inputs:
             if v not in moved:
                 moved[v] = given(v)
@@ -374,24 +377,6 @@ def kernel_graph(args: Sequence[Value], kernel: Kernel, name: str) -> Graph:
             new = make_node(node.op, tuple(moved[v] for v in node.inputs), node.attrs)
         moved.update(zip(node.results, new, strict=True))
     return make_graph(name, params, [moved[v] if v in moved else given(v) for v in outputs])
-
-
-def _nodes_between(read: set[Value], outputs: Sequence[Value]) -> list[Node]:
-    """The nodes that lead from the values `read` to `outputs`, operands before users."""
-    order: list[Node] = []
-    done: set[Node] = set()
-    stack = [(v.node, False) for v in reversed(outputs)]
-    while stack:
-        node, ready = stack.pop()
-        if ready:
-            order.append(node)
-            continue
-        if node in done or node.op is PARAMETER:
-            continue
-        done.add(node)
-        stack.append((node, True))
-        stack.extend((v.node, False) for v in reversed(node.inputs) if v not in read)
-    return order
 
 
 def stage_times(program: CompiledGraph) -> list[float]:
