@@ -35,6 +35,8 @@ from rung.runtime.program import CompiledGraph, Lower, compile_graph
 
 CONTROL = (scan, while_loop, switch, after)
 _LAYOUT = (broadcast_to, reshape, permute)
+_SMALLER = 16
+"""How many times smaller than what is made from it a value is that is rather kept."""
 _SLICE_NS = 100_000_000
 """How long a script runs before Python may look after signals."""
 
@@ -377,17 +379,22 @@ class _Cut:
 
     def _steps(self) -> dict[Node, int]:
         """The step of each node: 0 before the first control-flow node; number k of those is step
-        2k + 1, and what needs it comes from step 2k + 2 on. What is made of parameters alone,
-        element by element, waits for its first reader: its operands are there all the time."""
+        2k + 1, and what needs it comes from step 2k + 2 on. What is made element by element of
+        parameters, and of values much smaller than itself, waits for its first reader: to keep its
+        operands costs less memory."""
         number = {node: 2 * k + 1 for k, node in enumerate(self.controls)}
         found: dict[Node, int] = {}
         light: set[Node] = set()
         for node in self.nodes:
             earliest = max((found[v.node] for v in node.inputs), default=0)
             found[node] = number.get(node, earliest + earliest % 2)
-            plain = node.op.elementwise or node.op in _LAYOUT
-            if plain and all(v.node.op is PARAMETER or v.node in light for v in node.inputs):
-                light.add(node)
+            if node.op.elementwise or node.op in _LAYOUT:
+                most = node.types[0].nbytes // _SMALLER
+                if all(
+                    v.node.op is PARAMETER or v.node in light or v.type.nbytes <= most
+                    for v in node.inputs
+                ):
+                    light.add(node)
         latest = dict.fromkeys(light, 2 * len(self.controls))
         for node in reversed(self.nodes):
             if node in light:

@@ -151,6 +151,19 @@ def test_accuracy_portable(op: str, dtype: str) -> None:
     check(op, dtype, portable().lanes(4 if dtype == "f32" else 8), portable())
 
 
+ODD = ["sinh", "asinh", "tanh", "atanh", "sin", "tan", "asin", "atan", "expm1", "log1p"]
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f64"])
+@pytest.mark.parametrize("op", ODD)
+def test_what_is_its_argument_near_zero(op: str, dtype: str) -> None:
+    smallest = np.finfo(numpy_type(dtype)).smallest_subnormal
+    x = smallest * np.array([1, 2, 3, 5, 1001, -1, -7], smallest.dtype)
+    for target in (host(), portable()):
+        value = compiled(op, dtype, target.lanes(x.itemsize), target)(x)
+        np.testing.assert_array_equal(value, x)
+
+
 @pytest.mark.parametrize("lanes", [1, 2, 3, 4, 32, 64])
 @pytest.mark.parametrize("op", ["exp", "log1p", "rsqrt", "sin", "pow", "fmod"])
 def test_any_number_of_lanes(op: str, lanes: int) -> None:

@@ -97,10 +97,13 @@ def tanh(r: Reals, x: Val) -> Val:
 
 
 def sinh(r: Reals, x: Val) -> Val:
-    """The hyperbolic sine, `h + h / (2h + 1)` with `h = expm1(|x|) / 2`."""
-    h = r.mul(_quarter_expm1(r, r.abs(x)), r.c(2.0))
+    """The hyperbolic sine, `h + h / (2h + 1)` with `h = expm1(|x|) / 2`; x where it is small."""
+    a = r.abs(x)
+    h = r.mul(_quarter_expm1(r, a), r.c(2.0))
     finite = r.at_most(h, r.format.largest)
-    return r.copysign(r.add(h, r.div(finite, r.add(r.add(h, h), r.c(1.0)))), x)
+    y = r.copysign(r.add(h, r.div(finite, r.add(r.add(h, h), r.c(1.0)))), x)
+    negligible = 2.0 ** -(r.format.mantissa_bits // 2 + 1)
+    return r.select(r.compare("olt", a, negligible), x, y)
 
 
 def cosh(r: Reals, x: Val) -> Val:
