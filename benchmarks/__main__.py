@@ -8,7 +8,7 @@ from benchmarks.harness import load, main
 
 NAMES = (
     "bench_matmul", "bench_fused", "bench_train", "bench_overhead", "bench_compile",
-    "bench_transforms",
+    "bench_transforms", "bench_checkpoint",
 )  # fmt: skip
 
 

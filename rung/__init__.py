@@ -51,7 +51,7 @@ from rung.tensor.autograd import (
     value_and_grad,
     vjp,
 )
-from rung.tensor.checkpoint import checkpoint, save_composites, save_within
+from rung.tensor.checkpoint import checkpoint, checkpoint_name, save_names, save_within
 from rung.tensor.control import (
     associative_scan,
     cond,

@@ -21,6 +21,7 @@ from rung.nn import functional as f
 from rung.tensor import elementwise as e
 from rung.tensor import random
 from rung.tensor.autograd import no_grad
+from rung.tensor.checkpoint import checkpoint
 from rung.tensor.creation import arange, asarray
 from rung.tensor.jit import jit
 from rung.tensor.sorting import take, topk
@@ -40,6 +41,7 @@ class GPTConfig:
     dropout: float = 0.0
     bias: bool = True
     tie_weights: bool = True
+    checkpoint_blocks: bool = False
 
 
 GPT2: Final = GPTConfig()
@@ -115,11 +117,12 @@ class Transformer(nn.Module):
         self.drop = nn.Dropout(config.dropout)
         self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.ln_f = nn.LayerNorm(config.n_embd, bias=config.bias)
+        self.checkpoint_blocks = config.checkpoint_blocks
 
     def forward(self, tokens: Tensor) -> Tensor:
         x = self.drop(self.wte(tokens) + self.wpe(arange(tokens.shape[1])))
         for block in self.h:
-            x = block(x)
+            x = (checkpoint(block) if self.checkpoint_blocks else block)(x)
         return self.ln_f(x)  # type: ignore[no-any-return]
 
 

@@ -19,7 +19,8 @@ ALIGNMENT = 64
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A buffer that is live from stage `first` to stage `last`, both included.
+    """A buffer that is live from stage `first` to stage `last`, both included. What lies before
+    `floor` is taken by others meanwhile.
 
     Stages without a barrier between them run at the same time: number them by barrier epoch.
     """
@@ -28,6 +29,7 @@ class Interval:
     nbytes: int
     first: int
     last: int
+    floor: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,16 +82,20 @@ def _greedy(ordered: Sequence[Interval]) -> tuple[dict[str, int], int]:
     for i, interval in enumerate(ordered):
         overlaps = (first[:i] <= interval.last) & (last[:i] >= interval.first)
         size = _aligned(interval.nbytes)
-        starts[i] = _tightest_gap(starts[:i][overlaps], ends[:i][overlaps], size)
+        floor = _aligned(interval.floor)
+        starts[i] = _tightest_gap(starts[:i][overlaps], ends[:i][overlaps], size, floor)
         ends[i] = starts[i] + size
     offsets = {interval.name: int(starts[i]) for i, interval in enumerate(ordered)}
     return offsets, int(ends.max(initial=0))
 
 
-def _tightest_gap(starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64], size: int) -> int:
-    """Offset of the smallest hole of at least `size` bytes between neighbours, or the end."""
+def _tightest_gap(
+    starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64], size: int, floor: int
+) -> int:
+    """Offset of the smallest hole of at least `size` bytes between neighbours from `floor` on, or
+    the end."""
     order = np.argsort(starts, kind="stable")
-    covered = np.maximum.accumulate(np.concatenate(([0], ends[order])))
+    covered = np.maximum.accumulate(np.concatenate(([floor], ends[order])))
     gaps = starts[order] - covered[:-1]
     fits = np.flatnonzero(gaps >= size)
     best = fits[np.argmin(gaps[fits])] if len(fits) else -1

@@ -65,7 +65,10 @@ def compile_program(
 
 
 class Script:
-    """A graph with control flow that runs: `run` takes addresses of dense row-major arrays."""
+    """A graph with control flow that runs: `run` takes addresses of dense row-major arrays.
+
+    `arena_bytes`: the part of the shared arena that it works in. Programs that it calls use the
+    beginning of it, and what waits meanwhile lies behind."""
 
     def __init__(
         self, graph: Graph, aliases: Mapping[int, int], machine: Machine | None, lower: Lower | None
@@ -79,10 +82,9 @@ class Script:
         builder.graph(self.graph, inputs, outputs, aliases)
         builder.emit(Opcode.END)
         self.programs: tuple[CompiledGraph, ...] = tuple(dict.fromkeys(builder.programs))
-        self._inner_bytes = max((p.arena_bytes for p in self.programs), default=0)
         self._code = builder.code()
         self._calls = builder.calls()
-        self._offsets, self._own_bytes = builder.memory()
+        self._offsets, self.arena_bytes = builder.memory()
         self._frame = Block(8 * builder.num_slots)
         self._words = self._frame.data.view(np.int64)
         self._place = Block(ProgressOffset.BYTES)
@@ -90,11 +92,6 @@ class Script:
         self._writes_over = bool(aliases)
         self._binding: object = None
         self._call = _native_script()
-
-    @property
-    def arena_bytes(self) -> int:
-        """Bytes of the shared arena that it works in."""
-        return self._inner_bytes + self._own_bytes
 
     def run(self, inputs: Sequence[int], outputs: Sequence[int]) -> None:
         """Run once over the given addresses; blocks until the outputs are written. Signals are
@@ -136,7 +133,7 @@ class Script:
             if shared.binding is binding:
                 break
         for slot, offset in self._offsets.items():
-            self._words[slot] = shared.arena_address + self._inner_bytes + offset
+            self._words[slot] = shared.arena_address + offset
         self._binding = shared.binding
 
 
@@ -166,12 +163,16 @@ class _Builder:
         return [(4 * row + 1, program) for row, program in self._calls]
 
     def memory(self) -> tuple[dict[Slot, int], int]:
-        """The offset of the memory of each slot that has some, and the bytes of all."""
-        intervals = [
-            Interval(str(slot), x.nbytes, x.first, x.last) for slot, x in self._memory.items()
-        ]
+        """The offset in the arena of the memory of each slot that has some, and the bytes of all,
+        what the programs use among them."""
+        calls = [(row, program.arena_bytes) for row, program in self._calls]
+        intervals = []
+        for slot, x in self._memory.items():
+            floor = max((n for row, n in calls if x.first <= row <= x.last), default=0)
+            intervals.append(Interval(str(slot), x.nbytes, x.first, x.last, floor))
         plan = plan_arena(intervals)
-        return {int(name): offset for name, offset in plan.offsets.items()}, plan.total_bytes
+        total = max([plan.total_bytes, *(n for _, n in calls)])
+        return {int(name): offset for name, offset in plan.offsets.items()}, total
 
     # -- instructions
 

@@ -22,8 +22,9 @@ from rung.ops.convolution import conv
 from rung.tensor import tree
 from rung.tensor.leaf import read_from_outside
 from rung.tensor.operate import as_tensor
-from rung.tensor.recompute import CHECKPOINT, CheckpointAttrs, Policy
+from rung.tensor.recompute import CHECKPOINT, NAME, CheckpointAttrs, NameAttrs, Policy
 from rung.tensor.state import TensorState, graph_value, new_tensor, raw_value, state
+from rung.tensor.tensor import Tensor
 
 Function = Callable[..., Any]
 
@@ -53,14 +54,28 @@ def _has_product(node: Node) -> bool:
     return isinstance(attrs, CompositeAttrs) and any(map(_has_product, attrs.body.nodes))
 
 
-def save_composites(*names: str) -> Policy:
-    """The results of composites of these names ("attention", "linear", "layer_norm", …)."""
+def save_names(*names: str) -> Policy:
+    """What has one of these names: given by `checkpoint_name`, or the results of composites
+    ("attention", "linear", "layer_norm", …)."""
 
     def policy(nodes: Sequence[Node]) -> Sequence[Node]:
-        attrs = [(n, n.attrs) for n in nodes]
-        return [n for n, a in attrs if isinstance(a, CompositeAttrs) and a.name in names]
+        kept: list[Node] = []
+        for node in nodes:
+            attrs = node.attrs
+            if isinstance(attrs, NameAttrs) and attrs.name in names:
+                kept += [node, node.inputs[0].node]  # a derivative may read the one or the other
+            elif isinstance(attrs, CompositeAttrs) and attrs.name in names:
+                kept.append(node)
+        return kept
 
     return policy
+
+
+def checkpoint_name(x: Any, name: str) -> Tensor:
+    """x under a name, for `save_names`; the identity otherwise."""
+    tensor = as_tensor(x)
+    (value,) = NAME.build([graph_value(tensor)], NameAttrs(name))
+    return new_tensor(value, requires_grad=tensor._requires_grad)
 
 
 def save_within(nbytes: int) -> Policy:
@@ -101,8 +116,9 @@ def checkpoint(function: Function, *, policy: str | Policy = "nothing") -> Funct
 
     Arguments and results are trees of tensors; tensors that it reads from outside (parameters) get
     their gradients as ever. `policy` says what is kept all the same: "nothing", "products" (of
-    matrices, and convolutions), "everything", `save_composites(name, …)`, `save_within(bytes)`, or
-    any function that picks nodes. Raises RungError for an unknown policy."""
+    matrices, and convolutions), "everything", `save_names(name, …)`, `save_within(bytes)`, or
+    any function that picks of the nodes whose results the derivative reads. Raises RungError for an
+    unknown policy."""
     chosen = POLICIES.get(policy) if isinstance(policy, str) else policy
     if chosen is None:
         raise RungError(

@@ -181,7 +181,8 @@ class TagAttrs(Attrs):
     tag: Tag
 
 
-def _identity_op(name: str, doc: str, attrs: type[Attrs], **columns: Any) -> Op:
+def identity_op(name: str, doc: str, attrs: type[Attrs], **columns: Any) -> Op:
+    """An op that is its operand, and is gone when a graph is compiled."""
     return Op(
         name=name,
         family="elementwise",
@@ -198,7 +199,7 @@ def _identity_op(name: str, doc: str, attrs: type[Attrs], **columns: Any) -> Op:
     )
 
 
-TAG = _identity_op(
+TAG = identity_op(
     "tag",
     "The identity, for one use of a tensor under differentiation.",
     TagAttrs,
@@ -208,7 +209,7 @@ TAG = _identity_op(
     transpose=lambda attrs, inputs, cotangents, operand: cotangents[0],
     batch=lambda attrs, inputs, batched, size: (inputs[0],),
 )
-DETACH = _identity_op(
+DETACH = identity_op(
     "detach",
     "The identity, without a derivative.",
     Attrs,

@@ -1,4 +1,5 @@
-"""The node of `checkpoint` in pending graphs: results that know what they were made from."""
+"""The nodes of `checkpoint` in pending graphs: results that know what they were made from, and
+values that have a name."""
 
 from __future__ import annotations
 
@@ -11,11 +12,11 @@ from rung.ir.subgraph import between, moved_values
 from rung.ir.types import TensorType
 from rung.ops.batching import all_with_axis
 from rung.ops.control import AfterAttrs, after
-from rung.tensor.leaf import NOT_COMPILED
+from rung.tensor.leaf import NOT_COMPILED, identity_op
 from rung.transform.grad import vjp_values
 
 Policy = Callable[[Sequence[Node]], Sequence[Node]]
-"""Which of the nodes of a function (operands before users) keep their results."""
+"""Which of the nodes whose results a derivative reads (operands before users) keep them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,14 +62,24 @@ def _vjp(
     made = moved_values([v for v, _ in pairs], known)
     asked = [i - attrs.results for i in wanted if i >= attrs.results]
     found = vjp_values(made, [again[i] for i in asked], cts)
-    saved = [r for n in attrs.policy(between(results, edge)) for r in n.results]
-    first = {known[r]: r for r in saved if r in known and known[r] not in cts}
+    wanted_again = {v for n in between(_given(found), [*again, *cts]) for v in n.inputs}
+    nodes = [
+        n for n in between(results, edge) if any(known.get(r) in wanted_again for r in n.results)
+    ]
+    saved = [r for n in attrs.policy(nodes) for r in n.results]
+    saved = [r for r in dict.fromkeys(saved) if r in known and known[r] not in cts]
+    waiting = after.build([*saved, *cts], AfterAttrs(len(saved))) if saved else ()
+    first = {known[r]: w for r, w in zip(saved, waiting, strict=True)}
     by_operand = {
         i: moved_values([ct], first)[0]
         for i, ct in zip(asked, found, strict=True)
         if ct is not None
     }
     return [by_operand.get(i - attrs.results) for i in wanted]
+
+
+def _given(values: Sequence[Value | None]) -> list[Value]:
+    return [v for v in values if v is not None]
 
 
 def _batch(
@@ -94,4 +105,23 @@ CHECKPOINT = Op(
     vjp=_vjp,
     batch=_batch,
     blank=NOT_COMPILED,
+)
+
+
+@dataclass(frozen=True)
+class NameAttrs(Attrs):
+    """What the value is called."""
+
+    name: str
+
+
+NAME = identity_op(
+    "checkpoint_name",
+    "The identity, of a value that has a name.",
+    NameAttrs,
+    linear=(0,),
+    joint=True,
+    jvp=lambda attrs, inputs, outputs, tangents: (tangents[0],),
+    transpose=lambda attrs, inputs, cotangents, operand: cotangents[0],
+    batch=lambda attrs, inputs, batched, size: NAME.build(inputs, attrs),
 )

@@ -16,7 +16,7 @@ from rung.ir.op import Array, Attrs, BatchRule, Cost, Op
 from rung.ir.types import TensorType
 from rung.ops.batching import all_with_axis, with_axis
 from rung.tensor.leaf import DETACH, NOT_COMPILED, TAG, Example, leaf_value
-from rung.tensor.recompute import CHECKPOINT
+from rung.tensor.recompute import CHECKPOINT, NAME
 from rung.transform.vmap import batch_values
 
 Values = Sequence["Value | None"]
@@ -128,7 +128,7 @@ CUSTOM_VJP = _op(
     batch=_batch(lambda: CUSTOM_VJP),
     blank={**NOT_COMPILED, "jvp": "custom_vjp gives the reverse derivative alone"},
 )
-TRANSPARENT = (TAG, DETACH, CUSTOM_JVP, CUSTOM_VJP, CHECKPOINT)
+TRANSPARENT = (TAG, DETACH, CUSTOM_JVP, CUSTOM_VJP, CHECKPOINT, NAME)
 """Ops that are the identity of their first operands, and are gone when a graph is compiled."""
 
 

@@ -7,6 +7,8 @@ import pytest
 
 import rung
 from rung.core.errors import RungError
+from rung.ir.subgraph import between
+from rung.ops.contraction import dot_general
 from rung.ops.control import after
 from rung.ops.transcendental import tanh
 from rung.tensor.state import raw_value
@@ -15,12 +17,13 @@ RNG = np.random.default_rng(0)
 WEIGHTS = [RNG.standard_normal((64, 64)) / 8 for _ in range(4)]
 X = RNG.standard_normal((256, 64))
 POLICIES = [
-    "nothing", "products", "everything", rung.save_composites("gelu"), rung.save_within(200_000)
+    "nothing", "products", "everything", rung.save_names("gelu"), rung.save_within(200_000)
 ]  # fmt: skip
 
 
 def block(x, w):
-    hidden = rung.nn.functional.gelu(x @ w) + rung.tanh(x) * 2
+    inner = rung.checkpoint_name(rung.tanh(x * 0.5), "inner")
+    hidden = rung.nn.functional.gelu(x @ w) + inner * 2
     return hidden + x * rung.sigmoid(hidden)
 
 
@@ -48,24 +51,40 @@ def test_the_same_bits(policy, wrap):
         np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-12, atol=1e-14)
 
 
-def recomputed(policy):
-    """How often tanh occurs behind the gradient, and whether it waits."""
+def behind_gradients(policy):
+    """All nodes behind the gradients of the weights and of x."""
     weights, x = arguments()
-    grads = rung.grad(lambda ws: loss(ws, x, policy))(weights)
-    seen, stack = set(), [raw_value(g).node for g in grads]
-    while stack:
-        node = stack.pop()
-        if node not in seen:
-            seen.add(node)
-            stack.extend(v.node for v in node.inputs)
-    return sum(n.op is tanh for n in seen), sum(n.op is after for n in seen)
+    grads = rung.grad(lambda ws, x: loss(ws, x, policy), argnums=(0, 1))(weights, x)
+    return between([raw_value(g) for g in [*grads[0], grads[1]]], [])
 
 
-def test_what_is_computed_once_more():
-    plain, waits = recomputed(None)
-    again, waiting = recomputed("nothing")
-    assert not waits and waiting == len(WEIGHTS)
-    assert again > plain
+def count(nodes, what):
+    """How many nodes are of an op, or composites of a name."""
+    return sum(n.op is what or getattr(n.attrs, "name", "") == what for n in nodes)
+
+
+def test_it_waits_for_the_cotangents():
+    assert count(behind_gradients(None), after) == 0
+    assert count(behind_gradients("nothing"), after) == len(WEIGHTS)
+
+
+@pytest.mark.parametrize(
+    ("policy", "kept"),
+    [
+        ("nothing", []),
+        ("products", [dot_general]),
+        (rung.save_names("gelu"), ["gelu"]),
+        (rung.save_names("inner"), [tanh]),
+        (rung.save_within(WEIGHTS[0].shape[0] * X.shape[0] * 8), [dot_general]),
+        ("everything", [dot_general, tanh, "gelu"]),
+    ],
+    ids=["nothing", "products", "composite", "name", "bytes", "everything"],
+)
+def test_what_is_computed_once_more(policy, kept):
+    plain, nodes = behind_gradients(None), behind_gradients(policy)
+    for what in (dot_general, tanh, "gelu"):
+        again = count(nodes, what) - count(plain, what)
+        assert (again == 0) == (what in kept), (what, again)
 
 
 def test_less_memory():
