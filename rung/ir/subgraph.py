@@ -23,6 +23,9 @@ def subgraph(name: str, outputs: Sequence[Value], given: Sequence[Value]) -> Gra
 
     Whatever else the outputs need is computed in it. Raises GraphError where that is a parameter
     of another graph."""
+    for node in between(outputs, given):
+        if node.op is PARAMETER:
+            raise GraphError(f"{node.attrs} is not among the values that are given")
     params = [parameter(i, _name(v, i), v.type) for i, v in enumerate(given)]
     return make_graph(name, params, moved_values(outputs, dict(zip(given, params, strict=True))))
 
@@ -31,8 +34,6 @@ def moved_values(outputs: Sequence[Value], known: dict[Value, Value]) -> list[Va
     """`outputs` with the values of `known` replaced, made anew as far as that matters; `known` gets
     all values that were made."""
     for node in between(outputs, known):
-        if node.op is PARAMETER:
-            raise GraphError(f"{node.attrs} is not among the values that are given")
         inputs = tuple(known.get(v, v) for v in node.inputs)
         results = node.results
         if inputs != node.inputs:

@@ -296,4 +296,6 @@ after = _control(
     cost=lambda attrs, ins, outs: Cost(0, 0),
 )
 
-RECORDS = (scan, while_loop, switch, after)
+CONTROL = (scan, while_loop, switch, after)
+"""What a program is cut at. All but `after` hold graphs."""
+RECORDS = CONTROL

@@ -24,7 +24,7 @@ from rung.ir.subgraph import between, dependent, moved_values, subgraph
 from rung.ir.types import TensorType
 from rung.kernel.machine import Machine
 from rung.ops.broadcast import broadcast_to, reshape
-from rung.ops.control import ScanAttrs, SwitchAttrs, WhileAttrs, after, scan, switch, while_loop
+from rung.ops.control import CONTROL, ScanAttrs, SwitchAttrs, WhileAttrs, after
 from rung.ops.movement import permute
 from rung.runtime.arena import Interval, plan_arena
 from rung.runtime.memory import Block
@@ -33,7 +33,6 @@ from rung.runtime.native_script import Opcode, ProgressOffset
 from rung.runtime.pool import pool
 from rung.runtime.program import CompiledGraph, Lower, compile_graph
 
-CONTROL = (scan, while_loop, switch, after)
 _LAYOUT = (broadcast_to, reshape, permute)
 _SMALLER = 16
 """How many times smaller than what is made from it a value is that is rather kept."""

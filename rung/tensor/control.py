@@ -25,8 +25,6 @@ from rung.ops.gradient import stop_gradient
 from rung.tensor import tree
 from rung.tensor.leaf import DETACH, LEAF, TAG, Step, leaf_value, read_from_outside
 from rung.tensor.operate import as_tensor
-from rung.tensor.recompute import CHECKPOINT
-from rung.tensor.ruled import CUSTOM_JVP, CUSTOM_VJP
 from rung.tensor.shapes import concat
 from rung.tensor.state import TensorState, graph_value, mapping, new_tensor, raw_value, state
 
@@ -339,16 +337,11 @@ def _rebuild(name: str, node: Node, known: dict[Value, Value]) -> None:
     if node.op is LEAF:
         raise TraceError(f"{name}: a tensor of another loop or trace is used in it")
     inputs = [known[v] for v in node.inputs]
-    if node.op in (TAG, CHECKPOINT):
-        made: Sequence[Value] = inputs[: len(node.results)]
+    made: Sequence[Value]
+    if node.op is TAG:
+        made = inputs
     elif node.op is DETACH:
         made = (stop_gradient(inputs[0]),)
-    elif node.op in (CUSTOM_JVP, CUSTOM_VJP):
-        raise TraceError(
-            f"{name}: a function with a derivative rule of its own is used in it",
-            source=node.source,
-            fix="use it outside of the loop, or write it without the rule",
-        )
     else:
         with provenance(node.source):
             made = node.op.build(inputs, node.attrs)

@@ -8,14 +8,16 @@ a derivative asks the rule and does not see what is behind the node; vmap maps t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
+from weakref import WeakKeyDictionary
 
-from rung.ir.node import Value
+from rung.core.errors import TraceError
+from rung.ir.node import PARAMETER, Graph, Value, make_graph, make_node, provenance
 from rung.ir.op import Array, Attrs, BatchRule, Cost, Op
 from rung.ir.types import TensorType
 from rung.ops.batching import all_with_axis, with_axis
-from rung.tensor.leaf import DETACH, NOT_COMPILED, TAG, Example, leaf_value
+from rung.tensor.leaf import DETACH, LEAF, NOT_COMPILED, TAG, Example, leaf_value
 from rung.tensor.recompute import CHECKPOINT, NAME
 from rung.transform.vmap import batch_values
 
@@ -130,6 +132,48 @@ CUSTOM_VJP = _op(
 )
 TRANSPARENT = (TAG, DETACH, CUSTOM_JVP, CUSTOM_VJP, CHECKPOINT, NAME)
 """Ops that are the identity of their first operands, and are gone when a graph is compiled."""
+
+
+_plain: WeakKeyDictionary[Graph, Graph] = WeakKeyDictionary()
+
+
+def without_rules(attrs: Attrs) -> Attrs:
+    """Attributes whose graphs (the bodies of loops) are without transparent nodes."""
+    old = {f.name: getattr(attrs, f.name) for f in fields(attrs)}
+    new = {name: _without_rules(value) for name, value in old.items()}
+    return attrs if new == old else replace(attrs, **new)
+
+
+def _without_rules(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(map(_without_rules, value))
+    if not isinstance(value, Graph):
+        return value
+    found = _plain.get(value)
+    if found is None:
+        found = _plain[value] = _plain_graph(value)
+    return found
+
+
+def _plain_graph(graph: Graph) -> Graph:
+    known: dict[Value, Value] = dict(zip(graph.params, graph.params, strict=True))
+    for node in graph.nodes:
+        if node.op is PARAMETER:
+            continue
+        if node.op is LEAF:
+            raise TraceError(
+                f"{graph.name}: a derivative rule of a function in it reads a tensor from outside",
+                source=node.source,
+                fix="give that tensor to the function, so that the rule gets it with the residuals",
+            )
+        inputs = tuple(known[v] for v in node.inputs)
+        made: Sequence[Value] = inputs
+        if node.op not in TRANSPARENT:
+            attrs = without_rules(node.attrs)
+            with provenance(node.source):
+                made = make_node(node.op, inputs, attrs)
+        known.update(zip(node.results, made, strict=False))
+    return make_graph(graph.name, graph.params, [known[v] for v in graph.outputs])
 
 
 def behind(value: Value) -> Value:

@@ -297,3 +297,87 @@ def test_a_tensor_of_an_iteration_does_not_leak():
     rung.scan(step, rung.zeros(()), rung.ones((3,)))
     with pytest.raises(TraceError, match="made inside scan of step is used outside"):
         kept[0].numpy()
+
+
+# ---- rules of users and checkpoints within bodies
+
+
+@rung.custom_vjp
+def doubled_gradient(x):
+    return rung.sin(x)
+
+
+doubled_gradient.defvjp(lambda x: (rung.sin(x), x), lambda x, ct: (2 * ct * rung.cos(x),))
+
+
+@rung.custom_jvp
+def tripled_tangent(x):
+    return rung.sin(x)
+
+
+tripled_tangent.defjvp(lambda p, t: (rung.sin(p[0]), 3 * t[0] * rung.cos(p[0])))
+
+
+def through(f, loop):
+    """f three times in a row on a vector, in Python or in a loop, summed."""
+    if loop == "python":
+        return lambda x: f(f(f(x))).sum()
+    if loop == "scan":
+        return lambda x: rung.scan(lambda c, _: (f(c), None), x, length=3)[0].sum()
+    if loop == "cond":
+        once = lambda x: rung.cond(x.sum() < 1e9, f, rung.exp, x)  # noqa: E731
+        return lambda x: once(once(once(x))).sum()
+    nested = lambda x: rung.fori_loop(0, 1, lambda i, c: f(c), x)  # noqa: E731
+    return lambda x: rung.scan(lambda c, _: (nested(c), None), x, length=3)[0].sum()
+
+
+@pytest.mark.parametrize("loop", ["scan", "cond", "nested"])
+@pytest.mark.parametrize("f", [doubled_gradient, tripled_tangent], ids=["vjp", "jvp"])
+def test_rules_of_users_within_bodies(f, loop):
+    x = rung.asarray([0.3, -0.7, 1.1], dtype=rung.float64)
+    expected = rung.grad(through(f, "python"))(x).numpy()
+    looped = through(f, loop)
+    np.testing.assert_allclose(looped(x).numpy(), through(f, "python")(x).numpy(), rtol=1e-12)
+    for grad in (rung.grad(looped), rung.jit(rung.grad(looped)), rung.grad(rung.jit(looped))):
+        np.testing.assert_allclose(grad(x).numpy(), expected, rtol=1e-12)
+    xs = rung.stack([x, 2 * x])
+    each = rung.vmap(rung.grad(looped))(xs).numpy()
+    np.testing.assert_allclose(each[0], expected, rtol=1e-12)
+    if f is tripled_tangent:
+        ones = rung.ones_like(x)
+        tangent = rung.jvp(looped, (x,), (ones,))[1].numpy()
+        np.testing.assert_allclose(tangent, expected.sum(), rtol=1e-12)
+
+
+def test_a_rule_that_reads_from_outside_is_refused():
+    scale = rung.asarray(2.0)
+
+    @rung.custom_vjp
+    def f(x):
+        return x * 1.0
+
+    f.defvjp(lambda x: (x * 1.0, None), lambda _, ct: (ct * scale,))
+    run = lambda x: rung.scan(lambda c, _: (f(c), None), x, length=3)[0]  # noqa: E731
+    with pytest.raises(TraceError, match="reads a tensor from outside"):
+        rung.grad(run)(rung.asarray(1.0)).numpy()
+
+
+@pytest.mark.parametrize("policy", ["nothing", rung.save_names("kept")])
+def test_checkpoint_within_a_body(policy):
+    w = rung.asarray(np.random.default_rng(0).standard_normal((8, 8)) / 3)
+    x = rung.asarray(np.random.default_rng(1).standard_normal((4, 8)))
+
+    def layer(x, w):
+        inner = rung.checkpoint_name(rung.tanh(x @ w), "kept")
+        return rung.exp(rung.sin(inner)) - rung.tanh(inner * 2)
+
+    def loss(layer):
+        return lambda w: rung.scan(lambda c, _: (layer(c, w), None), x, length=5)[0].sum()
+
+    plain, again = loss(layer), loss(rung.checkpoint(layer, policy=policy))
+    expected = rung.grad(plain)(w).numpy()
+    np.testing.assert_allclose(rung.grad(again)(w).numpy(), expected, rtol=1e-12)
+    kept = [
+        rung.jit(rung.grad(f)).compile(w).runnable.program.arena_bytes for f in (plain, again)
+    ]
+    assert kept[1] < kept[0]
