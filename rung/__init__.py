@@ -222,6 +222,7 @@ from rung.tensor.sorting import (
 from rung.tensor.tensor import Tensor
 from rung.tensor.transforms import hessian, hvp, jacfwd, jacobian, jacrev, linearize, vmap
 from rung.tools.explanation import explain
+from rung.tools.residuals import inspect_residuals
 
 bool = bool_
 cat = concat

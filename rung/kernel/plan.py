@@ -75,10 +75,12 @@ class PlannedCall:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """Calls in execution order; `copies` counts the outputs that had to be copied."""
+    """Calls in execution order, on values of `graph`; `copies` counts the outputs that had to be
+    copied."""
 
     calls: tuple[PlannedCall, ...]
     copies: int
+    graph: Graph
 
 
 def make_plan(graph: Graph, aliases: Mapping[int, int]) -> Plan:
@@ -104,7 +106,7 @@ class _Planner:
         calls = self._order(self._claim_outputs())
         planned = [self._bind(c) for c in calls]
         early, late = self._copies()
-        return Plan((*early, *planned, *late), len(early) + len(late))
+        return Plan((*early, *planned, *late), len(early) + len(late), self.graph)
 
     def _copies(self) -> tuple[list[PlannedCall], list[PlannedCall]]:
         """Copies before and after the kernels. A donated input is copied before anything overwrites

@@ -66,6 +66,7 @@ def compile_program(
 class Script:
     """A graph with control flow that runs: `run` takes addresses of dense row-major arrays.
 
+    `parts`: what it performs in order, between loops and branches and these themselves.
     `arena_bytes`: the part of the shared arena that it works in. Programs that it calls use the
     beginning of it, and what waits meanwhile lies behind."""
 
@@ -78,7 +79,7 @@ class Script:
         builder = _Builder(machine, lower)
         inputs = [builder.slot() for _ in self.input_types]
         outputs = [builder.slot() for _ in self.output_types]
-        builder.graph(self.graph, inputs, outputs, aliases)
+        self.parts = builder.graph(self.graph, inputs, outputs, aliases)
         builder.emit(Opcode.END)
         self.programs: tuple[CompiledGraph, ...] = tuple(dict.fromkeys(builder.programs))
         self._code = builder.code()
@@ -134,6 +135,16 @@ class Script:
         for slot, offset in self._offsets.items():
             self._words[slot] = shared.arena_address + offset
         self._binding = shared.binding
+
+
+@dataclass(frozen=True, eq=False)
+class Segment:
+    """A part of a graph between control-flow nodes: the program computes `made` from `given`,
+    values of that graph."""
+
+    program: CompiledGraph
+    given: tuple[Value, ...]
+    made: tuple[Value, ...]
 
 
 class _Builder:
@@ -217,12 +228,12 @@ class _Builder:
         inputs: Sequence[Slot],
         outputs: Sequence[Slot],
         aliases: Mapping[int, int],
-    ) -> None:
+    ) -> list[Segment | Node]:
         """Compute a graph. Outputs of `aliases` may lie where the inputs do."""
-        if not any(node.op in CONTROL for node in graph.nodes):
-            self._call(graph, inputs, outputs, aliases)
-        else:
-            _Cut(self, graph, inputs, outputs, aliases).emit()
+        if any(node.op in CONTROL for node in graph.nodes):
+            return _Cut(self, graph, inputs, outputs, aliases).emit()
+        program = self.call(graph, inputs, outputs, aliases)
+        return [Segment(program, graph.params, graph.outputs)]
 
     def body(
         self,
@@ -238,13 +249,14 @@ class _Builder:
             self._lowered[graph] = lowered
         self.graph(lowered, inputs, outputs, aliases)
 
-    def _call(
+    def call(
         self,
         graph: Graph,
         inputs: Sequence[Slot],
         outputs: Sequence[Slot],
         aliases: Mapping[int, int],
-    ) -> None:
+    ) -> CompiledGraph:
+        """Call a graph without control flow; its program."""
         key = (graph, tuple(sorted(aliases.items())))
         program = self._compiled.get(key)
         if program is None:
@@ -255,6 +267,7 @@ class _Builder:
             self.emit(Opcode.SET, first + k, slot)
         self._calls.append((self.emit(Opcode.CALL, 0, first), program))
         self.programs.append(program)
+        return program
 
     def control(self, node: Node, inputs: Sequence[Slot], outputs: Sequence[Slot]) -> None:
         """Perform a control-flow node."""
@@ -366,6 +379,7 @@ class _Cut:
         self.asked = {v for c in self.controls for v in c.inputs} | set(graph.outputs)
         self.step = self._steps()
         self.last_use = self._last_uses()
+        self.parts: list[Segment | Node] = []
         self.target: dict[Value, Slot] = {}
         self.in_place: dict[Value, Value] = {}
         for k, (value, slot) in enumerate(self.outputs):
@@ -421,12 +435,14 @@ class _Cut:
         here = self.step[value.node]
         return here % 2 == 0 and self.last_use.get(param, 0) <= here and not is_output
 
-    def emit(self) -> None:
+    def emit(self) -> list[Segment | Node]:
+        """All instructions; the segments and control-flow nodes that they perform, in order."""
         for number, control in enumerate((*self.controls, None)):
             self._segment(2 * number)
             if control is not None:
                 self._control(control)
         self._give_out()
+        return self.parts
 
     def _give_out(self) -> None:
         """Put the outputs where they are wanted. What is passed on from an input goes first: an
@@ -473,7 +489,9 @@ class _Cut:
             for k, v in enumerate(wanted)
             if v in self.in_place and self.in_place[v] in number
         }
-        self.builder.graph(subgraph("segment", wanted, given), ins, slots, aliases)
+        graph = subgraph("segment", wanted, given)
+        program = self.builder.call(graph, ins, slots, aliases)
+        self.parts.append(Segment(program, tuple(given), tuple(wanted)))
         self.builder.used([*ins, *slots])
         self.place.update(zip(wanted, slots, strict=True))
 
@@ -484,6 +502,7 @@ class _Cut:
             self.builder.used(ins)
             return
         slots = [self._slot(r) for r in node.results]
+        self.parts.append(node)
         self.builder.control(node, ins, slots)
         self.builder.used([*ins, *slots])
         self.place.update(zip(node.results, slots, strict=True))

@@ -133,6 +133,10 @@ class Compiled:
                 return False
         return True
 
+    def result_outputs(self) -> list[int]:
+        """The output of the program that each result is; -1 for one that is none."""
+        return [r.index if type(r) is _Output else -1 for r in self.results]
+
     def changed_guards(self) -> list[str]:
         """The names of the guards that do not hold."""
         return [name for read, expected, name in self.guards if read() != expected]

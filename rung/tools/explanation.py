@@ -274,9 +274,7 @@ def explain(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Explanat
 def explain_program(name: str, runnable: Runnable, aliases: Mapping[int, int]) -> Explanation:
     """The explanation of a compiled program, some of whose outputs are written over inputs."""
     _, reports = run_passes(runnable.graph, PIPELINE)
-    program = runnable.program
-    if not isinstance(program, CompiledGraph | Script):
-        program = compile_program(runnable.graph, aliases, lower=_lowered)
+    program = machine_program(runnable, aliases)
     return Explanation(
         name=name,
         graph=runnable.graph,
@@ -285,6 +283,14 @@ def explain_program(name: str, runnable: Runnable, aliases: Mapping[int, int]) -
         memory=_memory_report(program, aliases),
         roof=roof(),
     )
+
+
+def machine_program(runnable: Runnable, aliases: Mapping[int, int]) -> CompiledGraph | Script:
+    """The program in machine code, also where another executor runs it."""
+    program = runnable.program
+    if isinstance(program, CompiledGraph | Script):
+        return program
+    return compile_program(runnable.graph, aliases, lower=_lowered)
 
 
 def _lowered(graph: Graph) -> Graph:
