@@ -1,9 +1,10 @@
 """Tests of every op, generated from its record: completeness, types, loop form against reference,
-derivatives against finite differences, reverse against forward, refused dtypes."""
+first and second derivatives against finite differences, reverse against forward, refused dtypes."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from op_cases import Case, cases, rng_of, type_of
 from rung.core import dtype as dt
 from rung.core.errors import DTypeError, GraphError, ShapeError
 from rung.ir.interpret import interpret
-from rung.ir.node import make_graph, parameter
+from rung.ir.node import Value, make_graph, parameter
 from rung.ir.op import Array, LoopForm, Op
 from rung.ir.types import TensorType
 from rung.ops.table import OPS, RECORDS
@@ -221,11 +222,9 @@ def differences(case: Case, tangents: list[Array | None], h: float) -> list[Arra
         ]
         return list(case.ref(moved))
 
-    steps = [at(k * h) for k in (-2, -1, 1, 2)]
-    return [
-        None if a.dtype.kind != "f" else (8 * (c - b) - (d - a)) / (12 * h)
-        for a, b, c, d in zip(*steps, strict=True)
-    ]
+    floats = [r.dtype.kind == "f" for r in case.ref()]
+    slopes = iter(slope(lambda s: [r for r, f in zip(at(s), floats, strict=True) if f], h))
+    return [next(slopes) if f else None for f in floats]
 
 
 @every_op
@@ -254,21 +253,94 @@ def pulled(
     case: Case, tangents: list[Array | None], cotangents: list[Array | None]
 ) -> list[Array | None]:
     """The cotangents of the float operands."""
-    params, results = case.build()
-    wanted = [p for p, t in zip(params, tangents, strict=True) if t is not None]
-    symbols = []
-    arrays = []
-    for v, ct in zip(results, cotangents, strict=True):
-        if ct is None:
-            symbols.append(None)
-        else:
-            symbols.append(parameter(len(params) + len(arrays), f"ct{v.index}", v.type))
-            arrays.append(ct)
-    found = vjp_values(results, wanted, symbols)
-    given = [v for v in found if v is not None]
-    graph = make_graph("vjp", (*params, *(s for s in symbols if s is not None)), given)
-    values = iter(interpret(graph, [*case.operands, *arrays]))
-    return [None if v is None else next(values) for v in found]
+    gradient = Gradient(case, tangents, cotangents)
+    values = iter(gradient.evaluate(gradient.found))
+    return [None if v is None else next(values) for v in gradient.all]
+
+
+class Gradient:
+    """The reverse derivative of a case as values: `wanted` float operands, `found` cotangents of
+    them that are not zero."""
+
+    def __init__(
+        self, case: Case, tangents: list[Array | None], cotangents: list[Array | None]
+    ) -> None:
+        self.params, results = case.build()
+        self.operands = case.operands
+        self.wanted = [p for p, t in zip(self.params, tangents, strict=True) if t is not None]
+        self.symbols = [None if ct is None else self.new(v) for v, ct in zip(
+            results, cotangents, strict=True)]  # fmt: skip
+        self.arrays = [ct for ct in cotangents if ct is not None]
+        self.all = vjp_values(results, self.wanted, self.symbols)
+        self.found = [v for v in self.all if v is not None]
+
+    def new(self, like: Value) -> Value:
+        """A parameter behind those that there are."""
+        made = parameter(len(self.params), f"s{len(self.params)}", like.type)
+        self.params.append(made)
+        return made
+
+    def evaluate(
+        self,
+        values: Sequence[Value],
+        more: Sequence[Array] = (),
+        operands: Sequence[Array] | None = None,
+    ) -> list[Array]:
+        """Values of it at the operands, or at others; `more`: what new parameters are."""
+        graph = make_graph("gradient", self.params, values)
+        given = self.operands if operands is None else operands
+        return list(interpret(graph, [*given, *self.arrays, *more]))
+
+
+@every_op
+def test_second_derivatives(op: Op):
+    """Forward over reverse is the limit of differences of the gradient, and reverse over reverse
+    its transpose."""
+    if not differentiable(op) or op.name == "stop_gradient":
+        return
+    elements = jumps = 0
+    for case in smooth_cases(op):
+        directed = directions(case)
+        rng = rng_of(op)
+        cotangents = [
+            rng.standard_normal(r.shape) if r.dtype.kind == "f" else None for r in case.ref()
+        ]
+        gradient = Gradient(case, directed, cotangents)
+        if not gradient.found:
+            continue
+        moving = [t for t in directed if t is not None]
+        pulls = [rng.standard_normal(v.shape) for v in gradient.found]
+        at = lambda h, g=gradient, c=case, d=directed: g.evaluate(  # noqa: E731
+            g.found, operands=[a if t is None else a + h * t for a, t in zip(
+                c.operands, d, strict=True)])  # fmt: skip
+        coarse, fine = (slope(at, h) for h in (2e-4, 1e-4))
+        moved = [gradient.new(v) for v in gradient.wanted]
+        pulling = [gradient.new(v) for v in gradient.found]
+        forward = jvp_values(gradient.found, gradient.wanted, moved)
+        reverse = vjp_values(gradient.found, gradient.wanted, pulling)
+        known = [v for v in (*forward, *reverse) if v is not None]
+        values = iter(gradient.evaluate(known, [*moving, *pulls]))
+        ahead = [0.0 if v is None else next(values) for v in forward]
+        back = [0.0 if v is None else next(values) for v in reverse]
+        for made, wanted, check in zip(ahead, fine, coarse, strict=True):
+            allowed = 2e-6 * (1 + np.abs(wanted))
+            smooth = np.abs(check - wanted) <= allowed
+            bad = smooth & ~(np.abs(wanted - made) <= allowed)
+            assert not bad.any(), f"{case}: {made} is not {wanted}"
+            elements += smooth.size
+            jumps += smooth.size - np.count_nonzero(smooth)
+        pairs = [p * a for p, a in zip(pulls, ahead, strict=True)]
+        size = sum(float(np.abs(x).sum()) for x in pairs)
+        transposed = sum(float((b * t).sum()) for b, t in zip(back, moving, strict=True))
+        assert abs(sum(float(x.sum()) for x in pairs) - transposed) <= 1e-10 * (1 + size), case
+        counts["second derivatives"] += 1
+    assert jumps <= 0.05 * elements, f"{op.name}: jumps or kinks at too many points"
+
+
+def slope(at: Callable[[float], list[Array]], h: float) -> list[Array]:
+    """Central differences of fourth order of several arrays."""
+    steps = [at(k * h) for k in (-2, -1, 1, 2)]
+    return [(8 * (c - b) - (d - a)) / (12 * h) for a, b, c, d in zip(*steps, strict=True)]
 
 
 # ---- refusals
