@@ -66,7 +66,8 @@ def samples(dtype: str, size: int, seed: int) -> Array:
 def arguments(op: str, dtype: str, size: int) -> list[Array]:
     edge, x = specials(dtype), samples(dtype, size, 1)
     if op in vmath.UNARY:
-        return [np.concatenate([edge, x])]
+        turns = (np.arange(-600, 601) * (math.pi / 2)).astype(x.dtype)
+        return [np.concatenate([edge, x, turns])]
     left, right = np.meshgrid(edge, edge)
     rng = np.random.default_rng(3)
     base, power = rng.uniform(0.01, 30, size), rng.uniform(-20, 20, size)

@@ -40,8 +40,11 @@ def _reduce_small(r: Reals, x: Val) -> Angle:
     first, second, third = _HALF_PI[r.dtype]
     n = r.round(r.mul(x, r.c(2.0 / math.pi)))
     rough = r.fma(n, r.c(-first), x)
-    high = r.fma(n, r.c(-second), rough)
-    low = r.fma(n, r.c(-second), r.sub(rough, high))
+    part = r.mul(n, r.c(-second))
+    high = r.add(rough, part)
+    moved = r.sub(high, rough)  # the error of a sum (Knuth): either term may be the larger one
+    low = r.add(r.sub(rough, r.sub(high, moved)), r.sub(part, moved))
+    low = r.add(low, r.fma(n, r.c(-second), r.neg(part)))
     return Angle(high, r.fma(n, r.c(-third), low), r.small_int(n))
 
 
