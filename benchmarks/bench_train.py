@@ -30,6 +30,12 @@ def batch(options: Options) -> tuple[np.ndarray, np.ndarray]:
 
 def prepare_rung(options: Options) -> Step:
     """The whole step under one jit."""
+    train, x, y = rung_training(options)
+    return lambda: finite(float(train(x, y)))
+
+
+def rung_training(options: Options) -> tuple[Any, Any, Any]:
+    """The jitted step, and its batch."""
     import rung
     from rung import models, optim
     from rung.nn import functional as f
@@ -54,7 +60,7 @@ def prepare_rung(options: Options) -> Step:
         return loss
 
     x, y = (rung.asarray(a) for a in batch(options))
-    return lambda: finite(float(train(x, y)))
+    return train, x, y
 
 
 def torch_step(options: Options, compiled: bool) -> Step:
