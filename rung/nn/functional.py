@@ -15,6 +15,7 @@ from rung.tensor.activations import (
     tanhshrink,
     threshold,
 )
+from rung.tensor.alignment import ctc_loss
 from rung.tensor.bags import (
     embedding_bag,
 )
@@ -143,6 +144,7 @@ __all__ = [
     "cosine_embedding_loss",
     "cosine_similarity",
     "cross_entropy",
+    "ctc_loss",
     "dropout",
     "dropout1d",
     "dropout2d",

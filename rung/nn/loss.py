@@ -9,6 +9,7 @@ from rung.core.errors import RungError
 from rung.nn.module import Module
 from rung.tensor import functional as f
 from rung.tensor import losses as g
+from rung.tensor.alignment import ctc_loss
 from rung.tensor.tensor import Tensor
 
 
@@ -127,6 +128,25 @@ class BCEWithLogitsLoss(_Weighted):
         return f.binary_cross_entropy_with_logits(
             logits, target, self.weight, self.reduction, self.pos_weight
         )
+
+
+class CTCLoss(_Loss):
+    """-log of the probability of the target labels in any alignment with log_probs[T, N, C]; see
+    `functional.ctc_loss`."""
+
+    def __init__(
+        self, blank: int = 0, reduction: str = "mean", zero_infinity: bool = False
+    ) -> None:
+        super().__init__(reduction)
+        self.blank, self.zero_infinity = blank, zero_infinity
+
+    def forward(
+        self, log_probs: Any, targets: Any, input_lengths: Any, target_lengths: Any
+    ) -> Tensor:
+        return ctc_loss(
+            log_probs, targets, input_lengths, target_lengths,
+            self.blank, self.reduction, self.zero_infinity,
+        )  # fmt: skip
 
 
 class KLDivLoss(_Loss):

@@ -202,7 +202,8 @@ class Module:
         return self._named(prefix, (PARAMETER, BUFFER), unique=False)
 
     def load_state_dict(self, given: Mapping[str, Any], strict: bool = True) -> LoadReport:
-        """Put the tensors or arrays `given` into parameters and buffers, cast to their dtypes.
+        """Put the tensors or arrays `given` into parameters and buffers, cast to their dtypes. Of
+        arrays that can be written to they get a copy.
 
         Nothing is changed unless all fits. Raises CheckpointError that names what is missing,
         unexpected or of another shape (with `strict=False` only the last)."""
@@ -223,7 +224,7 @@ class Module:
             raise _load_error(type(self).__name__, problems, bool(wrong))
         for name, value in given.items():
             if name in own:
-                own[name].assign(asarray(value))
+                own[name].assign(_kept(value))
         return LoadReport(missing, unexpected)
 
     # ---- modes
@@ -347,6 +348,13 @@ def _in_dtype(old: Tensor, dtype: dt.DType) -> Tensor:
     if isinstance(old, Parameter):
         return Parameter(old.detach(), dtype=dtype, requires_grad=old.requires_grad)
     return old.detach().astype(dtype)
+
+
+def _kept(value: Any) -> Tensor:
+    """What nobody changes behind our back."""
+    if isinstance(value, np.ndarray) and value.flags.writeable:
+        return asarray(value, copy=True)
+    return asarray(value)
 
 
 def _load_error(module: str, problems: Sequence[str], shapes: bool) -> CheckpointError:

@@ -266,3 +266,11 @@ def test_parameters_in_lists_and_under_names() -> None:
         named["up"]
     with pytest.raises(RungError, match="name of a method"):
         named["keys"] = [1.0]
+
+
+def test_what_was_loaded_does_not_change_with_the_array():
+    layer = nn.Linear(2, 1, bias=False)
+    given = np.ones((1, 2), np.float32)
+    layer.load_state_dict({"weight": given})
+    given[:] = 5
+    assert layer.weight.numpy().tolist() == [[1, 1]]
