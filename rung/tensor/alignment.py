@@ -14,7 +14,7 @@ from rung.core import dtype as dt
 from rung.core.errors import DTypeError, ShapeError
 from rung.tensor import elementwise as e
 from rung.tensor.control import scan
-from rung.tensor.creation import arange, full_like
+from rung.tensor.creation import arange, full, full_like
 from rung.tensor.functional import reduced
 from rung.tensor.operate import Operand, as_tensor
 from rung.tensor.reductions import cumulative_sum
@@ -64,12 +64,9 @@ def ctc_loss(
 def _losses(x: Tensor, labels: Tensor, times: Tensor, sizes: Tensor, blank: int) -> Tensor:
     """The losses [N], by the forward recursion over labels with a blank before, between and behind
     them: a[t, s] is the log of the probability of all that ends at s at time t."""
-    blanks = full_like(labels, blank)
-    count = labels.shape[1]
-    states = stack([blanks, labels], axis=2).reshape(labels.shape[0], 2 * count)
-    states = concat([states, full_like(labels[:, :1], blank)], axis=1) if count else blanks
-    if not count:
-        states = full_like(times.reshape(-1, 1), blank)
+    batch, count = labels.shape
+    pairs = stack([full_like(labels, blank), labels], axis=2).reshape(batch, 2 * count)
+    states = concat([pairs, full((batch, 1), blank, dtype=labels.dtype)], axis=1)
     scores = take_along_axis(x, expand_dims(states, axis=0).expand(x.shape[0], -1, -1), axis=2)
     place = arange(states.shape[1])
     may_skip = (place >= 2) & (states != blank) & (states != _shifted(states, 2, blank))
