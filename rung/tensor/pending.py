@@ -228,7 +228,7 @@ def _execute(linear: Linear, aliases: dict[int, int]) -> list[Buffer]:
             outputs[at] = runnable.output_buffer(at)
     pointers = [b.pointer for b in inputs]
     pointers += [b.pointer for b in runnable.scalar_buffers(scalars)]
-    runnable.program.run(pointers, [b.pointer for b in outputs])
+    runnable.run(pointers, [b.pointer for b in outputs], linear.steps)
     return outputs
 
 
