@@ -2,13 +2,13 @@
 
 Matrices are the last two dims, f32 or f64; the dims before them are so many matrices. They are
 computed by LAPACK on the host. What has no result (a singular matrix, one that is not positive
-definite, NaN) raises `LinAlgError` on the line that asked for it, when it is computed.
+definite, NaN) raises `LinAlgError` on the line that asked for it, when it is computed. Under
+`vmap` both branches of a `cond` are computed, so one may raise for an example that takes the other.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import prod
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -258,7 +258,7 @@ def _solved(name: str, build: Callable[[Value, Value], Value], a: Tensor, b: Ten
             f"{name}: {a._type} with {b._type}", fix="give matrices; the right side may be a vector"
         )
     dtype = common_dtype([a, b])
-    if a.ndim == 2 and b.ndim > 2 and prod(b.shape):
+    if a.ndim == 2 and b.ndim > 2:
 
         def beside(v: Value, w: Value) -> Value:
             left, right = cast_value(v, dtype), cast_value(w, dtype)

@@ -33,15 +33,7 @@ from rung.tensor.decompositions import (
 )
 from rung.tensor.elementwise import abs, divide, multiply, pow
 from rung.tensor.operate import Operand, all_axes, as_tensor, cast_to, torch_names
-from rung.tensor.products import (
-    cross,
-    einsum,
-    matmul,
-    multi_dot,
-    outer,
-    tensordot,
-    vecdot,
-)
+from rung.tensor.products import cross, matmul, multi_dot, outer, tensordot, vecdot
 from rung.tensor.reductions import Axis
 from rung.tensor.shapes import diagonal, expand_dims, matrix_transpose, moveaxis
 
@@ -62,7 +54,6 @@ __all__ = [
     "diagonal",
     "eigh",
     "eigvalsh",
-    "einsum",
     "inv",
     "lstsq",
     "matmul",
@@ -129,9 +120,7 @@ def matrix_norm(x: Operand, /, keepdims: bool = False, ord: float | str = "fro")
     if ord == "fro":
         return vector_norm(x, (-2, -1), keepdims)
     if ord in (2, -2, "nuc"):
-        values = svdvals(x)
-        pick = {2: reductions.max, -2: reductions.min, "nuc": reductions.sum}[ord]
-        found = pick(values, -1)
+        found = _combined(svdvals(x), ord)
     elif ord in (1, -1, inf, -inf):
         sums = vector_norm(x, -2 if ord in (1, -1) else -1, keepdims=True, ord=1)
         found = (reductions.max if ord in (1, inf) else reductions.min)(sums, (-2, -1))
@@ -139,6 +128,13 @@ def matrix_norm(x: Operand, /, keepdims: bool = False, ord: float | str = "fro")
         fix = 'give "fro", "nuc", 1, -1, 2, -2, inf or -inf'
         raise RungError(f"matrix_norm: ord={ord!r}", fix=fix)
     return expand_dims(found, (-2, -1)) if keepdims else found
+
+
+def _combined(values: Tensor, ord: float | str) -> Tensor:
+    """A norm of a matrix from its singular values."""
+    if ord == "nuc":
+        return reductions.sum(values, -1)
+    return reductions.max(values, -1) if ord == 2 else reductions.min(values, -1)
 
 
 @torch_names

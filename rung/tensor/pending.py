@@ -87,7 +87,8 @@ def evaluate(wanted: TensorState | None = None) -> None:
         try:
             _run(targets)
         except Exception:
-            _run([wanted])
+            if wanted._buffer is None:
+                _run([wanted])
         else:
             _waiting.tensors.clear()
 

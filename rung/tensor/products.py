@@ -98,9 +98,10 @@ def einsum(subscripts: Any, /, *operands: Any) -> Tensor:
     >>> rung.einsum("ij,ij->i", rung.ones((2, 3)), rung.ones((2, 3))).tolist()
     [3.0, 3.0]
     """
+    given: Sequence[Any] = operands
     if not isinstance(subscripts, str):
-        subscripts, operands = _from_numbers((subscripts, *operands))
-    tensors = [as_tensor(x) for x in operands]
+        subscripts, given = _from_numbers((subscripts, *operands))
+    tensors = [as_tensor(x) for x in given]
     if not tensors:
         raise RungError("einsum: no operands", fix="give one for each term before ->")
     dtype = common_dtype(tensors)

@@ -190,7 +190,8 @@ class Explanation:
     @property
     def measured_us(self) -> float:
         """The sum over the kernels and the host calls."""
-        return sum(k.measured_us for k in (*self.kernels, *self.host_calls))
+        hosted = sum(c.measured_us for c in self.host_calls)
+        return sum(k.measured_us for k in self.kernels) + hosted
 
     def __str__(self) -> str:
         return self.text()

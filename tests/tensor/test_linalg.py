@@ -475,5 +475,7 @@ def test_a_failure_leaves_the_other_tensors_alone() -> None:
         bad.numpy()
     with pytest.raises(LinAlgError):
         bad.numpy()
+    same = rung.einsum("ij", SINGULAR)  # a tensor that is there, while another one fails
+    assert same.tolist() == np.ones((3, 3)).tolist()
     del bad
     assert (good + 1).tolist() == [3, 3, 3]
