@@ -227,8 +227,8 @@ def _execute(linear: Linear, aliases: dict[int, int]) -> list[Buffer]:
     for at, buffer in enumerate(outputs):
         if buffer is None:
             outputs[at] = runnable.output_buffer(at)
-    pointers = [b.pointer for b in inputs]
-    pointers += [b.pointer for b in runnable.scalar_buffers(scalars)]
+    numbers = runnable.scalar_buffers(scalars)  # held until the program has run
+    pointers = [b.pointer for b in (*inputs, *numbers)]
     runnable.run(pointers, [b.pointer for b in outputs], linear.steps)
     return outputs
 
