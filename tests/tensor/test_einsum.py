@@ -87,8 +87,7 @@ def test_values_are_those_of_numpy(text: str, shapes: tuple[tuple[int, ...], ...
 
 @pytest.mark.parametrize(("text", "shapes"), CASES)
 def test_gradients_are_those_of_torch(text: str, shapes: tuple[tuple[int, ...], ...]) -> None:
-    import torch
-
+    torch = pytest.importorskip("torch")
     arrays = drawn(shapes)
     given = [torch.tensor(a, requires_grad=True) for a in arrays]
     (torch.einsum(text, *given) ** 2).sum().backward()

@@ -123,8 +123,7 @@ def test_values_are_those_of_numpy(case: tuple[str, Array, Function, Callable[[A
 
 @pytest.mark.usefixtures("both_ways")
 def test_triangles() -> None:
-    import torch
-
+    torch = pytest.importorskip("torch")
     a, b = torch.tensor(STACK + 3 * np.eye(4)), torch.tensor(B)
     for upper in (False, True):
         for unit in (False, True):
@@ -235,8 +234,7 @@ def symmetric_like(name: str, gradient: Array) -> Array:
 
 @pytest.mark.parametrize("case", GRADIENTS, ids=lambda c: c[0])
 def test_gradients_are_those_of_torch(case: tuple[str, Array, Any]) -> None:
-    import torch
-
+    torch = pytest.importorskip("torch")
     name, x, loss = case
     given = torch.tensor(x, requires_grad=True)
     value = loss(torch, torch.linalg, given)
@@ -289,8 +287,7 @@ def test_the_determinant_of_a_singular_matrix_has_a_derivative() -> None:
 
 
 def test_pinv_has_a_derivative_where_singular_values_are_equal() -> None:
-    import torch
-
+    torch = pytest.importorskip("torch")
     x = np.concatenate([np.eye(3), np.zeros((2, 3))])
     weight = RNG.standard_normal((3, 5))
     found = rung.grad(lambda v: (linalg.pinv(v) * weight).sum())(rung.asarray(x))
