@@ -33,6 +33,7 @@ from rung.core.errors import (
     GradientError,
     IndexingError,
     InterchangeError,
+    LinAlgError,
     LoweringError,
     NonFiniteError,
     RungError,
@@ -159,8 +160,8 @@ from rung.tensor.inspection import API_VERSION as __array_api_version__
 from rung.tensor.inspection import __array_namespace_info__
 from rung.tensor.interchange import from_dlpack, from_numpy
 from rung.tensor.jit import jit
-from rung.tensor.linalg import matmul, outer, tensordot, vecdot
 from rung.tensor.pending import evaluate
+from rung.tensor.products import einsum, matmul, outer, tensordot, vecdot
 from rung.tensor.random import Generator, manual_seed, rand, randint, randn, randperm
 from rung.tensor.reductions import (
     all,

@@ -675,8 +675,10 @@ WEIGHTS: dict[Callable[[Drawer], None], int] = {
     draw_random: 1,
 }  # fmt: skip
 DRAWS = [draw for draw, weight in WEIGHTS.items() for _ in range(weight)]
-NOT_DRAWN = frozenset({"composite", "scan", "while_loop", "switch", "after"})
-"""Control flow is tested in tests/transform/test_control.py. The other composites have tests of
+CONTROL = ("composite", "scan", "while_loop", "switch", "after")
+NOT_DRAWN = frozenset((*CONTROL, *(op.name for op in RECORDS if op.host)))
+"""What runs on the host stands between graphs, not in one: tests/runtime/test_host_calls.py.
+Control flow is tested in tests/transform/test_control.py. The other composites have tests of
 their own; they are made of what is drawn."""
 
 

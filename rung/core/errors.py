@@ -7,6 +7,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from rung.core.source import Source, mistaken_source
 
 
@@ -27,6 +29,10 @@ class RungError(Exception):
             lines.append(f"  fix: {self.fix}")
         return "\n".join(lines)
 
+    def at(self, source: Source) -> RungError:
+        """The same error on another line of the user's."""
+        return type(self)(self.message, fix=self.fix, source=source)
+
 
 class ShapeError(RungError, ValueError):
     """Shapes that do not fit an op."""
@@ -38,6 +44,10 @@ class DTypeError(RungError, TypeError):
 
 class AxisError(ShapeError, IndexError):
     """An axis out of range or given twice."""
+
+
+class LinAlgError(RungError, np.linalg.LinAlgError):
+    """A matrix that cannot be decomposed: singular, not positive definite, not finite."""
 
 
 class IndexingError(RungError, IndexError):

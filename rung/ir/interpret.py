@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from rung.core.errors import GraphError, LoweringError
+from rung.core.errors import GraphError, LoweringError, RungError
 from rung.core.source import NOWHERE
 from rung.ir.node import Graph, Node, Value, make_graph, parameter, provenance
 from rung.ir.op import Array, Attrs, Op, RefRule
@@ -44,8 +44,12 @@ def interpret(graph: Graph, args: Sequence[Array]) -> list[Array]:
 
 
 def evaluate(node: Node, operands: Sequence[Array]) -> tuple[Array, ...]:
-    """The results of one node for operand arrays, checked against its types."""
-    results = node.op.ref(node.attrs, operands)
+    """The results of one node for operand arrays, checked against its types. What `ref` raises as
+    a RungError names the line of the node."""
+    try:
+        results = node.op.ref(node.attrs, operands)
+    except RungError as e:
+        raise e.at(node.source) from None
     if len(results) != len(node.results):
         raise GraphError(f"{node.op.name}: ref gives {len(results)} of {len(node.results)} results")
     return tuple(

@@ -131,7 +131,7 @@ EVERY_OPERAND: Final = range(2**31)
 class Op:
     """An op. Identity is the object; `name` is its one spelling everywhere.
 
-    - `type`, `ref`, `axes`, `cost`: never blank.
+    - `type`, `ref`, `cost`: never blank; `axes` only with a reason.
     - `linear`: operands in which the op is linear. `joint`: linear in all of them together (add,
       concat, movement, sum); otherwise in each with the others fixed (multiply, matmul). Ask
       `k in op.linear`: it is `EVERY_OPERAND` for an op of any number of operands. For a
@@ -145,6 +145,9 @@ class Op:
     - `decompose`: (attrs, inputs) -> values, for ops that are always rewritten into others.
     - `batch`: how a parallel axis is added, where that is not the same op with
       `attrs.with_axis` on operands that all have the axis.
+    - `host`: the op has no code of ours: the runtime calls `ref` on the buffers, between compiled
+      graphs. Such a `ref` may raise a RungError, which gets the user's line; it depends on its
+      operands alone, does not change them, and must not compute with rung itself.
     - `elementwise`: every axis parallel, all operands and results of one shape.
     - `samples`: shapes and attributes for generated tests beyond what the family provides.
     - `dtypes`: what the first operand may be (for an op without operands, the result).
@@ -168,6 +171,7 @@ class Op:
     decompose: Callable[[Attrs, Sequence[Value]], Sequence[Value]] | None = None
     vjp: VjpRule | None = None
     batch: BatchRule | None = None
+    host: bool = False
     elementwise: bool = False
     samples: SampleRule | None = None
     dtypes: tuple[DType, ...] = ALL

@@ -16,6 +16,7 @@ from rung.ops import (
     elementwise,
     gradient,
     indexing,
+    linalg,
     movement,
     pooling,
     random,
@@ -43,6 +44,7 @@ RECORDS: Final[tuple[Op, ...]] = (
     *composite.RECORDS,
     *softmax.RECORDS,
     *control.RECORDS,
+    *linalg.RECORDS,
 )
 
 OPS: Final[dict[str, Op]] = {op.name: op for op in RECORDS}

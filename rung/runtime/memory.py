@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rung.core.errors import AllocationError
+from rung.ir.types import TensorType
 
 ALIGNMENT = 64
 _HUGE_PAGE = 2 << 20
@@ -145,3 +146,12 @@ def aligned_empty(shape: int | Sequence[int], dtype: npt.DTypeLike) -> npt.NDArr
     sizes = (shape,) if isinstance(shape, int) else tuple(shape)
     kind = np.dtype(dtype)
     return Memory(math.prod(sizes) * kind.itemsize).array(sizes, kind)
+
+
+def array_at(address: int, type: TensorType) -> npt.NDArray[np.generic]:
+    """The dense row-major array of `type` in the memory at `address`, which the caller keeps."""
+    if not type.nbytes:
+        return np.empty(type.shape, type.dtype.numpy)
+    memory = memoryview((ctypes.c_char * type.nbytes).from_address(address))
+    found: npt.NDArray[np.generic] = np.frombuffer(memory, type.dtype.numpy, type.size)
+    return found.reshape(type.shape)

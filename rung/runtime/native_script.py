@@ -4,7 +4,8 @@ A script is a table of instructions over a *frame*, a table of words: addresses,
 loops. Each instruction is four words, an `Opcode` and up to three operands.
 
 Where a script jumps back it looks at the clock. Past the deadline `rung_script` notes the number of
-the next instruction and returns; another call goes on there. So a caller can look after signals.
+the next instruction and returns; another call goes on there. So a caller can look after signals. In
+the same way it returns at a `HOST` instruction, whose work is the caller's.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ class Opcode(IntEnum):
     ABOVE = 7  # to instruction c if the i32 at address f[a] is more than b
     JUMP = 8  # to instruction a
     BACK = 9  # back to instruction a
+    HOST = 10  # return; the caller does host call a, then goes on
 
 
 class ProgressOffset(IntEnum):
@@ -34,7 +36,8 @@ class ProgressOffset(IntEnum):
 
     NEXT = 0  # i64: the instruction to go on with, -1 at the end
     DEADLINE = 8  # i64: in ns of `rung_now`
-    BYTES = 16
+    HOST = 16  # i64: the host call to do before going on, -1 for none; the caller puts -1 back
+    BYTES = 24
 
 
 SCRIPT_SYMBOLS = ("rung_script",)
@@ -44,6 +47,7 @@ def script_ir() -> str:
     """LLVM IR text of `void rung_script(ptr code, ptr frame, ptr progress)`."""
     text = _SCRIPT.replace("$ROW_BYTES", str(ROW_BYTES))
     text = text.replace("$DEADLINE", str(int(ProgressOffset.DEADLINE)))
+    text = text.replace("$HOST_CALL", str(int(ProgressOffset.HOST)))
     for opcode in Opcode:
         text = text.replace(f"${opcode.name}", str(int(opcode)))
     return text
@@ -82,6 +86,7 @@ next:
     i64 $ABOVE, label %above
     i64 $JUMP, label %jump
     i64 $BACK, label %back
+    i64 $HOST, label %host
   ]
 set:
   %set_to = getelementptr i64, ptr %frame, i64 %a
@@ -141,6 +146,11 @@ in_time:
   br label %next
 interrupted:
   store i64 %goal, ptr %progress, align 8
+  ret void
+host:
+  %host_at = getelementptr i8, ptr %progress, i64 $HOST_CALL
+  store i64 %a, ptr %host_at, align 8
+  store i64 %pc1, ptr %progress, align 8
   ret void
 end:
   store i64 -1, ptr %progress, align 8

@@ -1,8 +1,10 @@
-"""Programs with control flow: a script that calls compiled graphs, in native code.
+"""Programs with control flow or host ops: a script that calls compiled graphs, in native code.
 
-The graph is cut at its loops and branches. What lies between two of them is compiled as a graph of
-its own; a loop becomes instructions around the calls of its body, whose pointers move along. All
-that lives between calls has a place in one block of memory, planned like an arena.
+The graph is cut at its loops and branches, and at the ops that run on the host. What lies between
+two of these is compiled as a graph of its own; a loop becomes instructions around the calls of its
+body, whose pointers move along. At a host op the script returns, Python calls the reference of the
+op on the buffers, and the script goes on. All that lives between calls has a place in one block of
+memory, planned like an arena.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from typing import cast
 
 import numpy as np
 
+from rung.ir.interpret import evaluate
 from rung.ir.literal import sub_graphs
 from rung.ir.node import PARAMETER, Graph, Node, Value, make_graph
 from rung.ir.op import Attrs
@@ -27,7 +30,7 @@ from rung.ops.broadcast import broadcast_to, reshape
 from rung.ops.control import CONTROL, ScanAttrs, SwitchAttrs, WhileAttrs, after
 from rung.ops.movement import permute
 from rung.runtime.arena import Interval, plan_arena
-from rung.runtime.memory import Block
+from rung.runtime.memory import Block, array_at
 from rung.runtime.native_library import native_library
 from rung.runtime.native_script import Opcode, ProgressOffset
 from rung.runtime.pool import pool
@@ -43,12 +46,22 @@ Slot = int
 """The number of a word of the frame that holds an address."""
 
 
-def has_control_flow(graph: Graph) -> bool:
-    """Whether some node of the graph, or of the graphs inside, is a loop or a branch."""
+def needs_script(graph: Graph) -> bool:
+    """Whether some node of the graph, or of the graphs inside, is a loop, a branch or a host op."""
     return any(
-        node.op in CONTROL or any(map(has_control_flow, sub_graphs(node.attrs)))
-        for node in graph.nodes
+        _is_cut(node) or any(map(needs_script, sub_graphs(node.attrs))) for node in graph.nodes
     )
+
+
+def _is_cut(node: Node) -> bool:
+    """Whether a node stands between compiled graphs instead of in one."""
+    return node.op in CONTROL or node.op.host
+
+
+def calls_host(node: Node) -> bool:
+    """Whether a node, or one of the graphs inside it, runs on the host."""
+    graphs = sub_graphs(node.attrs)
+    return node.op.host or any(calls_host(inner) for graph in graphs for inner in graph.nodes)
 
 
 def compile_program(
@@ -58,13 +71,35 @@ def compile_program(
     lower: Lower | None = None,
 ) -> CompiledGraph | Script:
     """Compile any graph for this machine; see `compile_graph` for the arguments and errors."""
-    if not has_control_flow(graph):
+    if not needs_script(graph):
         return compile_graph(graph, aliases, machine, lower)
     return Script(graph, aliases or {}, machine, lower)
 
 
+@dataclass(frozen=True, eq=False)
+class HostCall:
+    """A node whose op runs on the host. The addresses of its operands and then its results stand in
+    the frame from word `first` on."""
+
+    node: Node
+    first: int
+
+    def run(self, words: np.ndarray[tuple[int], np.dtype[np.int64]]) -> None:
+        """Call the reference of the op on what lies at these addresses. Operands are left alone, so
+        a call that was interrupted can be done again. Raises the errors of the reference, on the
+        line of the node."""
+        node = self.node
+        types = [*(v.type for v in node.inputs), *node.types]
+        addresses = words[self.first : self.first + len(types)].tolist()
+        arrays = [array_at(at, type) for at, type in zip(addresses, types, strict=True)]
+        count = len(node.inputs)
+        for to, result in zip(arrays[count:], evaluate(node, arrays[:count]), strict=True):
+            to[...] = result
+
+
 class Script:
-    """A graph with control flow that runs: `run` takes addresses of dense row-major arrays.
+    """A graph with control flow or host ops that runs: `run` takes addresses of dense row-major
+    arrays.
 
     `parts`: what it performs in order, between loops and branches and these themselves.
     `arena_bytes`: the part of the shared arena that it works in. Programs that it calls use the
@@ -76,12 +111,13 @@ class Script:
         self.graph = graph if lower is None else lower(graph)
         self.input_types = tuple(p.type for p in graph.params)
         self.output_types = tuple(v.type for v in graph.outputs)
-        builder = _Builder(machine, lower)
+        builder = _Builder(machine, lower, self.graph)
         inputs = [builder.slot() for _ in self.input_types]
         outputs = [builder.slot() for _ in self.output_types]
         self.parts = builder.graph(self.graph, inputs, outputs, aliases)
         builder.emit(Opcode.END)
         self.programs: tuple[CompiledGraph, ...] = tuple(dict.fromkeys(builder.programs))
+        self.host_calls: tuple[HostCall, ...] = tuple(builder.host_calls)
         self._code = builder.code()
         self._calls = builder.calls()
         self._offsets, self.arena_bytes = builder.memory()
@@ -96,14 +132,15 @@ class Script:
     def run(self, inputs: Sequence[int], outputs: Sequence[int]) -> None:
         """Run once over the given addresses; blocks until the outputs are written. Signals are
         looked after on the way; Ctrl-C ends it, after the run where state is written over, so that
-        this is never half old and half new (a second one ends it at once)."""
+        this is never half old and half new (a second one ends it at once). Raises what host ops
+        raise; state is not written over before the last of them has returned."""
         shared = pool()
         with shared.lock:
             if self._binding is not shared.binding:
                 self._bind()
             count = len(self.input_types) + len(self.output_types)
             self._words[:count] = (*inputs, *outputs)
-            self._progress[0] = 0
+            self._progress[:] = (0, 0, -1)
             self._go_on()
 
     def _go_on(self) -> None:
@@ -111,6 +148,9 @@ class Script:
         code, frame, progress = (b.address for b in (self._code, self._frame, self._place))
         while self._progress[0] >= 0:
             try:
+                if self._progress[2] >= 0:
+                    self.host_calls[self._progress[2]].run(self._words)
+                    self._progress[2] = -1
                 self._progress[1] = time.monotonic_ns() + _SLICE_NS
                 self._call(code, frame, progress)
             except KeyboardInterrupt as e:
@@ -150,10 +190,12 @@ class Segment:
 class _Builder:
     """Collects the instructions, slots and memory of a script."""
 
-    def __init__(self, machine: Machine | None, lower: Lower | None) -> None:
+    def __init__(self, machine: Machine | None, lower: Lower | None, whole: Graph) -> None:
         self.machine = machine
         self.lower = lower
+        self.whole = whole
         self.programs: list[CompiledGraph] = []
+        self.host_calls: list[HostCall] = []
         self.num_slots = 0
         self._rows: list[list[int]] = []
         self._calls: list[tuple[int, CompiledGraph]] = []
@@ -230,7 +272,7 @@ class _Builder:
         aliases: Mapping[int, int],
     ) -> list[Segment | Node]:
         """Compute a graph. Outputs of `aliases` may lie where the inputs do."""
-        if any(node.op in CONTROL for node in graph.nodes):
+        if any(map(_is_cut, graph.nodes)):
             return _Cut(self, graph, inputs, outputs, aliases).emit()
         program = self.call(graph, inputs, outputs, aliases)
         return [Segment(program, graph.params, graph.outputs)]
@@ -261,16 +303,26 @@ class _Builder:
         program = self._compiled.get(key)
         if program is None:
             program = self._compiled[key] = compile_graph(graph, aliases, self.machine)
-        first = self.num_slots
-        self.num_slots += len(inputs) + len(outputs)
-        for k, slot in enumerate((*inputs, *outputs)):
-            self.emit(Opcode.SET, first + k, slot)
+        first = self._in_a_row((*inputs, *outputs))
         self._calls.append((self.emit(Opcode.CALL, 0, first), program))
         self.programs.append(program)
         return program
 
+    def _in_a_row(self, slots: Sequence[Slot]) -> Slot:
+        """The first of new slots, in a row, that get the addresses of `slots`."""
+        first = self.num_slots
+        self.num_slots += len(slots)
+        for k, slot in enumerate(slots):
+            self.emit(Opcode.SET, first + k, slot)
+        return first
+
     def control(self, node: Node, inputs: Sequence[Slot], outputs: Sequence[Slot]) -> None:
-        """Perform a control-flow node."""
+        """Perform a control-flow node, or one that runs on the host."""
+        if node.op.host:
+            first = self._in_a_row((*inputs, *outputs))
+            self.emit(Opcode.HOST, len(self.host_calls))
+            self.host_calls.append(HostCall(node, first))
+            return
         attrs: Attrs = node.attrs
         if isinstance(attrs, ScanAttrs):
             self._scan(attrs, node, inputs, outputs)
@@ -357,7 +409,7 @@ class _Lifetime:
 
 
 class _Cut:
-    """A graph with control flow, cut into the graphs between its control-flow nodes."""
+    """A graph with control flow or host ops, cut into the graphs between these nodes."""
 
     def __init__(
         self,
@@ -373,11 +425,12 @@ class _Cut:
         self.inputs = set(inputs)
         self.outputs = list(zip(graph.outputs, outputs, strict=True))
         self.place: dict[Value, Slot] = dict(zip(graph.params, inputs, strict=True))
-        self.controls = [node for node in graph.nodes if node.op in CONTROL]
+        self.controls = [node for node in graph.nodes if _is_cut(node)]
         anchors = [r for node in self.controls for r in node.results]
         self.given = dependent(graph.nodes, (*graph.params, *anchors))
         self.asked = {v for c in self.controls for v in c.inputs} | set(graph.outputs)
         self.step = self._steps()
+        self.last_host = self._last_host() if graph is builder.whole else -1
         self.last_use = self._last_uses()
         self.parts: list[Segment | Node] = []
         self.target: dict[Value, Slot] = {}
@@ -429,11 +482,17 @@ class _Cut:
                     found[v] = max(found[v], found.get(r, 0))
         return found
 
+    def _last_host(self) -> int:
+        """The last step that calls the host, -1 if none does."""
+        return max((self.step[node] for node in self.controls if calls_host(node)), default=-1)
+
     def _may_overwrite(self, value: Value, param: Value) -> bool:
-        """Whether nothing reads the memory of `param` after the segment that makes `value`."""
+        """Whether nothing reads the memory of `param` after the segment that makes `value`, and
+        nothing can fail after it: state is whole when a host op has raised an error."""
         is_output = any(v is param for v, _ in self.outputs)
         here = self.step[value.node]
-        return here % 2 == 0 and self.last_use.get(param, 0) <= here and not is_output
+        free = self.last_use.get(param, 0) <= here and here > self.last_host
+        return here % 2 == 0 and free and not is_output
 
     def emit(self) -> list[Segment | Node]:
         """All instructions; the segments and control-flow nodes that they perform, in order."""
@@ -469,7 +528,7 @@ class _Cut:
         return [
             r
             for node in self.nodes
-            if node.op is not PARAMETER and node.op not in CONTROL and self.step[node] == step
+            if node.op is not PARAMETER and not _is_cut(node) and self.step[node] == step
             for r in node.results
             if self.last_use.get(r, -1) > step and (r in self.given or r in self.asked)
         ]

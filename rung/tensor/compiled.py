@@ -14,7 +14,7 @@ from rung.ir.node import Value
 from rung.ir.types import TensorType
 from rung.tensor import tree
 from rung.tensor.leaf import LISTED, Buffer, LeafAttrs, Placeholder, others
-from rung.tensor.linear import Linear, linearize
+from rung.tensor.linear import Linear, Step, linearize
 from rung.tensor.pending import lock
 from rung.tensor.programs import Runnable, copied_buffer, find_program, new_buffer
 from rung.tensor.ruled import TRANSPARENT, behind
@@ -85,6 +85,7 @@ class Compiled:
         self.results: list[Result] = []
         self.structure: tree.Structure = tree.LEAF
         self.runnable: Runnable | None = None
+        self.steps: Sequence[Step] = ()
         self.inputs: list[Any] = []
         self.arguments: list[tuple[int, int]] = []
         self.captured: list[tuple[int, TensorState]] = []
@@ -157,7 +158,7 @@ class Compiled:
             pointers = [b.pointer for b in inputs]
             if self.scalar_buffers:
                 pointers += [b.pointer for b in self.scalar_buffers]
-            runnable.program.run(pointers, [b.pointer for b in outputs])
+            runnable.run(pointers, [b.pointer for b in outputs], self.steps)
             for s in self.states:
                 _store(s.tensor, outputs[s.output])
         if self.gradients.entries:
@@ -355,6 +356,7 @@ def _plan(
     ]
     runnable, scalars = find_program(linear, aliases, trace.name)
     found.runnable = runnable
+    found.steps = linear.steps
     found.scalar_buffers = runnable.scalar_buffers(scalars)
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -19,6 +18,7 @@ from rung.ir.text import graph_text
 from rung.ir.types import TensorType
 from rung.kernel.text import kernel_text
 from rung.rules.pipeline import PIPELINE
+from rung.runtime.memory import array_at
 from rung.runtime.program import CompiledGraph, CompiledKernel
 from rung.runtime.script import Script, compile_program
 
@@ -46,17 +46,12 @@ class InterpretedGraph:
         self.output_types = tuple(v.type for v in graph.outputs)
 
     def run(self, inputs: Sequence[int], outputs: Sequence[int]) -> None:
-        arrays = [_array_at(at, v.type) for at, v in zip(inputs, self.graph.params, strict=True)]
+        arrays = [array_at(at, v.type) for at, v in zip(inputs, self.graph.params, strict=True)]
         results = interpret(self.graph, arrays)
         # all results exist before the first is written: an output may lie where an input does
         copies = [np.array(r) for r in results]
         for at, result, type in zip(outputs, copies, self.output_types, strict=True):
-            _array_at(at, type)[...] = result
-
-
-def _array_at(pointer: int, type: TensorType) -> np.ndarray[Any, Any]:
-    memory = (ctypes.c_char * type.nbytes).from_address(pointer)
-    return np.frombuffer(memory, type.dtype.numpy, type.size).reshape(type.shape)
+            array_at(at, type)[...] = result
 
 
 def interpreted(graph: Graph, aliases: Mapping[int, int]) -> Program:

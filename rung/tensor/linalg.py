@@ -1,97 +1,81 @@
-"""Products and norms of matrices and vectors: what of the array API's `linalg` needs no
-decomposition."""
+"""The array API's `linalg`: products, decompositions and norms of matrices and vectors."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from math import inf
 from typing import TYPE_CHECKING
 
-from rung.core import dtype as dt
-from rung.core.errors import AxisError, DTypeError, RungError, ShapeError
-from rung.ir.node import Value
-from rung.ops import contraction as c
+from rung.core.errors import DTypeError, RungError, ShapeError
 from rung.tensor import reductions
-from rung.tensor.elementwise import abs, multiply, pow, subtract
-from rung.tensor.operate import Operand, as_tensor, cast_to, cast_value, one_axis
+from rung.tensor.decompositions import (
+    EighResult,
+    LstsqResult,
+    QRResult,
+    SlogdetResult,
+    SVDResult,
+    cholesky,
+    cholesky_solve,
+    det,
+    eigh,
+    eigvalsh,
+    inv,
+    lstsq,
+    matrix_power,
+    matrix_rank,
+    pinv,
+    qr,
+    slogdet,
+    solve,
+    solve_triangular,
+    svd,
+    svdvals,
+)
+from rung.tensor.elementwise import abs, divide, multiply, pow
+from rung.tensor.operate import Operand, all_axes, as_tensor, cast_to, torch_names
+from rung.tensor.products import cross, matmul, multi_dot, outer, tensordot, vecdot
 from rung.tensor.reductions import Axis
-from rung.tensor.shapes import diagonal, expand_dims, matrix_transpose, reshape, roll
-from rung.tensor.state import apply
+from rung.tensor.shapes import diagonal, expand_dims, matrix_transpose, moveaxis
 
 if TYPE_CHECKING:
     from rung.tensor.tensor import Tensor
 
 __all__ = [
+    "EighResult",
+    "LstsqResult",
+    "QRResult",
+    "SVDResult",
+    "SlogdetResult",
+    "cholesky",
+    "cholesky_solve",
+    "cond",
     "cross",
+    "det",
     "diagonal",
+    "eigh",
+    "eigvalsh",
+    "inv",
+    "lstsq",
     "matmul",
     "matrix_norm",
+    "matrix_power",
+    "matrix_rank",
     "matrix_transpose",
+    "multi_dot",
+    "norm",
     "outer",
+    "pinv",
+    "qr",
+    "slogdet",
+    "solve",
+    "solve_triangular",
+    "svd",
+    "svdvals",
     "tensordot",
     "trace",
     "vecdot",
     "vector_norm",
 ]
-
-
-def _product(build: Callable[[Value, Value], Value], x: Operand, y: Operand) -> Tensor:
-    a, b = as_tensor(x), as_tensor(y)
-    dtype = a.dtype if a.dtype is b.dtype else dt.promote(a.dtype, b.dtype)
-    return apply(lambda v, w: build(cast_value(v, dtype), cast_value(w, dtype)), a, b)
-
-
-def matmul(x1: Operand, x2: Operand, /) -> Tensor:
-    """Matrix product over the last two dims, `[…, m, k] @ […, k, n] -> […, m, n]`; leading dims
-    broadcast, a vector is a row (left) or a column (right). 16-bit floats are summed in f32."""
-    return _product(c.matmul, x1, x2)
-
-
-def tensordot(
-    x1: Operand, x2: Operand, /, axes: int | tuple[Sequence[int], Sequence[int]] = 2
-) -> Tensor:
-    """Sum over the last `axes` dims of x1 with the first of x2, or over pairs of listed dims."""
-    return _product(lambda v, w: c.tensordot(v, w, axes), x1, x2)
-
-
-def vecdot(x1: Operand, x2: Operand, /, axis: int = -1) -> Tensor:
-    """Sum of the products along `axis`, counted from the end; the other dims broadcast. Raises
-    ShapeError if the lengths there differ."""
-    a, b = as_tensor(x1), as_tensor(x2)
-    _check_axis("vecdot", a, b, axis)
-    products = multiply(a, b)
-    return reductions.sum(products, axis, dtype=products.dtype)
-
-
-def _check_axis(name: str, a: Tensor, b: Tensor, axis: int) -> int:
-    """The length of both along `axis`. Raises AxisError, ShapeError."""
-    n, m = (x.shape[one_axis(name, axis, x.ndim)] for x in (a, b))
-    if axis >= 0 and a.ndim != b.ndim:
-        raise AxisError(
-            f"{name}: axis {axis} is not the same dim of {a._type} and {b._type}",
-            fix="count it from the end (-1 is the last)",
-        )
-    if n != m:
-        raise ShapeError(f"{name}: {a._type} and {b._type} differ in length along axis {axis}")
-    return n
-
-
-def cross(x1: Operand, x2: Operand, /, axis: int = -1) -> Tensor:
-    """Products x1 × x2 of vectors of three elements along `axis`, counted from the end; the other
-    dims broadcast."""
-    a, b = as_tensor(x1), as_tensor(x2)
-    if _check_axis("cross", a, b, axis) != 3:
-        raise ShapeError(f"cross: {a._type} has not three elements along axis {axis}")
-    forward = multiply(roll(a, -1, axis), roll(b, -2, axis))
-    return subtract(forward, multiply(roll(a, -2, axis), roll(b, -1, axis)))
-
-
-def outer(x1: Operand, x2: Operand, /) -> Tensor:
-    """All products of elements of two vectors, `[m], [n] -> [m, n]`."""
-    a, b = as_tensor(x1), as_tensor(x2)
-    if a.ndim != 1 or b.ndim != 1:
-        raise ShapeError(f"outer: takes vectors, got {a._type} and {b._type}")
-    return multiply(reshape(a, (-1, 1)), reshape(b, (1, -1)))
 
 
 def trace(x: Operand, /, offset: int = 0, dtype: object = None) -> Tensor:
@@ -126,17 +110,66 @@ def vector_norm(
 
 def matrix_norm(x: Operand, /, keepdims: bool = False, ord: float | str = "fro") -> Tensor:
     """The norm of each matrix in the last two dims: "fro", the root of the sum of squares; 1 and
-    inf, the largest sum of magnitudes in a column and in a row; -1 and -inf, the smallest.
+    inf, the largest sum of magnitudes in a column and in a row; -1 and -inf, the smallest; 2 and
+    -2, the largest and the smallest singular value; "nuc", the sum of these.
 
-    Raises RungError for those that need singular values (2, -2, "nuc")."""
+    Raises RungError for another order."""
     x = as_tensor(x)
     if x.ndim < 2:
         raise ShapeError(f"matrix_norm: {x._type} has fewer than two dims")
     if ord == "fro":
         return vector_norm(x, (-2, -1), keepdims)
-    if ord not in (1, -1, inf, -inf):
-        raise RungError(f"matrix_norm: ord={ord!r}", fix='give "fro", 1, -1, inf or -inf')
-    along = -2 if ord in (1, -1) else -1
-    sums = vector_norm(x, along, keepdims=True, ord=1)
-    found = (reductions.max if ord in (1, inf) else reductions.min)(sums, (-2, -1))
+    if ord in (2, -2, "nuc"):
+        found = _combined(svdvals(x), ord)
+    elif ord in (1, -1, inf, -inf):
+        sums = vector_norm(x, -2 if ord in (1, -1) else -1, keepdims=True, ord=1)
+        found = (reductions.max if ord in (1, inf) else reductions.min)(sums, (-2, -1))
+    else:
+        fix = 'give "fro", "nuc", 1, -1, 2, -2, inf or -inf'
+        raise RungError(f"matrix_norm: ord={ord!r}", fix=fix)
     return expand_dims(found, (-2, -1)) if keepdims else found
+
+
+def _combined(values: Tensor, ord: float | str) -> Tensor:
+    """A norm of a matrix from its singular values."""
+    if ord == "nuc":
+        return reductions.sum(values, -1)
+    return reductions.max(values, -1) if ord == 2 else reductions.min(values, -1)
+
+
+@torch_names
+def norm(
+    x: Operand,
+    /,
+    ord: float | str | None = None,
+    axis: int | Sequence[int] | None = None,
+    keepdims: bool = False,
+) -> Tensor:
+    """The norm as in `numpy.linalg` and `torch.linalg`: of vectors along one axis, of matrices in
+    two; without `axis`, of all elements, or, where `ord` is given, of x as a vector or
+    a matrix. Raises AxisError for other axes, ShapeError where x is neither and `ord` is given."""
+    x = as_tensor(x)
+    axes = all_axes("norm", axis, x.ndim) if axis is not None else None
+    if ord is None:
+        return vector_norm(x, axes, keepdims)
+    if axes is None and x.ndim > 2:
+        raise ShapeError(f"norm: ord={ord!r} of {x._type}", fix="give one axis, or two")
+    axes = tuple(range(x.ndim)) if axes is None else axes
+    if len(axes) != 2:
+        if isinstance(ord, str):
+            raise RungError(f"norm: ord={ord!r} of vectors", fix="give a number, or two axes")
+        return vector_norm(x, axes, keepdims, ord)
+    rows, columns = axes if axis is None or isinstance(axis, int) else axis
+    found = matrix_norm(moveaxis(x, (rows, columns), (-2, -1)), ord=ord)
+    return expand_dims(found, axes) if keepdims else found
+
+
+def cond(x: Operand, /, p: float | str | None = None) -> Tensor:
+    """The condition number of matrices: the quotient of the largest and the smallest singular value
+    (`p` None or 2; -2: its inverse), or the product of the norms of x and of its inverse."""
+    x = as_tensor(x)
+    if p is not None and p not in (2, -2):
+        return multiply(matrix_norm(x, ord=p), matrix_norm(inv(x), ord=p))
+    values = svdvals(x)
+    largest, smallest = reductions.max(values, -1), reductions.min(values, -1)
+    return divide(smallest, largest) if p == -2 else divide(largest, smallest)

@@ -87,7 +87,8 @@ def evaluate(wanted: TensorState | None = None) -> None:
         try:
             _run(targets)
         except Exception:
-            _run([wanted])
+            if wanted._buffer is None:
+                _run([wanted])
         else:
             _waiting.tensors.clear()
 
@@ -226,9 +227,9 @@ def _execute(linear: Linear, aliases: dict[int, int]) -> list[Buffer]:
     for at, buffer in enumerate(outputs):
         if buffer is None:
             outputs[at] = runnable.output_buffer(at)
-    pointers = [b.pointer for b in inputs]
-    pointers += [b.pointer for b in runnable.scalar_buffers(scalars)]
-    runnable.program.run(pointers, [b.pointer for b in outputs])
+    numbers = runnable.scalar_buffers(scalars)  # held until the program has run
+    pointers = [b.pointer for b in (*inputs, *numbers)]
+    runnable.run(pointers, [b.pointer for b in outputs], linear.steps)
     return outputs
 
 

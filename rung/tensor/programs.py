@@ -16,12 +16,14 @@ from sys import getrefcount
 import numpy as np
 
 from rung.core.dtype import Scalar
+from rung.core.errors import RungError
+from rung.core.source import Source
 from rung.ir.node import Graph
 from rung.ir.types import TensorType
 from rung.runtime.memory import Memory
 from rung.tensor.executor import Program, current_executor
 from rung.tensor.leaf import LISTED, Buffer, tensor_type
-from rung.tensor.linear import Key, Linear, build_graph
+from rung.tensor.linear import Key, Linear, Step, build_graph
 
 LIFT_AFTER = 3
 _MAX_FAMILIES = 2048
@@ -30,14 +32,22 @@ _KEPT = 3
 
 
 class Runnable:
-    """A compiled program with its graph, and buffers ready for its small outputs."""
+    """A compiled program with its graph, and buffers ready for its small outputs. `steps`: those of
+    the pending graph that it was compiled for."""
 
-    __slots__ = ("_kept", "graph", "program", "scalar_types", "types")
+    __slots__ = ("_kept", "graph", "program", "scalar_types", "steps", "types")
 
-    def __init__(self, program: Program, graph: Graph, scalar_types: Sequence[TensorType]) -> None:
+    def __init__(
+        self,
+        program: Program,
+        graph: Graph,
+        scalar_types: Sequence[TensorType],
+        steps: Sequence[Step] = (),
+    ) -> None:
         self.program = program
         self.graph = graph
         self.scalar_types = scalar_types
+        self.steps = steps
         self.types = [tensor_type(v.type.dtype, v.type.shape) for v in graph.outputs]
         self._kept: list[list[Buffer] | None] = [
             [] if t.nbytes <= _KEPT_BYTES else None for t in self.types
@@ -56,6 +66,18 @@ class Runnable:
             buffer.kept = 1
             kept.append(buffer)
         return buffer
+
+    def run(
+        self, inputs: Sequence[int], outputs: Sequence[int], steps: Sequence[Step]
+    ) -> None:
+        """Run the program over addresses, for a pending graph of the same structure whose steps are
+        `steps`: errors name the lines of these."""
+        try:
+            self.program.run(inputs, outputs)
+        except RungError as e:
+            if e.source is None or steps is self.steps:
+                raise
+            raise e.at(_same_place(e.source, self.steps, steps)) from None
 
     def scalar_buffers(self, values: Sequence[Scalar]) -> list[Buffer]:
         """Inputs for the constants that are lifted."""
@@ -79,6 +101,15 @@ def copied_buffer(source: Buffer) -> Buffer:
     buffer = new_buffer(source.type)
     np.copyto(buffer.array, source.array)
     return buffer
+
+
+def _same_place(place: Source, before: Sequence[Step], now: Sequence[Step]) -> Source:
+    """The line of the step of `now` that stands where one of line `place` stands in `before`;
+    `place` if none does."""
+    pairs = [(old[3], new[3]) for old, new in zip(before, now, strict=True)]
+    same = [new for old, new in pairs if old == place]
+    near = [new for old, new in pairs if (old.file, old.line) == (place.file, place.line)]
+    return next(iter((*same, *near)), place)
 
 
 class Family:
@@ -145,7 +176,8 @@ def _compile(
 ) -> Runnable:
     graph = build_graph(linear, lifted, name)
     program = current_executor()(graph, aliases)
-    return Runnable(program, graph, [p.type for p in graph.params[len(linear.inputs) :]])
+    scalars = [p.type for p in graph.params[len(linear.inputs) :]]
+    return Runnable(program, graph, scalars, linear.steps)
 
 
 def clear_programs() -> None:

@@ -9,16 +9,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rung.core import dtype as dt
 from rung.core.dtype import DType
 from rung.core.errors import AxisError, DTypeError, ShapeError
 from rung.ir.node import Value
+from rung.ops import matrix
 from rung.ops import movement as m
 from rung.ops.broadcast import broadcasted, reshaped
-from rung.ops.creation import full, full_like, iota
-from rung.ops.elementwise import add as _add
-from rung.ops.elementwise import greater_equal, less_equal
-from rung.ops.elementwise import where as _where
 from rung.ops.indexing import take
 from rung.ops.shorthand import permuted
 from rung.tensor.operate import (
@@ -359,16 +355,7 @@ def _triangle(x: Operand, k: int, lower: bool) -> Tensor:
     if x.ndim < 2:
         raise ShapeError(f"{'tril' if lower else 'triu'}: {x._type} has fewer than two dims")
 
-    def build(v: Value) -> Value:
-        shape = v.shape[-2:]
-        rows = iota(shape=shape, dim=0, dtype=dt.int64)
-        columns = iota(shape=shape, dim=1, dtype=dt.int64)
-        near = max(-shape[0], min(k, shape[1]))
-        edge = _add(rows, full(shape, near, dt.int64))
-        inside = less_equal(columns, edge) if lower else greater_equal(columns, edge)
-        return _where(broadcasted(inside, v.shape), v, full_like(v, 0))
-
-    return apply(build, x)
+    return apply(lambda v: matrix.triangle(v, lower, k), x)
 
 
 def tril(x: Operand, /, k: int = 0) -> Tensor:
@@ -386,14 +373,4 @@ def diagonal(x: Operand, /, offset: int = 0) -> Tensor:
     x = as_tensor(x)
     if x.ndim < 2:
         raise ShapeError(f"diagonal: {x._type} has fewer than two dims")
-    rows, columns = x.shape[-2:]
-    down, right = min(max(-offset, 0), rows), min(max(offset, 0), columns)
-    count = min(rows - down, columns - right)
-
-    def build(v: Value) -> Value:
-        square = m.cut(v, x.ndim - 2, down, down + count)
-        square = m.cut(square, x.ndim - 1, right, right + count)
-        flat = reshaped(square, (*v.shape[:-2], count * count))
-        return m.cut(flat, x.ndim - 2, 0, count * count, count + 1)
-
-    return apply(build, x)
+    return apply(lambda v: matrix.diagonal(v, offset), x)

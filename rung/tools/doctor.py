@@ -19,7 +19,7 @@ from rung.runtime.cache import object_cache
 from rung.runtime.pool import pool
 from rung.runtime.roof import Roof, roof
 
-PACKAGES = ("rung", "numpy", "ml_dtypes", "llvmlite", "rich", "typer")
+PACKAGES = ("rung", "numpy", "ml_dtypes", "llvmlite", "opt_einsum", "rich", "typer")
 EXTRAS = ("scikit-learn", "safetensors", "torch", "jax")
 FEATURES = ("avx2", "fma", "avx512f", "avx512bf16", "avx512vnni", "neon", "fullfp16", "dotprod")
 

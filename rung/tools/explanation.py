@@ -7,6 +7,7 @@ print(found.text("schedule", kernel=2))        # one kernel at one level
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ import numpy as np
 from rung.codegen.llvm.target import emit_assembly, host
 from rung.core.errors import RungError, TraceError
 from rung.core.source import Source
+from rung.ir.interpret import evaluate
 from rung.ir.node import (
     PARAMETER,
     Graph,
@@ -41,7 +43,7 @@ from rung.rules.pipeline import PIPELINE
 from rung.runtime.memory import aligned_empty
 from rung.runtime.program import CompiledGraph, CompiledKernel, StageInfo
 from rung.runtime.roof import Roof, roof
-from rung.runtime.script import Script, compile_program
+from rung.runtime.script import HostCall, Script, compile_program
 from rung.tensor.autograd import no_grad
 from rung.tensor.jit import Jit, jit
 from rung.tensor.programs import Runnable
@@ -122,6 +124,26 @@ class KernelReport:
 
 
 @dataclass(frozen=True)
+class HostReport:
+    """A call of a host op between kernels: its name, the types of its operands and results, the
+    user's line, its operations and the time of a call (the least of several, on random operands;
+    0 where the op refuses these)."""
+
+    op: str
+    operands: tuple[TensorType, ...]
+    results: tuple[TensorType, ...]
+    source: Source
+    flops: int
+    measured_us: float
+
+    def describe(self) -> str:
+        """`cholesky(f64[3,3]) -> f64[3,3]  12.1 us  train.py:4   y = cholesky(x)`"""
+        operands, results = (", ".join(map(str, ts)) for ts in (self.operands, self.results))
+        line = "; ".join(source_lines([self.source]))
+        return f"{self.op}({operands}) -> {results}  {self.measured_us:,.1f} us  {line}"
+
+
+@dataclass(frozen=True)
 class MemoryReport:
     """Bytes of the program: the `arena` for temporaries, `inputs`, `outputs` (without those that
     are written over inputs) and `constants`; how many outputs were `donated` the memory of an
@@ -156,6 +178,7 @@ class Explanation:
     graph: Graph
     passes: tuple[PassReport, ...]
     kernels: tuple[KernelReport, ...]
+    host_calls: tuple[HostReport, ...]
     memory: MemoryReport
     roof: Roof
 
@@ -166,8 +189,9 @@ class Explanation:
 
     @property
     def measured_us(self) -> float:
-        """The sum over the kernels."""
-        return sum(k.measured_us for k in self.kernels)
+        """The sum over the kernels and the host calls."""
+        hosted = sum(c.measured_us for c in self.host_calls)
+        return sum(k.measured_us for k in self.kernels) + hosted
 
     def __str__(self) -> str:
         return self.text()
@@ -195,7 +219,9 @@ class Explanation:
 
     def overview(self) -> str:
         """What the program is made of: passes, rules, memory, and a line for each kernel."""
-        return "\n".join([*self._head(), "", *self._table(), ""])
+        hosted = [f"     {c.describe()}" for c in self.host_calls]
+        calls = ["", "host calls (Python, between kernels):", *hosted] if hosted else []
+        return "\n".join([*self._head(), "", *self._table(), *calls, ""])
 
     def _head(self) -> list[str]:
         r = self.roof
@@ -280,6 +306,7 @@ def explain_program(name: str, runnable: Runnable, aliases: Mapping[int, int]) -
         graph=runnable.graph,
         passes=tuple(reports),
         kernels=tuple(_kernel_reports(program)),
+        host_calls=tuple(_host_report(c.node) for c in _host_calls(program)),
         memory=_memory_report(program, aliases),
         roof=roof(),
     )
@@ -305,6 +332,44 @@ def _kernel_reports(program: CompiledGraph | Script) -> list[KernelReport]:
         for info, stages in _by_call(part.stages):
             reports.append(_kernel_report(len(reports), info, sum(times[i] for i in stages)))
     return reports
+
+
+def _host_calls(program: CompiledGraph | Script) -> tuple[HostCall, ...]:
+    return program.host_calls if isinstance(program, Script) else ()
+
+
+def _host_report(node: Node) -> HostReport:
+    operands = tuple(v.type for v in node.inputs)
+    return HostReport(
+        op=node.op.name,
+        operands=operands,
+        results=node.types,
+        source=Source(node.source.file, node.source.line, node.source.path),
+        flops=_cost(node).flops,
+        measured_us=_host_us(node, [_example(t, seed) for seed, t in enumerate(operands)]),
+    )
+
+
+def _host_us(node: Node, operands: Sequence[np.ndarray[Any, Any]]) -> float:
+    """The least time of a call in µs. Square matrices are made positive definite, so that every
+    decomposition exists."""
+    given = [_regular(a) if a.ndim > 1 else a for a in operands]
+    times: list[float] = []
+    for _ in range(PROFILE_RUNS):
+        start = time.perf_counter()
+        try:
+            evaluate(node, given)
+        except RungError:
+            return 0.0
+        times.append((time.perf_counter() - start) * 1e6)
+    return min(times)
+
+
+def _regular(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    if x.shape[-1] != x.shape[-2] or x.dtype.kind != "f":
+        return x
+    made = x @ np.swapaxes(x, -1, -2) + x.shape[-1] * np.eye(x.shape[-1])
+    return np.asarray(made.astype(x.dtype))
 
 
 def _kernel_report(number: int, info: StageInfo, measured_us: float) -> KernelReport:

@@ -42,6 +42,7 @@ def all_cases(op: Op) -> RandomGraph | None:
     if not results:
         return None
     exact = dict.fromkeys(params, op.name in EXACT)
+    exact |= dict.fromkeys(results, op.host)
     return RandomGraph(0, make_graph(op.name, params, results), tuple(operands), exact, {})
 
 

@@ -1,6 +1,6 @@
 """The signatures of the Python array API standard 2024.12, as its stubs have them, without
-annotations (https://github.com/data-apis/array-api, src/array_api_stubs/_2024_12). Left out are
-`fft` and what of `linalg` needs a decomposition."""
+annotations (https://github.com/data-apis/array-api, src/array_api_stubs/_2024_12). Left out is
+`fft`."""
 
 NAMESPACE = """\
 arange(start, /, stop=None, step=1, *, dtype=None, device=None)
@@ -140,12 +140,25 @@ __array_namespace_info__()
 """
 
 LINALG = """\
+cholesky(x, /, *, upper=False)
 cross(x1, x2, /, *, axis=-1)
+det(x, /)
 diagonal(x, /, *, offset=0)
+eigh(x, /)
+eigvalsh(x, /)
+inv(x, /)
 matmul(x1, x2, /)
 matrix_norm(x, /, *, keepdims=False, ord='fro')
+matrix_power(x, n, /)
+matrix_rank(x, /, *, rtol=None)
 matrix_transpose(x, /)
 outer(x1, x2, /)
+pinv(x, /, *, rtol=None)
+qr(x, /, *, mode='reduced')
+slogdet(x, /)
+solve(x1, x2, /)
+svd(x, /, *, full_matrices=True)
+svdvals(x, /)
 tensordot(x1, x2, /, *, axes=2)
 trace(x, /, *, offset=0, dtype=None)
 vecdot(x1, x2, /, *, axis=-1)

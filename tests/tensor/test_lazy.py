@@ -95,6 +95,12 @@ def test_a_loop_of_updates_of_elements_compiles_few_programs(compiled: list[obje
     assert len(compiled) <= programs.LIFT_AFTER + 2
 
 
+def test_memory_of_lifted_constants_lasts_as_long_as_the_run() -> None:
+    for n in (3, 9):
+        for k in range(-n, n + 1):
+            assert rung.eye(n, k=k).tolist() == np.eye(n, k=k).tolist()
+
+
 def test_updates_run_one_iteration_at_a_time(compiled: list[executor.InterpretedGraph]) -> None:
     p = rung.ones(4)
     q = rung.ones(4)

@@ -129,7 +129,8 @@ def test_reverse_is_forward_transposed_for_every_op(op: Op) -> None:
         args = sample_args(op, sample, rng)
         types = [array_type(a) for a in args]
         wrt = [i for i, t in enumerate(types) if t.dtype is F64]
-        if not wrt or tried >= 12 or any(a.dtype.kind == "f" for a in given):
+        edges = any(a.dtype.kind == "f" for a in given) and not op.host
+        if not wrt or tried >= 12 or edges:
             continue
         params = [parameter(i, f"x{i}", t) for i, t in enumerate(types)]
         graph = make_graph(op.name, params, op.build(params, sample.attrs))
