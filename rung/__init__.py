@@ -38,9 +38,11 @@ from rung.core.errors import (
     RungError,
     SettingsError,
     ShapeError,
+    SourceError,
     TraceError,
 )
 from rung.core.settings import configure, settings
+from rung.source.function import function
 from rung.tensor import functional, linalg, random, tree
 from rung.tensor.autograd import (
     enable_grad,
