@@ -242,9 +242,7 @@ pow = _binary(operator.pow, _e.pow, _power)
 matmul = _binary(operator.matmul, linalg.matmul, _matrix_product)
 maximum = _binary(np.maximum, _e.maximum, _winner(operator.gt))
 minimum = _binary(np.minimum, _e.minimum, _winner(operator.lt))
-atan2 = _binary(
-    np.arctan2, _e.atan2, lambda x, y, dx, dy, z: (y * dx - x * dy) / (x * x + y * y)
-)
+atan2 = _binary(np.arctan2, _e.atan2, lambda x, y, dx, dy, z: (y * dx - x * dy) / (x * x + y * y))
 hypot = _binary(np.hypot, _e.hypot, lambda x, y, dx, dy, z: (x * dx + y * dy) / z)
 logaddexp = _binary(
     np.logaddexp, _e.logaddexp, lambda x, y, dx, dy, z: exp(x - z) * dx + exp(y - z) * dy

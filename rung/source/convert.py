@@ -81,7 +81,7 @@ class _Scope:
     def __init__(self, converter: Converter, node: ast.FunctionDef, body: list[ast.stmt]) -> None:
         self.converter = converter
         self.live = Liveness(body)
-        self.locals = {*parameters(node), *writes(body)} - _declared(body)
+        self.locals = {*parameters(node), *writes(body, changes=False)} - _declared(body)
         self.expressions = _Expressions(converter, self.locals)
         self.unset: list[str] = []
 
@@ -149,16 +149,21 @@ class _Scope:
         target = writes([s.target])
         names = self._state(s, [s.target, *s.body], bound, unless=set(target), also=stops)
         refusal = _refusal(s.body, self.locals)
-        if refusal is None and any(not isinstance(n, ast.Name | ast.Tuple | ast.List | ast.Starred
-                                                  | ast.expr_context) for n in ast.walk(s.target)):
+        if refusal is None and any(
+            not isinstance(n, ast.Name | ast.Tuple | ast.List | ast.Starred | ast.expr_context)
+            for n in ast.walk(s.target)
+        ):
             refusal = Refusal("a loop variable that is no name", s.lineno, "give it a name")
         items = self.expressions.visit(copy.deepcopy(s.iter))
         if refusal is not None:
             return [self._python_for(s, items, names, refusal, bound)]
         body_name = self._site("body", s, names, None)
         simple = isinstance(s.target, ast.Name) and s.target.id not in names
-        item = s.target.id if simple and isinstance(s.target, ast.Name) else (
-            self.converter.names.fresh("item"))
+        item = (
+            s.target.id
+            if simple and isinstance(s.target, ast.Name)
+            else (self.converter.names.fresh("item"))
+        )
         first: list[ast.stmt] = []
         if not simple:
             first = [located(s, ast.Assign([copy.deepcopy(s.target)], _load(item)))]
@@ -233,9 +238,7 @@ class _Scope:
         _return(s, made, names)
         return made
 
-    def _result(
-        self, s: ast.stmt, names: list[str], call: ast.expr, bound: set[str]
-    ) -> ast.stmt:
+    def _result(self, s: ast.stmt, names: list[str], call: ast.expr, bound: set[str]) -> ast.stmt:
         bound |= set(names)
         if not names:
             return located(s, ast.Expr(call))
@@ -384,8 +387,12 @@ def _is_bool(node: ast.expr) -> bool:
 
 
 def located(place: ast.AST, node: N) -> N:
-    """A new node, on the line of an old one."""
-    return ast.fix_missing_locations(ast.copy_location(node, place))
+    """A new node, on the line of an old one: on its first, since Python counts a call of a method
+    to the last line of what stands before the parenthesis."""
+    made: ast.AST = ast.copy_location(node, place)
+    if isinstance(made, ast.expr | ast.stmt):
+        made.end_lineno, made.end_col_offset = made.lineno, made.col_offset
+    return ast.fix_missing_locations(node)
 
 
 def _load(name: str) -> ast.expr:
@@ -427,5 +434,3 @@ def _parts_of(made: ast.stmt, old: ast.stmt) -> list[tuple[ast.AST, ast.AST]]:
             setattr(made, field, copies)
             found += zip(copies, getattr(old, field), strict=True)
     return found
-
-

@@ -12,7 +12,7 @@ from typing import Any
 from rung.core import dtype as dt
 from rung.core.errors import DTypeError, ShapeError, SourceError, TraceError
 from rung.core.source import Source
-from rung.source.state import Again, Carries, Constant, Paths, Site, Undefined, is_value
+from rung.source.state import Again, Carries, Constant, Guess, Paths, Site, Undefined, is_value
 from rung.tensor import elementwise as e
 from rung.tensor.control import branch, scan, while_loop
 from rung.tensor.operate import as_tensor
@@ -57,6 +57,7 @@ class Flow:
         self.sites = sites
         self.limit = limit
         self.converted = convert
+        self.guess = Guess()
 
     def undefined(self, name: str) -> Undefined:
         """A variable that has no value yet."""
@@ -77,7 +78,7 @@ class Flow:
             raise _refused(site)
         if not site.names:
             return ()
-        before, paths = Carries(site, state), Paths(site)
+        before, paths = Carries(site, state, self.guess), Paths(site, self.guess)
         both = [lambda *ts, f=f: f(*before.variables(ts)) for f in (otherwise, then)]
         name, index = f"{site.kind} {then.__name__}", test.astype(dt.int32)
         try:
@@ -120,11 +121,9 @@ class Flow:
             step.__name__ = body.__name__
             return carries.variables(while_loop(condition, step, carries.start(), limit=limit))
 
-        return _settled(site, state, run)
+        return self._settled(site, state, run)
 
-    def for_loop(
-        self, items: Any, body: Function, state: State, stop: Sequence[str] = ()
-    ) -> State:
+    def for_loop(self, items: Any, body: Function, state: State, stop: Sequence[str] = ()) -> State:
         """`state = body(item, *state)` for each item, until one of the flags `stop` is set."""
         site = self.sites[body.__name__]
         flags = [site.names.index(name) for name in stop]
@@ -137,7 +136,7 @@ class Flow:
             state = body(item, *state)
             stopped = _any_of([state[f] for f in flags])
             if isinstance(stopped, TensorState):
-                if isinstance(items, range):
+                if isinstance(items, builtins.range):
                     return self._rest_of_range(site, items[done:], body, state, flags)
                 return self._unrolled(site, rest, body, state, flags)
             if stopped:
@@ -184,7 +183,7 @@ class Flow:
             raise _refused(site)
         if flags:
             inner = _named(lambda i, *now: body(items[i], *now), body)
-            return self._rest_of_range(site, range(len(items)), inner, state, flags)
+            return self._rest_of_range(site, builtins.range(len(items)), inner, state, flags)
 
         def run(carries: Carries) -> State:
             def step(tensors: Any, row: Any) -> tuple[list[Any], None]:
@@ -192,7 +191,7 @@ class Flow:
 
             return carries.variables(scan(_named(step, body), carries.start(), items)[0])
 
-        return _settled(site, state, run)
+        return self._settled(site, state, run)
 
     def _unrolled(
         self, site: Site, rest: Iterable[Any], body: Function, state: State, flags: list[int]
@@ -203,6 +202,25 @@ class Flow:
             go = _named(lambda *now, item=item: body(item, *now), body)
             state = self._graph_branch(site, e.logical_not(stopped), go, lambda *now: now, state)
         return state
+
+    def _settled(self, site: Site, state: State, run: Callable[[Carries], State]) -> State:
+        """A loop, traced again where a number before it must have another dtype."""
+        sure = False
+        for _ in builtins.range(4 + 2 * len(state)):
+            carries = Carries(site, state, self.guess)
+            guessing = carries.guesses and not sure
+            self.guess.open += guessing
+            try:
+                found = run(carries)
+                if not guessing or self.guess.open > 1 or not self.guess.used:
+                    return found
+                sure = True  # the types do not come together: say where
+            except Again as again:
+                state = again.make()
+            finally:
+                self.guess.open -= guessing
+                self.guess.used &= self.guess.open > 0
+        raise SourceError(f"{site.kind}: the dtypes of its variables change with each iteration")
 
     def range(self, *bounds: Any) -> Any:
         """`range`, also up to a tensor."""
@@ -311,16 +329,6 @@ def _tensor_flag(state: Sequence[Any], flags: Sequence[int]) -> Any:
     return found if isinstance(found, TensorState) else as_tensor(found)
 
 
-def _settled(site: Site, state: State, run: Callable[[Carries], State]) -> State:
-    """A loop, traced again where a number before it must have another dtype."""
-    for _ in range(2 + 2 * len(state)):
-        try:
-            return run(Carries(site, state))
-        except Again as again:
-            state = again.make()
-    raise SourceError(f"{site.kind}: the dtypes of its variables change with each iteration")
-
-
 def _named(function: Function, like: Function) -> Function:
     function.__name__ = like.__name__
     return function
@@ -334,5 +342,3 @@ def _refused(site: Site) -> SourceError:
         source=Source(site.file, refusal.line),
         fix=refusal.fix,
     )
-
-

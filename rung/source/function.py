@@ -62,9 +62,7 @@ class Converted(Generic[P, R]):
         return self._made
 
 
-def function(
-    function: Callable[P, R] | None = None, *, max_iterations: int | None = None
-) -> Any:
+def function(function: Callable[P, R] | None = None, *, max_iterations: int | None = None) -> Any:
     """A function whose `if`, `while`, `for`, `break`, `continue` and `return` become control flow
     of the graph where they depend on a tensor, by transformation of its source (see `.text`).
 
@@ -126,12 +124,13 @@ def _code(converter: Converter, old: CodeType) -> CodeType:
         for d in node.args.kw_defaults
     ]
     node.returns = None
+    node.name = converter.names.fresh(node.name)  # else it would hide a name that means itself
     free = [converter.flow, *old.co_freevars]
     body: list[ast.stmt] = [node, ast.Return(ast.Name(node.name, ast.Load()))]
     module = ast.Module([new_function(node, "outer", free, body)], [])
     compiled = compile(ast.fix_missing_locations(module), old.co_filename, "exec")
-    inner = _constant(compiled, "outer")
-    return _constant(inner, node.name)
+    found = _constant(_constant(compiled, "outer"), node.name)
+    return found.replace(co_name=old.co_name, co_qualname=old.co_qualname)
 
 
 def _constant(code: CodeType, name: str) -> CodeType:

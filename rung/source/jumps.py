@@ -75,7 +75,13 @@ def always_jumps(body: Sequence[ast.stmt]) -> bool:
         return always_jumps(last.body) and always_jumps(last.orelse)
     if isinstance(last, ast.With):
         return always_jumps(last.body)
+    if isinstance(last, ast.While):
+        return _is_endless(last) and "break" not in jumps_of(last.body)
     return isinstance(last, ast.Return | ast.Break | ast.Continue | ast.Raise)
+
+
+def _is_endless(s: ast.While) -> bool:
+    return isinstance(s.test, ast.Constant) and bool(s.test.value)
 
 
 class _Lowering:
@@ -126,9 +132,7 @@ class _Lowering:
                 return [*made, _at(rest[0], ast.If(self._none_of(s, flags), guarded, []))]
         return made
 
-    def _if(
-        self, s: ast.If, then: list[ast.stmt], orelse: list[ast.stmt], loop: _Loop
-    ) -> ast.If:
+    def _if(self, s: ast.If, then: list[ast.stmt], orelse: list[ast.stmt], loop: _Loop) -> ast.If:
         body = self.block(then, loop) or [_at(s, ast.Pass())]
         return _at(s, ast.If(s.test, body, self.block(orelse, loop)))
 
@@ -171,8 +175,7 @@ class _Lowering:
         made: list[ast.stmt] = [_set(s, loop.did_break, False)] if loop.did_break else []
         if isinstance(s, ast.While):
             nots = [self._none_of(s, [flag]) for flag in stops]
-            endless = isinstance(s.test, ast.Constant) and bool(s.test.value)
-            parts = nots if endless and nots else [*nots, s.test]
+            parts = nots if _is_endless(s) and nots else [*nots, s.test]
             test = parts[0] if len(parts) == 1 else _at(s.test, ast.BoolOp(ast.And(), parts))
             made.append(_at(s, ast.While(test, body, [])))
         else:

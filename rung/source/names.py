@@ -55,13 +55,14 @@ def reads(*nodes: ast.AST | None) -> Names:
     )
 
 
-def writes(nodes: Iterable[ast.AST]) -> dict[str, int]:
+def writes(nodes: Iterable[ast.AST], changes: bool = True) -> dict[str, int]:
     """The names that are given a value, in order, each with the line of its last assignment.
-    `x[i] = y` and `xs.append(y)` change what x and xs hold, so they count."""
-    return dict(pair for node in nodes for pair in _written(node))
+    `x[i] = y` and `xs.append(y)` change what x and xs hold, so they count, unless `changes` says
+    no."""
+    return dict(pair for node in nodes for pair in _written(node, changes))
 
 
-def _written(node: ast.AST) -> list[tuple[str, int]]:
+def _written(node: ast.AST, changes: bool) -> list[tuple[str, int]]:
     line = getattr(node, "lineno", 0)
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
         return [(node.name, line)]
@@ -74,10 +75,10 @@ def _written(node: ast.AST) -> list[tuple[str, int]]:
         found.append(((node.asname or node.name).split(".")[0], line))
     elif isinstance(node, ast.ExceptHandler | ast.MatchAs | ast.MatchStar) and node.name:
         found.append((node.name, line))
-    elif (changed := changed_name(node)) is not None:
+    elif changes and (changed := changed_name(node)) is not None:
         found.append((changed, line))
     for child in ast.iter_child_nodes(node):
-        found += _written(child)
+        found += _written(child, changes)
     return found
 
 

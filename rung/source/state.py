@@ -12,6 +12,7 @@ import numpy as np
 from rung.core import dtype as dt
 from rung.core.errors import RungError, ShapeError, SourceError
 from rung.core.source import Source
+from rung.ir.types import TensorType
 from rung.tensor import tree
 from rung.tensor.creation import zeros
 from rung.tensor.operate import as_tensor, copied
@@ -93,6 +94,22 @@ def owned(tensors: Sequence[Any]) -> list[Any]:
     return [copied(t) for t in tensors]
 
 
+class Guess:
+    """While a loop is traced on numbers whose dtype is only a guess (`open`), different float types
+    are brought together, and that is noted (`used`)."""
+
+    def __init__(self) -> None:
+        self.open = 0
+        self.used = False
+
+    def together(self, a: TensorType, b: TensorType) -> dt.DType | None:
+        """The dtype for two types that differ in their floats alone; None: that is an error."""
+        if not self.open or a.shape != b.shape or not (a.dtype.is_float and b.dtype.is_float):
+            return None
+        self.used = True
+        return dt.promote(a.dtype, b.dtype)
+
+
 # ---- two paths
 
 
@@ -103,8 +120,9 @@ class Constant(Exception):
 class Paths:
     """The variables after each of two branches, as tensors of equal types and what is constant."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: Site, guess: Guess) -> None:
         self.site = site
+        self.guess = guess
         self._structures: list[tree.Structure] = []
         self._constants: list[Any] = []
 
@@ -127,8 +145,7 @@ class Paths:
         given = iter(tensors)
         leaves = iter([next(given) if c is _TENSOR else c for c in self._constants])
         return tuple(
-            tree.unflatten(s, [next(leaves) for _ in range(s.num_leaves)])
-            for s in self._structures
+            tree.unflatten(s, [next(leaves) for _ in range(s.num_leaves)]) for s in self._structures
         )
 
     def _leaves(self, name: str, other: Any, then: Any) -> list[tuple[Any, ...]]:
@@ -154,6 +171,8 @@ class Paths:
             )  # fmt: skip
         dtype = common_weak(a, b)
         x, y = as_tensor(a, _weak(a, dtype)), as_tensor(b, _weak(b, dtype))
+        if (wide := self.guess.together(x._type, y._type)) is not None:
+            x, y = x.astype(wide), y.astype(wide)
         if x._type != y._type:
             self.site.fail(
                 ShapeError, name, f"is {y._type} on one path and {x._type} on the other",
@@ -227,8 +246,9 @@ class Again(Exception):
 class Carries:
     """The variables of a loop: tensors that are carried, and what stays as it is."""
 
-    def __init__(self, site: Site, state: Sequence[Any]) -> None:
+    def __init__(self, site: Site, state: Sequence[Any], guess: Guess) -> None:
         self.site = site
+        self.guess = guess
         self.state = tuple(state)
         self.parts = [flatten(x) for x in state]
         self.places = [
@@ -237,6 +257,11 @@ class Carries:
             for i, x in enumerate(leaves)
             if is_value(x)
         ]
+
+    @property
+    def guesses(self) -> bool:
+        """Whether a number before the loop may turn out to have another dtype."""
+        return any(isinstance(self.parts[v][0][i], bool | int | float) for v, i in self.places)
 
     def start(self) -> list[Any]:
         """The tensors before the first iteration."""
@@ -286,6 +311,11 @@ class Carries:
         weak = isinstance(old, bool | int | float) and after.dtype is not was.dtype
         if weak and after.shape == () and dt.weak_dtype(old, after.dtype) is after.dtype:
             raise Again(lambda: self._replaced(v, i, as_tensor(old, after.dtype)))
+        if self.guess.together(after._type, was) is not None and after._type != was:
+            wide = dt.promote(after.dtype, was.dtype)
+            if wide is was.dtype:
+                return after.astype(wide)
+            raise Again(lambda: self._replaced(v, i, as_tensor(old).astype(wide)))
         if after._type != was:
             self.site.fail(
                 ShapeError, name, f"is {was} before an iteration and {after._type} after it",
@@ -315,5 +345,3 @@ class Carries:
             return (*self.state[:v], tree.unflatten(structure, zero), *self.state[v + 1 :])
 
         raise Again(make)
-
-
