@@ -8,7 +8,8 @@ beside it where they differ. Tensors are lazy; a look at a value compiles and ru
 
 from math import e, inf, nan, pi
 
-from rung import data, models, nn, optim
+from rung import autodiff, data, models, nn, optim
+from rung.autodiff.source import grad_source
 from rung.core.dtype import (
     DType,
     bfloat16,

@@ -104,8 +104,10 @@ class _Lowering:
         if not always_jumps(body):
             body.append(_at(last, ast.Return(ast.Constant(None))))
         self.result, self.did_return = self.names.fresh("result"), self._flag("did_return")
-        first = _set(body[0], self.did_return, False)
-        made = self._used([first, *self.block(body, _Loop())])
+        doc = body[:1] if ast.get_docstring(node) is not None else []
+        rest = body[len(doc) :]
+        first = _set(rest[0], self.did_return, False)
+        made = self._used([*doc, first, *self.block(rest, _Loop())])
         made.append(_at(last, ast.Return(_name(last, self.result))))
         return Lowered(made, (self.flags & self.asked) | {self.result})
 
