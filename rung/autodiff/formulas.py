@@ -100,9 +100,7 @@ FORMULAS: dict[str, Formula] = {
     "atanh": _unary("d / (1 - x ** 2)"),
     "erf": _unary(f"d * {2 / math.sqrt(math.pi)} * rung.exp(-x ** 2)"),
     "relu": _unary("rung.where(x > 0, d, 0.0)"),
-    "leaky_relu": formula(
-        "x, negative_slope=0.01", x="rung.where(x > 0, d, negative_slope * d)"
-    ),
+    "leaky_relu": formula("x, negative_slope=0.01", x="rung.where(x > 0, d, negative_slope * d)"),
     "sigmoid": _unary("d * y * (1 - y)"),
     "logsigmoid": _unary("d * rung.sigmoid(-x)"),
     "softplus": _unary("d * rung.sigmoid(x)"),
@@ -128,9 +126,7 @@ FORMULAS: dict[str, Formula] = {
     "atan2": _binary("d * b / (a ** 2 + b ** 2)", "-d * a / (a ** 2 + b ** 2)"),
     "hypot": _binary("d * a / y", "d * b / y"),
     "logaddexp": _binary("d * rung.exp(a - y)", "d * rung.exp(b - y)"),
-    "where": formula(
-        "c, a, b", wide=True, a="rung.where(c, d, 0.0)", b="rung.where(c, 0.0, d)"
-    ),
+    "where": formula("c, a, b", wide=True, a="rung.where(c, d, 0.0)", b="rung.where(c, 0.0, d)"),
     "clip": formula("x, min=None, max=None", x="inside(d, x, min, max)"),
     "matmul": formula("a, b", a="left_factor(d, a, b)", b="right_factor(d, a, b)"),
     "outer": formula("a, b", a="d @ b", b="a @ d"),
@@ -154,9 +150,7 @@ FORMULAS: dict[str, Formula] = {
         _REDUCE, x="spread(d, x, axis, keepdims) * rung.exp(x - spread(y, x, axis, keepdims))"
     ),
     "softmax": formula("x, axis=-1", x="y * (d - (d * y).sum(axis=axis, keepdims=True))"),
-    "log_softmax": formula(
-        "x, axis=-1", x="d - rung.exp(y) * d.sum(axis=axis, keepdims=True)"
-    ),
+    "log_softmax": formula("x, axis=-1", x="d - rung.exp(y) * d.sum(axis=axis, keepdims=True)"),
     "cumulative_sum": formula(
         "x, axis=None",
         x="rung.flip(rung.cumulative_sum(rung.flip(d, axis=axis), axis=axis), axis=axis)",
@@ -211,10 +205,12 @@ OPERATORS: dict[type[ast.AST], str] = {
     ast.UAdd: "positive",
 }  # fmt: skip
 
-CONSTANT_METHODS = frozenset("""
+CONSTANT_METHODS = frozenset(
+    """
     floor ceil round trunc sign argmax argmin argsort detach item numpy tolist isnan isinf isfinite
     any all count_nonzero nonzero eq ne lt le gt ge int long bool dim numel
-""".split())  # noqa: SIM905
+""".split()
+)  # noqa: SIM905
 CONSTANT_ATTRIBUTES = frozenset({"shape", "ndim", "size", "dtype", "device", "itemsize", "nbytes"})
 _CONSTANT_FUNCTIONS = """
     floor ceil round trunc sign floor_divide argmax argmin argsort isnan isinf isfinite any all

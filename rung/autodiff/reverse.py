@@ -21,11 +21,12 @@ _DEFAULTS = (None, False)
 
 @dataclass
 class Sweeps:
-    """The statements of both sweeps, and the names of the gradients."""
+    """The statements of both sweeps, the names of the gradients, and those of the helpers."""
 
     forward: list[ast.stmt]
     backward: list[ast.stmt]
     gradients: list[str]
+    helpers: dict[str, str]
 
 
 def sweeps_of(steps: Steps, params: Sequence[str], wanted: Sequence[str]) -> Sweeps:
@@ -44,7 +45,7 @@ def sweeps_of(steps: Steps, params: Sequence[str], wanted: Sequence[str]) -> Swe
     if plan.is_used:
         first.append(_set(tape, ast.List([], ast.Load())))
     forward = [*first, *writer.forward(steps.block)]
-    return Sweeps(forward, backward, [writer.cotangent(p) for p in wanted])
+    return Sweeps(forward, backward, [writer.cotangent(p) for p in wanted], helpers)
 
 
 @dataclass
@@ -307,9 +308,7 @@ def _is_default(node: ast.expr) -> bool:
 def _collections(block: Block) -> set[str]:
     """Variables that hold tuples, lists or dicts: their cotangents are added leaf by leaf."""
     kinds = ast.Tuple | ast.List | ast.Dict
-    return {
-        n.target for n in nodes_of(block) if isinstance(n, Step) and isinstance(n.value, kinds)
-    }
+    return {n.target for n in nodes_of(block) if isinstance(n, Step) and isinstance(n.value, kinds)}
 
 
 def _load(name: str) -> ast.Name:
@@ -324,5 +323,3 @@ def _together(names: Sequence[str], context: ast.expr_context) -> ast.expr:
     if len(names) == 1:
         return ast.Name(names[0], context)
     return ast.Tuple([ast.Name(n, context) for n in names], context)
-
-

@@ -1,6 +1,6 @@
 """`grad_source`: the derivative of a function, as Python text.
 
-    >>> print(rung.grad_source(lambda x: (x * x).sum()))        # doctest: +SKIP
+>>> print(rung.grad_source(lambda x: (x * x).sum()))        # doctest: +SKIP
 """
 
 from __future__ import annotations
@@ -8,17 +8,18 @@ from __future__ import annotations
 import ast
 import builtins
 import linecache
+import re
 import sys
 from collections.abc import Callable, Sequence
 from types import FunctionType, ModuleType
 from typing import Any
 
-from rung.autodiff.reverse import HELPERS, Sweeps, sweeps_of
+from rung.autodiff.reverse import Sweeps, sweeps_of
 from rung.autodiff.steps import Steps, steps_of
 from rung.core.errors import GradientError
 from rung.core.source import Source
 from rung.source.names import parameters, reads
-from rung.source.reading import Definition, definition
+from rung.source.reading import Definition, definition, is_literal
 
 _INDENT = "    "
 
@@ -61,27 +62,22 @@ def grad_source(function: Callable[..., Any], argnums: int | Sequence[int] = 0) 
     sweeps = sweeps_of(steps, params, wanted)
     _number_in_order(sweeps, steps)
     body = _function(found, name, sweeps, isinstance(argnums, int))
-    text = GradSource(_head(found, steps, body) + "\n\n" + body)
+    text = GradSource(_head(found, steps, body, sweeps.helpers) + "\n\n" + body)
     text.function = _compiled(str(text), name, found)
     return text
 
 
 def _number_in_order(sweeps: Sweeps, steps: Steps) -> None:
     """Give the temporaries numbers in the order in which they are computed."""
-    written = [
-        n.id
-        for s in sweeps.forward
-        for n in sorted(ast.walk(s), key=lambda n: getattr(n, "lineno", 0))
-        if isinstance(n, ast.Name)
-    ]
-    order = [n for n in dict.fromkeys(written) if n in steps.temporaries]
+    text = "\n".join(_lines(sweeps.forward))
+    order = [n for n in dict.fromkeys(re.findall(r"\bv\d+\b", text)) if n in steps.temporaries]
     free = sorted(steps.temporaries, key=lambda n: int(n[1:]))
     new = dict(zip(order, free, strict=False))
     new |= {f"d_{old}": f"d_{name}" for old, name in new.items()}
-    for s in (*sweeps.forward, *sweeps.backward):
-        for n in ast.walk(s):
-            if isinstance(n, ast.Name):
-                n.id = new.get(n.id, n.id)
+    nodes = {n for s in (*sweeps.forward, *sweeps.backward) for n in ast.walk(s)}
+    for n in nodes:
+        if isinstance(n, ast.Name):
+            n.id = new.get(n.id, n.id)
 
 
 def _wanted(found: Definition, argnums: int | Sequence[int]) -> list[str]:
@@ -119,16 +115,17 @@ def _lines(body: Sequence[ast.stmt]) -> list[str]:
     return [_INDENT + line for line in text.splitlines() if line.strip()]
 
 
-def _head(found: Definition, steps: Steps, body: str) -> str:
+def _head(found: Definition, steps: Steps, body: str, helpers: dict[str, str]) -> str:
     """The imports and constants that the text needs."""
     node = ast.parse(body).body[0]
     assert isinstance(node, ast.FunctionDef)
     read = reads(node) - set(parameters(node))
     imports: set[str] = {"import rung"} if "rung" in read else set()
     constants: list[str] = []
-    helpers = sorted(read & set(HELPERS) - set(steps.outside))
-    if helpers:
-        imports.add(f"from rung.autodiff.adjoint import {', '.join(helpers)}")
+    used = [(old, new) for old, new in helpers.items() if new in read]
+    if used:
+        names = ", ".join(old if old == new else f"{old} as {new}" for old, new in used)
+        imports.add(f"from rung.autodiff.adjoint import {names}")
     for name, value in steps.outside.items():
         if name in read and getattr(builtins, name, None) is not value:
             line = _named(found, name, value)
@@ -145,7 +142,7 @@ def _named(found: Definition, name: str, value: Any) -> str:
     if isinstance(value, ModuleType):
         known = value.__name__
         return f"import {known}" + ("" if known == name else f" as {name}")
-    if _is_literal(value):
+    if is_literal(value):
         return f"{name} = {value!r}"
     own = getattr(value, "__name__", name)
     alias = "" if own == name else f" as {name}"
@@ -157,14 +154,6 @@ def _named(found: Definition, name: str, value: Any) -> str:
         f"grad_source: {name} is read from around {found.name}, and has no text of its own",
         source=Source(found.file, found.node.lineno),
         fix=f"make {name} an argument",
-    )
-
-
-def _is_literal(value: Any) -> bool:
-    if isinstance(value, tuple):
-        return all(_is_literal(v) for v in value)
-    return value is None or isinstance(value, bool | int | str) or (
-        isinstance(value, float) and value - value == 0
     )
 
 

@@ -23,10 +23,8 @@ from rung.autodiff.formulas import Formula
 from rung.core.errors import GradientError
 from rung.core.source import Source
 from rung.source.jumps import lower_jumps
-from rung.source.names import FreshNames, parameters, reads, writes
+from rung.source.names import NONE, FreshNames, Liveness, Names, parameters, reads, writes
 from rung.source.reading import Definition, definition
-
-_MAX_DEPTH = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,8 +115,9 @@ class _Flattening:
         self.outside: dict[str, Any] = {}
         self.activity = Activity(self._resolve)
         self.blocks = [Block()]
-        self.depth = 0
+        self.inside = [found.function]
         self.temporaries: set[str] = set()
+        self.live_after: dict[ast.stmt, Names] = {}
 
     def function(self, wanted: Sequence[str]) -> Steps:
         lowered = lower_jumps(self.found, self.found.node, self.names)
@@ -136,6 +135,7 @@ class _Flattening:
     def _body(self, body: list[ast.stmt]) -> ast.expr | None:
         """Statements, of which the last may be a return: what it returns."""
         self.activity.spread(body)
+        self.live_after |= Liveness(body).after
         last = body[-1]
         for s in body[:-1] if isinstance(last, ast.Return) else body:
             self._statement(s)
@@ -147,13 +147,15 @@ class _Flattening:
         """Note what the outer names of a function mean; those that must be renamed."""
         renamed: dict[str, str] = {}
         local = set(parameters(node)) | set(writes(node.body, changes=False))
-        for name in sorted(reads(*node.body) - local):
+        defaults = [d for d in (*node.args.defaults, *node.args.kw_defaults) if d is not None]
+        for name in sorted(reads(*node.body, *defaults) - local):
             try:
                 value = found.resolve(name)
             except KeyError:
                 continue
             new = name
-            if self.outside.get(name, value) is not value or (self.depth and name in self.local):
+            hidden = len(self.inside) > 1 and name in self.local
+            if hidden or self.outside.get(name, value) is not value:
                 new = renamed[name] = self.names.fresh(f"{found.name}_{name}")
             self.names.used.add(new)
             self.outside[new] = value
@@ -308,13 +310,14 @@ class _Flattening:
         return self._computed(value)
 
     def _for(self, s: ast.For) -> None:
+        after = self.live_after.get(s, NONE)
         if self._is_active(s.iter):
             s = self._by_index(s)
         items, target = s.iter, s.target
         inside = set(writes(s.body))
         targets = set(writes([target]))
         body_first: list[ast.stmt] = []
-        if targets & inside or not isinstance(target, ast.Name | ast.Tuple):
+        if targets & (inside | after) or not isinstance(target, ast.Name | ast.Tuple):
             item = self._new("item")
             body_first = [_placed(s, ast.Assign([target], ast.Name(item, ast.Load())))]
             target = ast.Name(item, ast.Store())
@@ -516,9 +519,7 @@ class _Flattening:
             if not (isinstance(operand, ast.Name) and operand.id in self.activity.active):
                 continue
             if param not in known.adjoints:
-                self._refuse(
-                    node, f"{name} has no formula for {param}", f"keep {param} constant"
-                )
+                self._refuse(node, f"{name} has no formula for {param}", f"keep {param} constant")
             others = [v for k, v in operands.items() if k != param]
             wide = known.wide and not all(_is_number(v) for v in others)
             terms.append(Term(operand.id, known.adjoints[param], bound, wide))
@@ -556,22 +557,23 @@ class _Flattening:
 
     def _inline(self, node: ast.Call, target: str, called: FunctionType) -> None:
         """The statements of a function in the place of its call."""
-        if self.depth >= _MAX_DEPTH:
+        if called in self.inside:
             self._refuse(node, f"{called.__name__} calls itself", "write it as a loop")
         found = definition(called, "grad_source")
         inner = found.node
         if inner.args.vararg or inner.args.kwarg or any(k.arg is None for k in node.keywords):
             self._refuse(node, f"{found.name} takes * or **", "name the parameters")
-        self.depth += 1
+        self.inside.append(called)
+        given = self._arguments(node, found)
         new = {n: self._new(n) for n in (*parameters(inner), *writes(inner.body, changes=False))}
         new.update(self._know(found, inner))
         _rename(inner, new, found.file)
-        for param, value in self._arguments(node, found):
+        for param, value in given:
             self._set(new[param], value, _placed(node, ast.Pass()))
         lowered = lower_jumps(found, inner, self.names)
         self.local |= lowered.made
         result = self._body(lowered.body)
-        self.depth -= 1
+        self.inside.pop()
         if result is None:
             self._refuse(node, f"{found.name} returns nothing", "return what it computes")
         self._set(target, result, _placed(node, ast.Pass()))

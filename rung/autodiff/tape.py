@@ -112,8 +112,5 @@ def _find(
         elif isinstance(node, Loop):
             within = possible | {n for x in nodes_of(node.body) for n in set_by(x)}
             bound = set(writes([node.target])) if node.target is not None else set()
-            _find(
-                node.body, (*path, node.body), True, certain | bound, within | bound, places
-            )
+            _find(node.body, (*path, node.body), True, certain | bound, within | bound, places)
             possible |= within
-

@@ -85,7 +85,32 @@ def definition(function: object, what: str) -> Definition:
             fix="return a list or a tuple in place of yielding",
         )
     node.decorator_list = []
+    _write_defaults(node.args, function)
     return Definition(function, node)
+
+
+def is_literal(value: object) -> bool:
+    """Whether the text of a value means it again."""
+    if isinstance(value, tuple):
+        return all(is_literal(v) for v in value)
+    finite = isinstance(value, float) and value - value == 0
+    return value is None or isinstance(value, bool | int | str) or finite
+
+
+def _write_defaults(args: ast.arguments, function: FunctionType) -> None:
+    """Defaults as what they were when the function was made, where that can be written."""
+    for i, value in enumerate(function.__defaults__ or ()):
+        if is_literal(value):
+            args.defaults[i] = _literal(value, args.defaults[i])
+    for i, arg in enumerate(args.kwonlyargs):
+        old, values = args.kw_defaults[i], function.__kwdefaults__ or {}
+        if old is not None and is_literal(values.get(arg.arg)):
+            args.kw_defaults[i] = _literal(values[arg.arg], old)
+
+
+def _literal(value: object, old: ast.expr) -> ast.expr:
+    made = ast.parse(repr(value), mode="eval").body
+    return ast.fix_missing_locations(ast.copy_location(made, old))
 
 
 def _find(code: CodeType, text: str) -> _Found | None:
