@@ -205,12 +205,12 @@ OPERATORS: dict[type[ast.AST], str] = {
     ast.UAdd: "positive",
 }  # fmt: skip
 
-CONSTANT_METHODS = frozenset(
-    """
+_CONSTANT_METHODS = """
     floor ceil round trunc sign argmax argmin argsort detach item numpy tolist isnan isinf isfinite
     any all count_nonzero nonzero eq ne lt le gt ge int long bool dim numel
-""".split()
-)  # noqa: SIM905
+"""
+CONSTANT_METHODS = frozenset(_CONSTANT_METHODS.split())
+"""Methods and attributes of tensors through which no derivative passes."""
 CONSTANT_ATTRIBUTES = frozenset({"shape", "ndim", "size", "dtype", "device", "itemsize", "nbytes"})
 _CONSTANT_FUNCTIONS = """
     floor ceil round trunc sign floor_divide argmax argmin argsort isnan isinf isfinite any all

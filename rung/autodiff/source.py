@@ -10,6 +10,7 @@ import builtins
 import linecache
 import re
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from types import FunctionType, ModuleType
 from typing import Any
@@ -61,7 +62,7 @@ def grad_source(function: Callable[..., Any], argnums: int | Sequence[int] = 0) 
     name = steps.names.fresh(f"grad_{found.name.strip('_')}")
     sweeps = sweeps_of(steps, params, wanted)
     _number_in_order(sweeps, steps)
-    body = _function(found, name, sweeps, isinstance(argnums, int))
+    body = _function(found, name, sweeps, wanted, isinstance(argnums, int))
     text = GradSource(_head(found, steps, body, sweeps.helpers) + "\n\n" + body)
     text.function = _compiled(str(text), name, found)
     return text
@@ -93,11 +94,14 @@ def _wanted(found: Definition, argnums: int | Sequence[int]) -> list[str]:
     return [positional[n] for n in numbers]
 
 
-def _function(found: Definition, name: str, sweeps: Sweeps, single: bool) -> str:
+def _function(
+    found: Definition, name: str, sweeps: Sweeps, wanted: Sequence[str], single: bool
+) -> str:
     given = [ast.Name(g, ast.Load()) for g in sweeps.gradients]
     result: ast.expr = given[0] if single else ast.Tuple(list(given), ast.Load())
     lines = [f"def {name}({ast.unparse(_without_types(found.node.args))}):"]
-    lines += _lines(sweeps.forward)
+    by = ", ".join(wanted)
+    lines += [f'{_INDENT}"""The derivative of {found.name} by {by}."""', *_lines(sweeps.forward)]
     lines += [f"{_INDENT}# backward", *_lines(sweeps.backward)]
     lines += _lines([ast.Return(result)])
     return "\n".join(lines) + "\n"
@@ -125,7 +129,8 @@ def _head(found: Definition, steps: Steps, body: str, helpers: dict[str, str]) -
     used = [(old, new) for old, new in helpers.items() if new in read]
     if used:
         names = ", ".join(old if old == new else f"{old} as {new}" for old, new in used)
-        imports.add(f"from rung.autodiff.adjoint import {names}")
+        line = f"from rung.autodiff.adjoint import {names}"
+        imports.add(line if len(line) <= 100 else _wrapped(names))
     for name, value in steps.outside.items():
         if name in read and getattr(builtins, name, None) is not value:
             line = _named(found, name, value)
@@ -135,6 +140,11 @@ def _head(found: Definition, steps: Steps, body: str, helpers: dict[str, str]) -
                 constants.append(line)
     ordered = sorted(imports, key=lambda s: (s.startswith("from"), s))
     return "\n".join([*ordered, *([""] if ordered and constants else []), *constants])
+
+
+def _wrapped(names: str) -> str:
+    lines = textwrap.fill(names, 96, initial_indent=_INDENT, subsequent_indent=_INDENT)
+    return f"from rung.autodiff.adjoint import (\n{lines},\n)"
 
 
 def _named(found: Definition, name: str, value: Any) -> str:

@@ -521,7 +521,7 @@ class _Flattening:
             if param not in known.adjoints:
                 self._refuse(node, f"{name} has no formula for {param}", f"keep {param} constant")
             others = [v for k, v in operands.items() if k != param]
-            wide = known.wide and not all(_is_number(v) for v in others)
+            wide = known.wide and not all(_is_number(v) or _same(v, operand) for v in others)
             terms.append(Term(operand.id, known.adjoints[param], bound, wide))
         uses = any("y" in reads(t.template) for t in terms)
         if uses and any(t.operand == target for t in terms):
@@ -565,10 +565,13 @@ class _Flattening:
             self._refuse(node, f"{found.name} takes * or **", "name the parameters")
         self.inside.append(called)
         given = self._arguments(node, found)
-        new = {n: self._new(n) for n in (*parameters(inner), *writes(inner.body, changes=False))}
+        changed = writes(inner.body)
+        same = {p: v.id for p, v in given if isinstance(v, ast.Name) and p not in changed}
+        local = (*parameters(inner), *writes(inner.body, changes=False))
+        new = {n: same[n] if n in same else self._new(n) for n in local}
         new.update(self._know(found, inner))
         _rename(inner, new, found.file)
-        for param, value in given:
+        for param, value in [g for g in given if g[0] not in same]:
             self._set(new[param], value, _placed(node, ast.Pass()))
         lowered = lower_jumps(found, inner, self.names)
         self.local |= lowered.made
@@ -625,6 +628,10 @@ def _is_number(node: ast.expr) -> bool:
     if isinstance(node, ast.UnaryOp):
         return _is_number(node.operand)
     return isinstance(node, ast.Constant) and isinstance(node.value, int | float)
+
+
+def _same(a: ast.expr, b: ast.Name) -> bool:
+    return isinstance(a, ast.Name) and a.id == b.id
 
 
 def _power(n: Any) -> Formula:
