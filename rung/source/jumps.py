@@ -80,6 +80,19 @@ def always_jumps(body: Sequence[ast.stmt]) -> bool:
     return isinstance(last, ast.Return | ast.Break | ast.Continue | ast.Raise)
 
 
+def _reached(body: list[ast.stmt]) -> list[ast.stmt]:
+    """The statements without those behind a jump."""
+    for number, s in enumerate(body):
+        if not isinstance(s, _INNER):
+            for inner in [s, *getattr(s, "handlers", []), *getattr(s, "cases", [])]:
+                for part in ("body", "orelse", "finalbody"):
+                    if getattr(inner, part, None):
+                        setattr(inner, part, _reached(getattr(inner, part)))
+        if always_jumps([s]):
+            return body[: number + 1]
+    return list(body)
+
+
 def _is_endless(s: ast.While) -> bool:
     return isinstance(s.test, ast.Constant) and bool(s.test.value)
 
@@ -94,7 +107,7 @@ class _Lowering:
         self.did_return = ""
 
     def function(self, node: ast.FunctionDef) -> Lowered:
-        body = list(node.body)
+        body = _reached(node.body)
         if "return" not in jumps_of(body):
             return Lowered(self._used(self.block(body, _Loop())), self.flags & self.asked)
         last = body[-1]

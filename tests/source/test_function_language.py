@@ -147,6 +147,19 @@ def number_of_another_type(x):
     return total * 100 + count
 
 
+def behind_a_jump(x):
+    for i in range(3):
+        if x < i:
+            x = x + 1
+            continue
+        else:  # noqa: RET507
+            x = x * 1.5
+            continue
+        if x > 2:
+            break
+    return x
+
+
 def python_alone(x, mode="double"):
     for word in ("a", "b"):
         if mode == "double" and word == "a":
@@ -161,7 +174,7 @@ def python_alone(x, mode="double"):
     [
         calls_helper, keywords, logic, loop_else, over_a_list, nested_return, in_place, trees,
         inner_functions, with_block, changed_in_the_loop, number_of_another_type, python_alone,
-        lambda x: x if x > 1 else -x,
+        behind_a_jump, lambda x: x if x > 1 else -x,
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("x", [-2.0, 0.5, 1.5, 2.75, 6.5, 30.0])
