@@ -11,7 +11,7 @@ from tests.source.random_programs import Program, function_of
 
 @pytest.mark.parametrize("seed", range(60))
 def test_text_agrees_with_dual_numbers(seed, tmp_path):
-    program = Program(seed, python_loops=False)
+    program = Program(seed)
     f = function_of(program, tmp_path / f"program{seed}.py")
     gradient = rung.grad_source(f, (0, 1))
     for x, y in ((0.7, -0.4), (-1.1, 0.9)):

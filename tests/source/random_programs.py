@@ -10,13 +10,12 @@ VARIABLES = ("x", "y", "z")
 
 
 class Program:
-    """The text of a function of x and y; `python_loops`: the ends of loops are Python numbers."""
+    """The text of a function of x and y, with loops of at most n iterations."""
 
-    def __init__(self, seed: int, python_loops: bool) -> None:
+    def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
-        self.python_loops = python_loops
         self.counters = 0
-        lines = ["def program(x, y):", "    z = x * y"]
+        lines = ["def program(x, y, n=3):", "    z = x * y"]
         lines += self.block(1, loops=0)
         lines += ["    return x + 2.0 * y + 3.0 * z"]
         self.text = "\n".join(lines) + "\n"
@@ -79,8 +78,8 @@ class Program:
         name = f"k{self.counters}"
         if self.random.random() < 0.5:
             body = self.block(depth + 1, loops + 1)
-            return [f"{pad}for {name} in range(3):", f"{pad}    z = z + 0.1 * x * {name}", *body]
-        test = f"{name} < 3" if self.python_loops else f"{name} < 3 and {self.condition()}"
+            return [f"{pad}for {name} in range(n):", f"{pad}    z = z + 0.1 * x * {name}", *body]
+        test = f"{name} < n and {self.condition()}"
         first = [f"{pad}{name} = 0", f"{pad}while {test}:", f"{pad}    {name} += 1"]
         return [*first, *self.block(depth + 1, loops + 1)]
 
