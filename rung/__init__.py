@@ -8,7 +8,8 @@ beside it where they differ. Tensors are lazy; a look at a value compiles and ru
 
 from math import e, inf, nan, pi
 
-from rung import data, models, nn, optim
+from rung import autodiff, data, models, nn, optim
+from rung.autodiff.source import grad_source
 from rung.core.dtype import (
     DType,
     bfloat16,
@@ -39,9 +40,11 @@ from rung.core.errors import (
     RungError,
     SettingsError,
     ShapeError,
+    SourceError,
     TraceError,
 )
 from rung.core.settings import configure, settings
+from rung.source.function import function
 from rung.tensor import functional, linalg, random, tree
 from rung.tensor.autograd import (
     enable_grad,

@@ -18,7 +18,8 @@ from rung.core.settings import Settings
 ROOT = Path(__file__).parent.parent / "rung"
 LAYERS = (
     "core", "ir", "ops", "rules", "transform", "shard", "kernel", "chip", "codegen", "runtime",
-    "tensor", "nn", "optim", "data", "models", "dist", "infer", "interop", "tools",
+    "tensor", "source", "autodiff", "nn", "optim", "data", "models", "dist", "infer", "interop",
+    "tools",
 )  # fmt: skip
 TOP = len(LAYERS)
 """Modules that lie in the package itself, such as `rung/__init__.py`, may import every layer."""

@@ -71,6 +71,10 @@ class GradientError(RungError, TypeError):
     """A derivative that does not exist or was asked for wrongly."""
 
 
+class SourceError(RungError, TypeError):
+    """Python source that cannot be read, or not be transformed as it was asked for."""
+
+
 class GraphError(RungError):
     """A graph that breaks a rule of the IR."""
 

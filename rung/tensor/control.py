@@ -144,7 +144,7 @@ def switch(index: Any, branches: Sequence[Function], *operands: Any) -> Any:
             f"switch: the index is {number.dtype}{list(number.shape)}, not a scalar integer"
         )
     number = number.clip(0, len(branches) - 1).astype(dt.int32)
-    return _branch(f"switch of {_name(branches[0])}", number, branches, operands)
+    return branch(f"switch of {_name(branches[0])}", number, branches, operands)
 
 
 def cond(condition: Any, true: Function, false: Function, *operands: Any) -> Any:
@@ -156,37 +156,44 @@ def cond(condition: Any, true: Function, false: Function, *operands: Any) -> Any
             f"cond: the condition is {asked.dtype}{list(asked.shape)}, not a scalar bool",
             fix="compare, and reduce arrays with all or any",
         )
-    return _branch(f"cond of {_name(true)}", asked.astype(dt.int32), (false, true), operands)
+    return branch(f"cond of {_name(true)}", asked.astype(dt.int32), (false, true), operands)
 
 
-def _branch(
-    name: str, index: Tensor, branches: Sequence[Function], operands: tuple[Any, ...]
+def branch(
+    name: str,
+    index: Tensor,
+    branches: Sequence[Function],
+    operands: tuple[Any, ...],
+    alike: Callable[[list[Any]], list[Any]] | None = None,
 ) -> Any:
+    """`branches[index](*operands)` for an i32 in range. `alike` is given the results of all
+    branches, and gives them with one structure and with the same types."""
     given = _tensors(operands)
     body = _Body(name)
     args = body.placeholders(given, operands)
     made: list[list[Tensor]] = []
     structure: tree.Structure | None = None
     with mapping(body.holder):
-        for number, branch in enumerate(branches):
-            leaves, kind = tree.flatten(branch(*args))
+        results = [b(*args) for b in branches]
+        for number, result in enumerate(results if alike is None else alike(results)):
+            leaves, kind = tree.flatten(result)
             made.append([as_tensor(x) for x in leaves])
             if structure is None:
                 structure = kind
             elif kind != structure:
                 raise RungError(f"{name}: branch {number} gives {kind}, branch 0 {structure}")
             _same_types(name, number, made[0], made[-1])
-        graph, outside = body.graph([t for results in made for t in results])
+        graph, outside = body.graph([t for leaves in made for t in leaves])
     count = len(made[0])
     graphs = tuple(
         make_graph(f"{graph.name}_{n}", graph.params, graph.outputs[n * count : (n + 1) * count])
         for n in range(len(branches))
     )
     values = [graph_value(index), *outside, *_graph_values(given)]
-    results = control.switch.build(values, SwitchAttrs(graphs))
+    found = control.switch.build(values, SwitchAttrs(graphs))
     each = [max(ts, key=lambda t: t._requires_grad) for ts in zip(*made, strict=True)]
     assert structure is not None
-    return tree.unflatten(structure, body.tensors(results, each))
+    return tree.unflatten(structure, body.tensors(found, each))
 
 
 def _same_types(name: str, number: int, first: list[Tensor], other: list[Tensor]) -> None:

@@ -1,0 +1,1 @@
+"""Transformation of the source of Python functions."""
