@@ -7,7 +7,7 @@ import io
 import tokenize
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from functools import cache
+from functools import cache, cached_property
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -43,7 +43,7 @@ class Module:
         """`rung/ir/node.py`"""
         return str(self.path.relative_to(ROOT.parent))
 
-    @property
+    @cached_property
     def name(self) -> str:
         """`rung.ir.node`"""
         parts = self.path.relative_to(ROOT.parent).with_suffix("").parts
@@ -63,6 +63,12 @@ def modules() -> tuple[Module, ...]:
     return tuple(found)
 
 
+@cache
+def known_names() -> frozenset[str]:
+    """The names of all our modules."""
+    return frozenset(m.name for m in modules())
+
+
 def layer_of(name: str) -> int:
     """Height of a module, by name; those of the package itself are the highest."""
     parts = name.split(".")
@@ -71,7 +77,7 @@ def layer_of(name: str) -> int:
 
 def imports(module: Module, node: ast.AST) -> Iterator[str]:
     """Names of our own modules that an import statement brings in."""
-    known = {m.name for m in modules()}
+    known = known_names()
     names: list[str] = []
     if isinstance(node, ast.Import):
         names = [alias.name for alias in node.names]
