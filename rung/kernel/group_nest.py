@@ -8,6 +8,7 @@ from math import prod
 from rung.core import dtype as dt
 from rung.core.dtype import DType
 from rung.ir.expr import (
+    Call,
     Expr,
     Read,
     Var,
@@ -37,6 +38,9 @@ from rung.kernel.share import share_in_rows
 ROW_RECOMPUTE_COST = 8
 """Operations per element up to which a later level of a row computes a value again; beyond that it
 is kept in the row's scratch memory, which is in the first-level cache."""
+MOST_WRITTEN = 1000
+"""Operations of an element that are written out within one expression; above that, the value is
+kept as if computing it again were dear."""
 
 
 class GroupNest:
@@ -62,6 +66,7 @@ class GroupNest:
         }
         self.readers = readers
         self.level: dict[Node, int] = {}
+        self.long: set[Node] = set()  # written down once, not wherever they are read
         self.local: dict[Value, tuple[Buffer, Expr]] = {}  # buffer, position of its first element
         self._memo: dict[Expr, Expr] = {}
         self._emitting: int = -1
@@ -90,8 +95,16 @@ class GroupNest:
 
     def _resolve(self, e: Expr) -> Expr:
         """`e` with reads of members' results replaced by local buffers or inlined bodies."""
+        self._memo = {}  # what is local or stored changes from one statement to the next
+        return self._resolved(e)
+
+    def _resolved(self, e: Expr) -> Expr:
+        """A part of the expression that is being resolved; each read in it is looked at once, or a
+        value that two others read would be written out twice for each of them, and so on."""
 
         def leaf(x: Expr) -> Expr | None:
+            if x in self._memo:
+                return self._memo[x]
             if not isinstance(x, Read) or not isinstance(x.source, Buffer):
                 return None
             if not self.storage.elements.owns(x.source):
@@ -99,9 +112,10 @@ class GroupNest:
             value = self.storage.elements.owner(x.source)
             if value.node not in self.inside:
                 return None
-            position = self._resolve(x.index[0])
-            guard = None if x.guard is None else self._resolve(x.guard)
-            return self._member_read(value, x, position, guard)
+            position = self._resolved(x.index[0])
+            guard = None if x.guard is None else self._resolved(x.guard)
+            found = self._memo[x] = self._member_read(value, x, position, guard)
+            return found
 
         return transform(e, leaf)
 
@@ -118,7 +132,7 @@ class GroupNest:
             return read(r.source, (position,), guard=guard)
         body = self.storage.bodies[node]
         bound = dict(zip(body.axes, delinearize(position, value.shape), strict=True))
-        element = self._resolve(substitute(body.exprs[value.index], bound))
+        element = self._resolved(substitute(body.exprs[value.index], bound))
         return self._guarded(element, guard)
 
     def _guarded(self, e: Expr, guard: Expr | None) -> Expr:
@@ -149,16 +163,42 @@ class GroupNest:
         return (loop(axis, *body),)
 
     def _assign_levels(self) -> None:
+        written: dict[Node, int] = {}
         for node in self.members:
             level = 0
             for r in self.storage.bodies[node].reads:
                 owner = self.storage.elements.owner(r.source)  # type: ignore[arg-type]
                 producer = owner.node
                 if producer in self.inside:
-                    apart = producer in self.storage.read_often
+                    apart = producer in self.storage.read_often or producer in self.long
                     step = 1 if apart or not is_map(producer, self.storage.elements) else 0
                     level = max(level, self.level[producer] + step)
             self.level[node] = level
+            written[node] = self._written_length(node, written)
+            if written[node] > MOST_WRITTEN:
+                self.long.add(node)
+                written[node] = 1
+
+    def _written_length(self, node: Node, written: dict[Node, int]) -> int:
+        """The operations of an element of `node` with the maps before it written out, once for each
+        reading: it doubles from one node to the next where each reads the one before twice."""
+        if not is_map(node, self.storage.elements):
+            return 1
+        memo: dict[Expr, int] = {}
+
+        def length(e: Expr) -> int:
+            if e in memo:
+                return memo[e]
+            found = 1
+            if isinstance(e, Read) and isinstance(e.source, Buffer):
+                producer = self.storage.elements.owner(e.source).node
+                found = written.get(producer, 1)
+            elif isinstance(e, Call):
+                found += sum(length(a) for a in e.args)
+            memo[e] = found
+            return found
+
+        return sum(length(e) for e in self.storage.bodies[node].exprs)
 
     def _segments(self) -> list[list[Node]]:
         """Members in emission order, cut so that contractions stand alone."""
@@ -249,7 +289,7 @@ class GroupNest:
         levels = {self.level[u] for u in self.readers.get(node.results[0], ()) if u in self.inside}
         if levels <= {self.level[node]}:
             return True
-        if node in self.storage.read_often:
+        if node in self.storage.read_often or node in self.long:
             return False
         return cost <= ROW_RECOMPUTE_COST and len(heavy) <= 2
 

@@ -173,10 +173,3 @@ def _stands_before(x: Tensor, values: Tensor, strictly: bool) -> Tensor:
         return before
     last = values.isnan()
     return before | (last & ~x.isnan() if strictly else last)
-
-
-def bincount(x: Operand, length: int) -> Tensor:
-    """How often each of 0 … length - 1 is among the integers x (i64)."""
-    x = as_tensor(x)
-    flat = reshape(x, (-1, 1))
-    return (flat == as_tensor(np.arange(length)).astype(x.dtype)).sum(0, dtype=dt.int64)

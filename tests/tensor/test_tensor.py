@@ -284,7 +284,7 @@ def test_topk_take_along_searchsorted() -> None:
     check(x.gather(1, positions), np.take_along_axis(C, order, 1))
     line = np.array([1.0, 2, 3], np.float32)
     check(rung.searchsorted(line, [0.5, 2, 9]), np.searchsorted(line, [0.5, 2, 9]))
-    check(rung.bincount(rung.tensor([1, 1, 3]), 5), [0, 2, 0, 1, 0])
+    check(rung.bincount(rung.tensor([1, 1, 3]), length=5), [0, 2, 0, 1, 0])
 
 
 @pytest.mark.parametrize(
