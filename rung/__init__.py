@@ -126,6 +126,7 @@ from rung.tensor.creation import (
     full,
     full_like,
     linspace,
+    logspace,
     meshgrid,
     one_hot,
     ones,

@@ -28,6 +28,9 @@ REMATERIALIZE_COST = 60
 """Operations per element up to which a value of at most one large read is computed again."""
 AMPLIFIED_COST = 4
 """Operations per element from which a value that is read many times is stored."""
+MOST_WRITTEN = 1000
+"""Operations of an element that are written out within one expression; above that, the value is
+kept as if computing it again were dear."""
 MIN_ROWS = 16
 """Rows that a group keeps at least (they are what the threads share), unless its work is small."""
 SMALL_WORK = 8192
@@ -81,6 +84,8 @@ class Storage:
         self.stored: list[Node] = []
         self.bodies: dict[Node, Body] = {}
         self.read_often: set[Node] = set()
+        self.long: set[Node] = set()  # kept, not written out wherever they are read
+        self._written: dict[Node, int] = {}
         self._cost: dict[Value, int] = {}
         self._reads: dict[Value, frozenset[Value]] = {}
         for node in graph.nodes:
@@ -109,9 +114,31 @@ class Storage:
         body = self.elements.body(node, len(self.stored))
         self.bodies[node] = body
         self.stored.append(node)
+        self._written[node] = self._written_length(node, body)
+        if self._written[node] > MOST_WRITTEN:
+            self.long.add(node)
+            self._written[node] = 1
         for value in node.results:
             self.elements.store(value)
             self._inlined(value, 0, frozenset((value,)))
+
+    def _written_length(self, node: Node, body: Body) -> int:
+        """The operations of an element of `node` with the maps before it written out, once for each
+        reading: it doubles from one node to the next where each reads the one before twice."""
+        if not is_map(node, self.elements):
+            return 1
+        memo: dict[Expr, int] = {}
+
+        def length(e: Expr) -> int:
+            if e not in memo:
+                memo[e] = 1
+                if isinstance(e, Read) and isinstance(e.source, Buffer):
+                    memo[e] = self._written.get(self.elements.owner(e.source).node, 1)
+                elif isinstance(e, Call):
+                    memo[e] = 1 + sum(length(a) for a in e.args)
+            return memo[e]
+
+        return sum(length(e) for e in body.exprs)
 
     def _inlined(self, value: Value, cost: int, reads: frozenset[Value]) -> None:
         self._cost[value] = cost
@@ -285,6 +312,8 @@ class Grouping:
         if node.results[0].type.size != hero.type.size:
             return False
         inside = [r for r in body.reads if self.of.get(self._owner(r).node) is group]
+        if any(self._owner(r).node in self.storage.long for r in inside):
+            return False
         binding: tuple[Expr, ...] | None = None
         for r in inside:
             place = group.position.get(self._owner(r))

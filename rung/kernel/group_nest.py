@@ -8,7 +8,6 @@ from math import prod
 from rung.core import dtype as dt
 from rung.core.dtype import DType
 from rung.ir.expr import (
-    Call,
     Expr,
     Read,
     Var,
@@ -38,9 +37,6 @@ from rung.kernel.share import share_in_rows
 ROW_RECOMPUTE_COST = 8
 """Operations per element up to which a later level of a row computes a value again; beyond that it
 is kept in the row's scratch memory, which is in the first-level cache."""
-MOST_WRITTEN = 1000
-"""Operations of an element that are written out within one expression; above that, the value is
-kept as if computing it again were dear."""
 
 
 class GroupNest:
@@ -66,7 +62,6 @@ class GroupNest:
         }
         self.readers = readers
         self.level: dict[Node, int] = {}
-        self.long: set[Node] = set()  # written down once, not wherever they are read
         self.local: dict[Value, tuple[Buffer, Expr]] = {}  # buffer, position of its first element
         self._memo: dict[Expr, Expr] = {}
         self._emitting: int = -1
@@ -163,42 +158,16 @@ class GroupNest:
         return (loop(axis, *body),)
 
     def _assign_levels(self) -> None:
-        written: dict[Node, int] = {}
         for node in self.members:
             level = 0
             for r in self.storage.bodies[node].reads:
                 owner = self.storage.elements.owner(r.source)  # type: ignore[arg-type]
                 producer = owner.node
                 if producer in self.inside:
-                    apart = producer in self.storage.read_often or producer in self.long
+                    apart = producer in self.storage.read_often or producer in self.storage.long
                     step = 1 if apart or not is_map(producer, self.storage.elements) else 0
                     level = max(level, self.level[producer] + step)
             self.level[node] = level
-            written[node] = self._written_length(node, written)
-            if written[node] > MOST_WRITTEN:
-                self.long.add(node)
-                written[node] = 1
-
-    def _written_length(self, node: Node, written: dict[Node, int]) -> int:
-        """The operations of an element of `node` with the maps before it written out, once for each
-        reading: it doubles from one node to the next where each reads the one before twice."""
-        if not is_map(node, self.storage.elements):
-            return 1
-        memo: dict[Expr, int] = {}
-
-        def length(e: Expr) -> int:
-            if e in memo:
-                return memo[e]
-            found = 1
-            if isinstance(e, Read) and isinstance(e.source, Buffer):
-                producer = self.storage.elements.owner(e.source).node
-                found = written.get(producer, 1)
-            elif isinstance(e, Call):
-                found += sum(length(a) for a in e.args)
-            memo[e] = found
-            return found
-
-        return sum(length(e) for e in self.storage.bodies[node].exprs)
 
     def _segments(self) -> list[list[Node]]:
         """Members in emission order, cut so that contractions stand alone."""
@@ -289,7 +258,7 @@ class GroupNest:
         levels = {self.level[u] for u in self.readers.get(node.results[0], ()) if u in self.inside}
         if levels <= {self.level[node]}:
             return True
-        if node in self.storage.read_often or node in self.long:
+        if node in self.storage.read_often or node in self.storage.long:
             return False
         return cost <= ROW_RECOMPUTE_COST and len(heavy) <= 2
 

@@ -47,6 +47,7 @@ from rung.tensor.functional import (
     hardsigmoid,
     hardswish,
     huber_loss,
+    instance_norm,
     l1_loss,
     layer_norm,
     leaky_relu,
@@ -106,6 +107,9 @@ from rung.tensor.pools import (
     max_unpool2d,
     max_unpool3d,
 )
+from rung.tensor.products import (
+    pdist,
+)
 from rung.tensor.resample import (
     channel_shuffle,
     fold,
@@ -163,6 +167,7 @@ __all__ = [
     "hardtanh",
     "hinge_embedding_loss",
     "huber_loss",
+    "instance_norm",
     "interpolate",
     "kl_div",
     "l1_loss",
@@ -192,6 +197,7 @@ __all__ = [
     "one_hot",
     "pad",
     "pairwise_distance",
+    "pdist",
     "pixel_shuffle",
     "pixel_unshuffle",
     "poisson_nll_loss",

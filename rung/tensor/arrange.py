@@ -203,6 +203,14 @@ def rot90(x: Operand, k: int = 1, axes: Sequence[int] = (0, 1)) -> Tensor:
     return s.flip(s.swapaxes(x, a, b), a) if turns == 1 else s.swapaxes(s.flip(x, a), a, b)
 
 
+def transposed(x: Operand) -> Tensor:
+    """A matrix with its dims exchanged; vectors and scalars stay."""
+    x = as_tensor(x)
+    if x.ndim > 2:
+        raise ShapeError(f"t: {x._type} has more than two dims", fix="use permute or mT")
+    return s.swapaxes(x, 0, 1) if x.ndim == 2 else s.reshape(x, x.shape)
+
+
 def msort(x: Operand) -> Tensor:
     """The elements in rising order along the first dim."""
     return sort(x, axis=0)

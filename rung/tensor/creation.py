@@ -18,6 +18,7 @@ from rung.ops.broadcast import broadcasted, reshaped
 from rung.ops.creation import full as full_value
 from rung.ops.creation import iota
 from rung.ops.elementwise import add, cast, equal, multiply, where
+from rung.ops.transcendental import power
 from rung.tensor.operate import Operand, as_tensor, cast_to, copied, from_data, scalar_value
 from rung.tensor.shapes import as_shape, broadcast_to, reshape
 from rung.tensor.state import TensorState, apply, new_tensor
@@ -216,6 +217,27 @@ def linspace(
         last = equal(at, full_value((num,), gaps, dt.int64))
         found = where(last, full_value((num,), float(stop), dt.float64), found)
     return new_tensor(found if kind is dt.float64 else cast(found, dtype=kind))
+
+
+def logspace(
+    start: float,
+    stop: float,
+    /,
+    num: int,
+    base: float = 10.0,
+    dtype: object = None,
+    device: object = None,
+    endpoint: bool = True,
+) -> Tensor:
+    """`base` to the powers `linspace(start, stop, num)`, computed in f64."""
+    powers = linspace(start, stop, num, dt.float64, device, endpoint)
+    kind = _dtype(dtype, dt.float32)
+
+    def build(v: Value) -> Value:
+        found = power(full_value(v.shape, float(base), dt.float64), v)
+        return found if kind is dt.float64 else cast(found, dtype=kind)
+
+    return apply(build, powers)
 
 
 def eye(

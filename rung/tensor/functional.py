@@ -264,6 +264,32 @@ def batch_norm(
     return y
 
 
+def instance_norm(
+    x: Operand,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Operand | None = None,
+    bias: Operand | None = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """x[N, C, …] standardized for each channel of each example, times weight[C], plus bias[C]; by
+    the running statistics unless `use_input_stats`, else the means of the examples' are mixed into
+    them with weight `momentum`."""
+    x = floats(x)
+    if not use_input_stats:
+        return batch_norm(x, running_mean, running_var, weight, bias, eps=eps)
+    axes = tuple(range(2, x.ndim))
+    if running_mean is not None:
+        mean = reductions.mean(reductions.mean(x.detach(), axes), 0)
+        running_mean.assign(running_mean + (mean - running_mean) * momentum)
+    if running_var is not None:
+        variance = reductions.mean(reductions.var(x.detach(), axes, correction=1), 0)
+        running_var.assign(running_var + (variance - running_var) * momentum)
+    return group_norm(x, x.shape[1], weight, bias, eps)
+
+
 def normalize(x: Operand, axis: int = -1, eps: float = 1e-12) -> Tensor:
     """x divided by its norm along `axis` (at least eps)."""
     x = floats(x)

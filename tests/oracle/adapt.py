@@ -1,0 +1,443 @@
+"""Our functions with the arguments of torch: renamed and reordered, nothing else."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import rung
+from rung.nn import functional as F
+
+Function = Callable[..., Any]
+
+
+def axis_of(dim: Any) -> Any:
+    """torch's `dim` for reductions, where () and [] mean all."""
+    return None if dim is None or (isinstance(dim, tuple | list) and not dim) else dim
+
+
+def reducing(function: Function) -> Function:
+    """(x, dim, keepdim, …)"""
+
+    def call(x: Any, dim: Any = None, keepdim: bool = False, **options: Any) -> Any:
+        return function(x, axis=axis_of(dim), keepdims=keepdim, **options)
+
+    return call
+
+
+def along(function: Function) -> Function:
+    """(x, dim, …) where 0-d tensors count as vectors of one element."""
+
+    def call(x: Any, dim: int = -1, *args: Any, **options: Any) -> Any:
+        if x.ndim:
+            return function(x, *args, axis=dim, **options)
+        found = function(x.reshape(1), *args, axis=dim, **options)
+        if isinstance(found, tuple):
+            return tuple(t.reshape(()) for t in found)
+        return found.reshape(())
+
+    return call
+
+
+def in_dtype(function: Function) -> Function:
+    """(…, dtype): of the input in that dtype."""
+
+    def call(x: Any, *args: Any, dtype: Any = None, **options: Any) -> Any:
+        return function(x if dtype is None else x.astype(dtype), *args, **options)
+
+    return call
+
+
+def swapped(function: Function) -> Function:
+    """(y, x) for (x, y)."""
+    return lambda x, y, **options: function(y, x, **options)
+
+
+def spread(function: Function) -> Function:
+    """f(*tensors) for f(tensors)."""
+    return lambda first, *rest: function([first, *rest])
+
+
+def spread_out(function: Function) -> Function:
+    """f(tensors) for f(*tensors)."""
+    return lambda first, *rest: function(*(first if not rest else (first, *rest)))
+
+
+def extreme(reduction: Function, argument: Function) -> Function:
+    """torch.max and torch.min: (values, positions) along a dim, or of all elements."""
+
+    def call(x: Any, dim: Any = None, keepdim: bool = False) -> Any:
+        if dim is None:
+            return reduction(x)
+        positions = along(argument)(x, dim, keepdims=True) if x.ndim else argument(x)
+        if x.ndim == 0:
+            return x, positions
+        values = rung.take_along_axis(x, positions, dim)
+        if keepdim:
+            return values, positions
+        return values.squeeze(dim), positions.squeeze(dim)
+
+    return call
+
+
+def argument(function: Function) -> Function:
+    """torch.argmax and torch.argmin."""
+
+    def call(x: Any, dim: Any = None, keepdim: bool = False) -> Any:
+        if x.ndim == 0:
+            return function(x)
+        return function(x, axis=dim, keepdims=keepdim)
+
+    return call
+
+
+def unbiased(function: Function) -> Function:
+    """(x, dim, unbiased, keepdim) and (x, unbiased) and (x, dim, correction=…, keepdim=…)."""
+
+    def call(x: Any, *args: Any, **options: Any) -> Any:
+        given = list(args)
+        correction: Any = options.pop("correction", None)
+        bias = options.pop("unbiased", None)
+        if given and isinstance(given[0], bool):
+            bias = given.pop(0)
+        dim = given.pop(0) if given else options.pop("dim", None)
+        if given:
+            bias = given.pop(0)
+        keepdim = given.pop(0) if given else options.pop("keepdim", False)
+        if correction is None:
+            correction = 1 if bias is None else int(bias)
+        return function(x, axis=axis_of(dim), correction=correction, keepdims=keepdim, **options)
+
+    return call
+
+
+def mean_first(function: Function) -> Function:
+    """torch's order of the results is ours."""
+    return unbiased(function)
+
+
+def masked_unbiased(function: Function) -> Function:
+    """torch.masked.var and std: (x, dim, unbiased, …)."""
+
+    def call(x: Any, dim: Any = None, unbiased: bool | None = None, **options: Any) -> Any:
+        options.pop("correction", None)
+        correction = 1 if unbiased is None else int(unbiased)
+        return function(x, axis_of(dim), correction=correction, **options)
+
+    return call
+
+
+def norm(x: Any, p: Any = "fro", dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Any:
+    """torch.norm without singular values."""
+    given = x if dtype is None else x.astype(dtype)
+    order = 2.0 if p in ("fro", None) else p
+    return rung.linalg.vector_norm(given, axis=axis_of(dim), keepdims=keepdim, ord=order)
+
+
+def vector_norm(
+    x: Any, ord: float = 2, dim: Any = None, keepdim: bool = False, dtype: Any = None
+) -> Any:
+    given = x if dtype is None else x.astype(dtype)
+    return rung.linalg.vector_norm(given, axis=axis_of(dim), keepdims=keepdim, ord=ord)
+
+
+def stretched(function: Function) -> Function:
+    """The shape as one argument or as many."""
+    return lambda x, *shape, **options: function(
+        x, *shape, **options
+    ) if shape else function(x, **options)
+
+
+def repeat(x: Any, *sizes: Any) -> Any:
+    """Tensor.repeat: tile with leading dims."""
+    return rung.tile(x, sizes[0] if len(sizes) == 1 and not isinstance(sizes[0], int) else sizes)
+
+
+def squeeze(x: Any, dim: Any = None) -> Any:
+    """torch leaves dims that are not of length one."""
+    dims = range(x.ndim) if dim is None else dim if isinstance(dim, tuple) else (dim,)
+    single = tuple(d for d in dims if x.ndim and x.shape[d] == 1)
+    return rung.squeeze(x, single) if single else rung.reshape(x, x.shape)
+
+
+def unsqueeze(x: Any, dim: int) -> Any:
+    return rung.expand_dims(x, dim)
+
+
+def split(x: Any, sizes: Any, dim: int = 0) -> Any:
+    return rung.split(x, sizes, axis=dim)
+
+
+def clamp(x: Any, min: Any = None, max: Any = None) -> Any:
+    return rung.clip(x, min, max)
+
+
+def sort(x: Any, dim: int = -1, descending: bool = False, stable: bool | None = None) -> Any:
+    order = along(rung.argsort)(x, dim, descending=descending)
+    return along(rung.sort)(x, dim, descending=descending), order
+
+
+def topk(x: Any, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> Any:
+    if x.ndim == 0:
+        return tuple(t.reshape(()) for t in rung.topk(x.reshape(1), k, dim, largest))
+    return rung.topk(x, k, dim, largest)
+
+
+def searchsorted(
+    sorted_sequence: Any, values: Any, out_int32: bool = False, right: bool = False,
+    side: str | None = None, sorter: Any = None,
+) -> Any:  # fmt: skip
+    return rung.searchsorted(
+        sorted_sequence, values, side=side or ("right" if right else "left"), sorter=sorter
+    )
+
+
+def bucketize(x: Any, boundaries: Any, out_int32: bool = False, right: bool = False) -> Any:
+    return rung.bucketize(x, boundaries, right)
+
+
+def bcewl(
+    x: Any, target: Any, weight: Any = None, reduction: str = "mean", pos_weight: Any = None
+) -> Any:
+    return F.binary_cross_entropy_with_logits(x, target, weight, reduction, pos_weight)
+
+
+def meshgrid(*tensors: Any, indexing: str = "ij") -> Any:
+    given = tensors[0] if len(tensors) == 1 and isinstance(tensors[0], list | tuple) else tensors
+    return rung.meshgrid(*given, indexing=indexing)
+
+
+def batch_norm(
+    x: Any, running_mean: Any, running_var: Any, weight: Any = None, bias: Any = None,
+    training: bool = False, momentum: float = 0.1, eps: float = 1e-5,
+) -> Any:  # fmt: skip
+    mean, variance = (None if t is None else t.clone() for t in (running_mean, running_var))
+    return F.batch_norm(x, mean, variance, weight, bias, training, momentum, eps)
+
+
+def cumulative(function: Function) -> Function:
+    """(x, dim, dtype)"""
+
+    def call(x: Any, dim: int, *, dtype: Any = None) -> Any:
+        if x.ndim == 0:
+            return function(x.reshape(1), axis=dim, dtype=dtype).reshape(())
+        return function(x, axis=dim, dtype=dtype)
+
+    return call
+
+
+def number(x: Any) -> Any:
+    """A number given as a tensor."""
+    return x.item() if isinstance(x, rung.Tensor) else x
+
+
+def linspace(start: Any, end: Any, steps: int, *, dtype: Any = None) -> Any:
+    return rung.linspace(number(start), number(end), steps, dtype=dtype)
+
+
+def logspace(start: Any, end: Any, steps: int, base: float = 10.0, *, dtype: Any = None) -> Any:
+    return rung.logspace(number(start), number(end), steps, base=base, dtype=dtype)
+
+
+def arange(start: Any, *args: Any, dtype: Any = None) -> Any:
+    return rung.arange(start, *args, dtype=dtype)
+
+
+def eye(n: int, m: int | None = None, *, dtype: Any = None) -> Any:
+    return rung.eye(n, m, dtype=dtype)
+
+
+def like(function: Function) -> Function:
+    """Tensor.new_…: a shape and perhaps a value, in the dtype of the tensor."""
+
+    def call(x: Any, shape: Any, *args: Any, dtype: Any = None) -> Any:
+        return function(shape, *args, dtype=x.dtype if dtype is None else dtype)
+
+    return call
+
+
+def quantile(function: Function) -> Function:
+    """(x, q, dim, keepdim, interpolation=…)"""
+
+    def call(
+        x: Any, q: Any, dim: Any = None, keepdim: bool = False, *, interpolation: str = "linear"
+    ) -> Any:
+        return function(x, q, dim, keepdim, interpolation)
+
+    return call
+
+
+def picked(function: Function) -> Function:
+    """median, mode …: (x, dim, keepdim)."""
+    return lambda x, *args, **options: function(x, *args, **options)
+
+
+def gradient(
+    x: Any, *, spacing: Any = 1.0, dim: Any = None, edge_order: int = 1
+) -> Any:
+    return rung.gradient(x, spacing, dim, edge_order)
+
+
+def trapezoid(function: Function) -> Function:
+    """(y, x, dx=…, dim=…)"""
+
+    def call(y: Any, x: Any = None, *, dx: Any = 1.0, dim: int = -1) -> Any:
+        return function(y, x, dx, dim)
+
+    return call
+
+
+def histogram(
+    x: Any, bins: Any, *, range: Any = None, weight: Any = None, density: bool = False
+) -> Any:
+    return rung.histogram(x, bins, range, weight, density)
+
+
+def unique(
+    x: Any, sorted: bool = True, return_inverse: bool = False, return_counts: bool = False,
+    dim: int | None = None,
+) -> Any:  # fmt: skip
+    return rung.unique(x, sorted, return_inverse, return_counts, dim)
+
+
+def unique_consecutive(
+    x: Any, return_inverse: bool = False, return_counts: bool = False, dim: int | None = None
+) -> Any:
+    return rung.unique_consecutive(x, return_inverse, return_counts, dim)
+
+
+def where(condition: Any, *args: Any) -> Any:
+    return rung.where(condition, *args)
+
+
+def getitem(x: Any, index: Any) -> Any:
+    return x[index]
+
+
+def interpolate(x: Any, *args: Any, antialias: bool = False, **options: Any) -> Any:
+    return F.interpolate(x, *args, **options)
+
+
+def upsample(mode: str) -> Function:
+    """The older names of `interpolate`."""
+
+    def call(x: Any, size: Any = None, scale_factor: Any = None) -> Any:
+        return F.interpolate(x, size, scale_factor, mode, True if mode == "bilinear" else None)
+
+    return call
+
+
+def pool(function: Function, positions: bool = True) -> Function:
+    """`return_indices` is an argument of torch alone where ours gives values."""
+    return function
+
+
+def constant_pad(x: Any, pad: Any, value: float = 0) -> Any:
+    return F.pad(x, pad, "constant", value)
+
+
+def unfold_windows(x: Any, dimension: int, size: int, step: int) -> Any:
+    return rung.Tensor.unfold(x, dimension, size, step)
+
+
+def full(shape: Any, value: Any, *, dtype: Any = None) -> Any:
+    return rung.full(shape, value, dtype=dtype)
+
+
+def tensordot(x: Any, y: Any, dims: Any = 2) -> Any:
+    return rung.tensordot(x, y, axes=dims)
+
+
+def var_of(x: Any) -> Any:
+    return rung.var(x)
+
+
+def entire(x: Any, *args: Any, **options: Any) -> Any:
+    """The tensor itself."""
+    return x
+
+
+def polygamma(x: Any, n: int) -> Any:
+    return rung.polygamma(n, x)
+
+
+def first(function: Function) -> Function:
+    """Only the first result."""
+    return lambda *args, **options: function(*args, **options)[0]
+
+
+def at_most(x: Any) -> float:
+    return math.inf if x is None else float(x)
+
+
+def diff(x: Any, n: int = 1, dim: int = -1, prepend: Any = None, append: Any = None) -> Any:
+    return rung.diff(x, axis=dim, n=n, prepend=prepend, append=append)
+
+
+def full_of(function: Function) -> Function:
+    """The shape as one argument or as many."""
+
+    def call(*shape: Any, dtype: Any = None) -> Any:
+        sizes = shape[0] if len(shape) == 1 and isinstance(shape[0], tuple | list) else shape
+        return function(tuple(sizes), dtype=dtype)
+
+    return call
+
+
+def isin(x: Any, values: Any, *, assume_unique: bool = False, invert: bool = False) -> Any:
+    return rung.isin(x, values, invert)
+
+
+def nonzero(x: Any, *, as_tuple: bool = False) -> Any:
+    return rung.nonzero(x) if as_tuple else rung.argwhere(x)
+
+
+def repeat_interleave(x: Any, repeats: Any, dim: int | None = None, **options: Any) -> Any:
+    return rung.repeat(x, repeats, axis=dim)
+
+
+def roll(x: Any, shifts: Any, dims: Any = None) -> Any:
+    return rung.roll(x, shifts, axis=dims if dims != () else None)
+
+
+def scalar_tensor(value: Any, *, dtype: Any = None) -> Any:
+    return rung.asarray(value, dtype=dtype)
+
+
+def slice_of(x: Any, dim: int = 0, start: Any = None, end: Any = None, step: int = 1) -> Any:
+    return x[(*(slice(None),) * (dim % x.ndim), slice(start, end, step))]
+
+
+def matrix_norm(
+    x: Any, ord: Any = "fro", dim: Any = (-2, -1), keepdim: bool = False, dtype: Any = None
+) -> Any:
+    given = x if dtype is None else x.astype(dtype)
+    moved = rung.moveaxis(given, dim, (-2, -1))
+    found = rung.linalg.matrix_norm(moved, keepdims=keepdim, ord=ord)
+    return rung.moveaxis(found, (-2, -1), dim) if keepdim else found
+
+
+def vecdot(x: Any, y: Any, *, dim: int = -1) -> Any:
+    rank = max(x.ndim, y.ndim)
+    return rung.linalg.vecdot(x, y, axis=dim if dim < 0 else dim - rank)
+
+
+def masked(function: Function) -> Function:
+    """(x, dim, keepdim=…, dtype=…, mask=…)"""
+
+    def call(x: Any, dim: Any = None, keepdim: bool = False, **options: Any) -> Any:
+        return function(x, axis_of(dim), keepdims=keepdim, **options)
+
+    return call
+
+
+def masked_norm(
+    x: Any, ord: Any = 2.0, dim: Any = None, keepdim: bool = False, **options: Any
+) -> Any:
+    return rung.masked.norm(x, ord, axis_of(dim), keepdims=keepdim, **options)
+
+
+def on_copy(function: Function) -> Function:
+    """A function that changes its argument, of a copy."""
+    return lambda x, *args, **options: function(x.clone(), *args, **options)
