@@ -47,6 +47,7 @@ from rung.tensor.arithmetic import (
     addcmul,
     allclose,
     angle,
+    array_equal,
     clamp_max,
     clamp_min,
     deg2rad,

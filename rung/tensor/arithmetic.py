@@ -356,6 +356,12 @@ def allclose(
     return bool(all_true(isclose(x, y, rtol, atol, equal_nan)))
 
 
+def array_equal(x: Operand, y: Operand) -> bool:
+    """Whether x and y have one shape and equal elements."""
+    a, b = as_tensor(x), as_tensor(y)
+    return a.shape == b.shape and bool(all_true(e.equal(a, b)))
+
+
 def clamp_min(x: Operand, min: Operand) -> Tensor:
     """x, at least `min`."""
     return e.maximum(_number("clamp_min", x), min)

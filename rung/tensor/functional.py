@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from rung.core import dtype as dt
 from rung.core.errors import IndexingError, RungError, ShapeError
 from rung.ir.node import Value
@@ -23,6 +25,7 @@ from rung.ops.dropout import dropout as _dropout
 from rung.tensor import elementwise as e
 from rung.tensor import reductions
 from rung.tensor.creation import one_hot as one_hot
+from rung.tensor.linalg import vector_norm
 from rung.tensor.operate import Operand, as_tensor, cast_to, one_axis, torch_names
 from rung.tensor.random import Source, draw_key
 from rung.tensor.sorting import checked_index, known_array
@@ -290,10 +293,10 @@ def instance_norm(
     return group_norm(x, x.shape[1], weight, bias, eps)
 
 
-def normalize(x: Operand, axis: int = -1, eps: float = 1e-12) -> Tensor:
-    """x divided by its norm along `axis` (at least eps)."""
+def normalize(x: Operand, p: float = 2.0, dim: int = 1, eps: float = 1e-12) -> Tensor:
+    """x divided by its p-norm along `dim` (at least eps)."""
     x = floats(x)
-    return x / e.maximum(reductions.norm(x, axis, keepdims=True), eps)
+    return x / e.maximum(vector_norm(x, dim, keepdims=True, ord=p), eps)
 
 
 def dropout(x: Operand, p: float = 0.5, training: bool = True, key: Source = None) -> Tensor:
@@ -348,10 +351,18 @@ def scaled_dot_product_attention(
     scale: float | None = None,
     enable_gqa: bool = True,
 ) -> Tensor:
-    """`attention` under PyTorch's name and with its arguments."""
+    """`attention` under PyTorch's name and with its arguments; with `is_causal` query i sees the
+    keys up to i, also where there are more or fewer keys than queries."""
+    x, others = as_tensor(query), as_tensor(key)
+    if is_causal and x.shape[-2] != others.shape[-2]:
+        attn_mask, is_causal = _lower_triangle(x.shape[-2], others.shape[-2]), False
     return attention(
         query, key, value, attn_mask, causal=is_causal, scale=scale, dropout=dropout_p
     )
+
+
+def _lower_triangle(rows: int, columns: int) -> Tensor:
+    return e.less_equal(as_tensor(np.arange(columns)), as_tensor(np.arange(rows)[:, None]))
 
 
 # ---- losses

@@ -16,7 +16,7 @@ from rung.tensor import reductions as r
 from rung.tensor.creation import arange
 from rung.tensor.functional import floats, logsigmoid, reduced, softplus
 from rung.tensor.operate import Operand, as_tensor
-from rung.tensor.shapes import expand_dims
+from rung.tensor.shapes import expand_dims, reshape
 from rung.tensor.sorting import take_along_axis
 
 if TYPE_CHECKING:
@@ -260,6 +260,10 @@ def multi_margin_loss(
     if p not in (1, 2):
         raise RungError(f"multi_margin_loss: p={p}", fix="give 1 or 2")
     x, t = floats(x), as_tensor(target)
+    if x.ndim == 0:
+        x, t = reshape(x, (1,)), reshape(t, ())
+    elif x.ndim == 1:
+        t = reshape(t, ())
     at = expand_dims(t, -1)
     chosen = take_along_axis(x, at, -1)
     excess = _positive(margin - chosen + x)
@@ -276,6 +280,8 @@ def multilabel_margin_loss(x: Operand, target: Operand, reduction: str = "mean")
     x[N, C] with integer target[N, C] (or both [C]), of which the classes before the first negative
     number count."""
     x, t = floats(x), as_tensor(target)
+    if x.ndim == 0:
+        x, t = reshape(x, (1,)), reshape(t, (1,))
     counts = r.cumulative_sum((t < 0).astype("i32"), -1) == 0
     chosen = take_along_axis(x, e.maximum(t, 0), -1)
     hits = (expand_dims(t, -1) == arange(x.shape[-1])) & expand_dims(counts, -1)

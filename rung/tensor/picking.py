@@ -145,7 +145,9 @@ def _check_reduce(name: str, reduce: str) -> None:
 # ---- element by element along a dim: scatter
 
 
-def scatter(x: Operand, dim: int, index: Operand, src: Operand, reduce: str | None = None) -> Tensor:
+def scatter(
+    x: Operand, dim: int, index: Operand, src: Operand, reduce: str | None = None
+) -> Tensor:
     """x with the elements of `src` at the positions `index` along `dim`, at their own places along
     the others; of several the last stays. `reduce`: "add" or "multiply" them to what is there.
 
@@ -190,7 +192,9 @@ def _scattered(
         return copied(given)
     wrong = [d for d, n in enumerate(positions.shape) if d != place and n > x.shape[d]]
     if wrong:
-        raise ShapeError(f"{name}: index {positions._type} is longer than {x._type}, dim {wrong[0]}")
+        raise ShapeError(
+            f"{name}: index {positions._type} is longer than x {x._type} in dim {wrong[0]}"
+        )
 
     def build(v: Value, at: Value, u: Value) -> Value:
         return combine(v, _coordinates(at, place), u)
@@ -298,8 +302,8 @@ def _indexed(
 def index_put(
     x: Operand, indices: Sequence[Operand], values: Operand, accumulate: bool = False
 ) -> Tensor:
-    """x with `values` at `x[indices]`, positions or masks for the first dims; added to what is there
-    if `accumulate`."""
+    """x with `values` at `x[indices]`, positions or masks for the first dims; added to what is
+    there if `accumulate`."""
     made = copied(as_tensor(x))
     place = tuple(indices)
     if not accumulate:

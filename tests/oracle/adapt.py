@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -15,15 +14,6 @@ Function = Callable[..., Any]
 def axis_of(dim: Any) -> Any:
     """torch's `dim` for reductions, where () and [] mean all."""
     return None if dim is None or (isinstance(dim, tuple | list) and not dim) else dim
-
-
-def reducing(function: Function) -> Function:
-    """(x, dim, keepdim, …)"""
-
-    def call(x: Any, dim: Any = None, keepdim: bool = False, **options: Any) -> Any:
-        return function(x, axis=axis_of(dim), keepdims=keepdim, **options)
-
-    return call
 
 
 def along(function: Function) -> Function:
@@ -54,16 +44,6 @@ def swapped(function: Function) -> Function:
     return lambda x, y, **options: function(y, x, **options)
 
 
-def spread(function: Function) -> Function:
-    """f(*tensors) for f(tensors)."""
-    return lambda first, *rest: function([first, *rest])
-
-
-def spread_out(function: Function) -> Function:
-    """f(tensors) for f(*tensors)."""
-    return lambda first, *rest: function(*(first if not rest else (first, *rest)))
-
-
 def extreme(reduction: Function, argument: Function) -> Function:
     """torch.max and torch.min: (values, positions) along a dim, or of all elements."""
 
@@ -77,17 +57,6 @@ def extreme(reduction: Function, argument: Function) -> Function:
         if keepdim:
             return values, positions
         return values.squeeze(dim), positions.squeeze(dim)
-
-    return call
-
-
-def argument(function: Function) -> Function:
-    """torch.argmax and torch.argmin."""
-
-    def call(x: Any, dim: Any = None, keepdim: bool = False) -> Any:
-        if x.ndim == 0:
-            return function(x)
-        return function(x, axis=dim, keepdims=keepdim)
 
     return call
 
@@ -110,11 +79,6 @@ def unbiased(function: Function) -> Function:
         return function(x, axis=axis_of(dim), correction=correction, keepdims=keepdim, **options)
 
     return call
-
-
-def mean_first(function: Function) -> Function:
-    """torch's order of the results is ours."""
-    return unbiased(function)
 
 
 def masked_unbiased(function: Function) -> Function:
@@ -142,13 +106,6 @@ def vector_norm(
     return rung.linalg.vector_norm(given, axis=axis_of(dim), keepdims=keepdim, ord=ord)
 
 
-def stretched(function: Function) -> Function:
-    """The shape as one argument or as many."""
-    return lambda x, *shape, **options: function(
-        x, *shape, **options
-    ) if shape else function(x, **options)
-
-
 def repeat(x: Any, *sizes: Any) -> Any:
     """Tensor.repeat: tile with leading dims."""
     return rung.tile(x, sizes[0] if len(sizes) == 1 and not isinstance(sizes[0], int) else sizes)
@@ -167,10 +124,6 @@ def unsqueeze(x: Any, dim: int) -> Any:
 
 def split(x: Any, sizes: Any, dim: int = 0) -> Any:
     return rung.split(x, sizes, axis=dim)
-
-
-def clamp(x: Any, min: Any = None, max: Any = None) -> Any:
-    return rung.clip(x, min, max)
 
 
 def sort(x: Any, dim: int = -1, descending: bool = False, stable: bool | None = None) -> Any:
@@ -216,17 +169,6 @@ def batch_norm(
     return F.batch_norm(x, mean, variance, weight, bias, training, momentum, eps)
 
 
-def cumulative(function: Function) -> Function:
-    """(x, dim, dtype)"""
-
-    def call(x: Any, dim: int, *, dtype: Any = None) -> Any:
-        if x.ndim == 0:
-            return function(x.reshape(1), axis=dim, dtype=dtype).reshape(())
-        return function(x, axis=dim, dtype=dtype)
-
-    return call
-
-
 def number(x: Any) -> Any:
     """A number given as a tensor."""
     return x.item() if isinstance(x, rung.Tensor) else x
@@ -268,15 +210,10 @@ def quantile(function: Function) -> Function:
     return call
 
 
-def picked(function: Function) -> Function:
-    """median, mode …: (x, dim, keepdim)."""
-    return lambda x, *args, **options: function(x, *args, **options)
-
-
 def gradient(
     x: Any, *, spacing: Any = 1.0, dim: Any = None, edge_order: int = 1
 ) -> Any:
-    return rung.gradient(x, spacing, dim, edge_order)
+    return rung.gradient(x, 1.0 if spacing is None else spacing, dim, edge_order)
 
 
 def trapezoid(function: Function) -> Function:
@@ -307,10 +244,6 @@ def unique_consecutive(
     return rung.unique_consecutive(x, return_inverse, return_counts, dim)
 
 
-def where(condition: Any, *args: Any) -> Any:
-    return rung.where(condition, *args)
-
-
 def getitem(x: Any, index: Any) -> Any:
     return x[index]
 
@@ -328,17 +261,8 @@ def upsample(mode: str) -> Function:
     return call
 
 
-def pool(function: Function, positions: bool = True) -> Function:
-    """`return_indices` is an argument of torch alone where ours gives values."""
-    return function
-
-
 def constant_pad(x: Any, pad: Any, value: float = 0) -> Any:
     return F.pad(x, pad, "constant", value)
-
-
-def unfold_windows(x: Any, dimension: int, size: int, step: int) -> Any:
-    return rung.Tensor.unfold(x, dimension, size, step)
 
 
 def full(shape: Any, value: Any, *, dtype: Any = None) -> Any:
@@ -349,26 +273,8 @@ def tensordot(x: Any, y: Any, dims: Any = 2) -> Any:
     return rung.tensordot(x, y, axes=dims)
 
 
-def var_of(x: Any) -> Any:
-    return rung.var(x)
-
-
-def entire(x: Any, *args: Any, **options: Any) -> Any:
-    """The tensor itself."""
-    return x
-
-
 def polygamma(x: Any, n: int) -> Any:
     return rung.polygamma(n, x)
-
-
-def first(function: Function) -> Function:
-    """Only the first result."""
-    return lambda *args, **options: function(*args, **options)[0]
-
-
-def at_most(x: Any) -> float:
-    return math.inf if x is None else float(x)
 
 
 def diff(x: Any, n: int = 1, dim: int = -1, prepend: Any = None, append: Any = None) -> Any:
@@ -441,3 +347,134 @@ def masked_norm(
 def on_copy(function: Function) -> Function:
     """A function that changes its argument, of a copy."""
     return lambda x, *args, **options: function(x.clone(), *args, **options)
+
+
+def flattened_scalar(function: Function) -> Function:
+    """A function of tensors with dims, which torch also takes 0-d tensors for: as vectors."""
+
+    def call(x: Any, *args: Any, **options: Any) -> Any:
+        if x.ndim:
+            return function(x, *args, **options)
+        args = tuple(t.reshape(1) if _is_scalar(t) else t for t in args)
+        options = {k: t.reshape(1) if _is_scalar(t) else t for k, t in options.items()}
+        found = function(x.reshape(1), *args, **options)
+        if isinstance(found, tuple):
+            return tuple(t.reshape(()) for t in found)
+        return found.reshape(())
+
+    return call
+
+
+def _is_scalar(x: Any) -> bool:
+    return isinstance(x, rung.Tensor) and x.ndim == 0
+
+
+def at_least_one(function: Function, place: int) -> Function:
+    """`flattened_scalar` where the result has the shape of argument `place`."""
+
+    def call(*args: Any) -> Any:
+        shape = args[place].shape
+        made = [t.reshape(1) if _is_scalar(t) else t for t in args]
+        return function(*made).reshape(shape)
+
+    return call
+
+
+def reducing(function: Function) -> Function:
+    """(x, dim, keepdim, …)"""
+
+    def call(x: Any, dim: Any = None, keepdim: bool = False, **options: Any) -> Any:
+        axis = axis_of(dim)
+        if x.ndim == 0 and axis is not None:
+            axis = None
+        return function(x, axis=axis, keepdims=keepdim, **options)
+
+    return call
+
+
+def argument(function: Function) -> Function:
+    """torch.argmax and torch.argmin."""
+    return reducing(function)
+
+
+def cumulative(function: Function) -> Function:
+    """(x, dim, dtype)"""
+
+    def call(x: Any, dim: int, *, dtype: Any = None) -> Any:
+        return flattened_scalar(function)(x, axis=dim, dtype=dtype)
+
+    return call
+
+
+def masked_along(function: Function) -> Function:
+    """torch.masked.cumsum and the like."""
+    return lambda x, dim, **options: flattened_scalar(function)(x, dim, **options)
+
+
+def masked_argument(function: Function) -> Function:
+    """torch gives the positions in the dtype of the input."""
+
+    def call(x: Any, dim: Any = None, keepdim: bool = False, **options: Any) -> Any:
+        axis = None if x.ndim == 0 else dim
+        return function(x, axis, keepdims=keepdim, **options).astype(x.dtype)
+
+    return call
+
+
+def masked_median(x: Any, dim: int = -1, keepdim: bool = False, **options: Any) -> Any:
+    return flattened_scalar(rung.masked.median)(x, dim, keepdims=keepdim, **options)
+
+
+def masked_normalize(x: Any, ord: Any, dim: int, **options: Any) -> Any:
+    return flattened_scalar(rung.masked.normalize)(x, ord, dim, **options)
+
+
+def cross(x: Any, y: Any, dim: int | None = None) -> Any:
+    """Without `dim` the first one of length 3."""
+    at = x.shape.index(3) if dim is None else dim
+    return rung.linalg.cross(x, y, axis=at if at < 0 else at - x.ndim)
+
+
+def of_list(function: Function) -> Function:
+    """f(*tensors) also for f(tensors)."""
+
+    def call(*given: Any) -> Any:
+        single = len(given) == 1 and isinstance(given[0], list | tuple)
+        return function(*(given[0] if single else given))
+
+    return call
+
+
+def fill(x: Any, value: Any) -> Any:
+    return rung.full_like(x, value)
+
+
+def flip(x: Any, dims: Any) -> Any:
+    return rung.flip(x, axis=dims)
+
+
+def diag(x: Any, diagonal: int = 0) -> Any:
+    return rung.diag(x, diagonal)
+
+
+def diagflat(x: Any, offset: int = 0) -> Any:
+    return rung.diagflat(x, offset)
+
+
+def where(x: Any, condition: Any, other: Any) -> Any:
+    return rung.where(condition, x, other)
+
+
+def to(x: Any, *args: Any, **options: Any) -> Any:
+    """The dtype among the arguments."""
+    given = [t for t in (*args, *options.values()) if isinstance(t, rung.DType | rung.Tensor)]
+    return x.to(given[0]) if given else x
+
+
+def triplet(anchor: Any, positive: Any, negative: Any, **options: Any) -> Any:
+    """The distance is a function: ours of the same name for torch's."""
+    distance = options.pop("distance_function", None)
+    ours = None if distance is None else getattr(F, distance.__name__, None)
+    return F.triplet_margin_with_distance_loss(
+        anchor, positive, negative, distance_function=ours, **options
+    )

@@ -134,6 +134,8 @@ def our_tensor(x: Any) -> Any:
 
 def numpy_of(x: Any) -> Array:
     """The value of a tensor of torch."""
+    if x._is_zerotensor():
+        return np.zeros(tuple(x.shape), DTYPES[x.dtype].numpy)
     x = x.detach().resolve_conj().resolve_neg().contiguous()
     if x.dtype is torch.bfloat16:
         return x.view(torch.int16).numpy().view(ml_dtypes.bfloat16)

@@ -42,9 +42,9 @@ INFOS: dict[str, Any] = {full_name(info): info for info in operator_infos()}
 
 def counterpart(name: str) -> Callable[..., Any] | None:
     """Our function for an operator of torch, by the name of the variant or of all variants."""
-    if reason_unmapped(name) is not None:
-        return None
-    return TABLE.get(name) or TABLE.get(name.partition("/")[0])
+    if name in TABLE:
+        return TABLE[name]
+    return None if reason_unmapped(name) else TABLE.get(name.partition("/")[0])
 
 
 @dataclass(frozen=True)

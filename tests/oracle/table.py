@@ -30,12 +30,12 @@ _MAIN = _named(
     rung,
     """
     abs acos acosh addbmm addcdiv addcmul addmm addmv addr allclose angle argwhere as_strided asin asinh
-    atan atan2 atanh atleast_1d atleast_2d atleast_3d baddbmm bitwise_and bitwise_left_shift bitwise_or
-    bitwise_right_shift bitwise_xor block_diag bmm broadcast_shapes broadcast_to bucketize
+    atan atan2 atanh baddbmm bitwise_and bitwise_left_shift bitwise_or
+    bitwise_right_shift bitwise_xor block_diag bmm broadcast_shapes broadcast_to
     cartesian_prod cat cdist ceil chunk clamp_max clamp_min column_stack combinations conj
-    copysign corrcoef cos cosh cov cummax cummin deg2rad diag diag_embed diagflat
-    diagonal_scatter digamma dist dot dsplit dstack equal erf erfc erfinv exp exp2 expm1
-    flatten fliplr flipud float_power floor floor_divide fmax fmin fmod frac frexp full_like gather gcd
+    copysign corrcoef cos cosh cov cummax cummin deg2rad diag_embed
+    diagonal_scatter digamma dist dot dsplit dstack erf erfc erfinv exp exp2 expm1
+    flatten fliplr flipud float_power floor floor_divide fmax fmin fmod frac frexp full_like gcd
     heaviside histc hsplit hstack hypot i0 imag index_add index_copy index_fill index_put index_reduce
     index_select inner isclose isfinite isinf isnan isneginf isposinf isreal kron kthvalue lcm ldexp
     lerp lgamma log log10 log1p log2 logaddexp logaddexp2 logcumsumexp logical_and logical_not
@@ -44,7 +44,7 @@ _MAIN = _named(
     positive pow put rad2deg ravel real reciprocal remainder renorm reshape rot90 rsqrt scatter
     scatter_add scatter_reduce select select_scatter sigmoid sign signbit sin sinc sinh slice_scatter
     sqrt square stack take take_along_dim tan tanh tensor_split tril tril_indices triu
-    triu_indices trunc unravel_index vsplit vstack where xlogy zeros_like
+    triu_indices trunc unravel_index vsplit vstack xlogy zeros_like
     """,
 )
 
@@ -59,16 +59,22 @@ _RENAMED: Table = {
     "argmax": a.argument(rung.argmax),
     "argmin": a.argument(rung.argmin),
     "argsort": lambda x, *args, **options: a.sort(x, *args, **options)[1],
+    "atleast_1d": a.of_list(rung.atleast_1d),
+    "atleast_2d": a.of_list(rung.atleast_2d),
+    "atleast_3d": a.of_list(rung.atleast_3d),
     "bincount": rung.bincount,
     "bitwise_not": rung.bitwise_invert,
+    "bucketize": a.bucketize,
     "broadcast_tensors": rung.broadcast_arrays,
     "clamp": rung.clip,
     "conj": rung.conj,
     "count_nonzero": a.reducing(rung.count_nonzero),
-    "cross": linalg.cross,
+    "cross": a.cross,
     "cumprod": a.cumulative(rung.cumprod),
     "cumsum": a.cumulative(rung.cumsum),
     "cumulative_trapezoid": a.trapezoid(rung.cumulative_trapezoid),
+    "diag": a.diag,
+    "diagflat": a.diagflat,
     "diagonal": T.diagonal,
     "diff": a.diff,
     "div": T.div,
@@ -76,9 +82,11 @@ _RENAMED: Table = {
     "empty_like": rung.empty_like,
     "eq": rung.equal,
     "eye": a.eye,
-    "fill": rung.full_like,
-    "flip": rung.flip,
+    "equal": rung.array_equal,
+    "fill": a.fill,
+    "flip": a.flip,
     "full": a.full,
+    "gather": a.at_least_one(rung.gather, 2),
     "ge": rung.greater_equal,
     "gradient": a.gradient,
     "gt": rung.greater,
@@ -155,6 +163,7 @@ _RENAMED: Table = {
     "var": a.unbiased(rung.var),
     "var_mean": a.unbiased(rung.var_mean),
     "vdot": rung.dot,
+    "where": a.where,
     "view_copy": T.view,
     "zeros": a.full_of(rung.zeros),
     "constant_pad_nd": a.constant_pad,
@@ -165,10 +174,11 @@ _METHODS: Table = {
         T,
         """
         T bfloat16 bool byte char clone contiguous double expand expand_as float half int item long mT
-        reshape_as short sum_to_size t to unflatten view view_as
+        reshape_as short sum_to_size t unflatten view view_as
         """,
     ),
     "T": lambda x: x.T,
+    "to": a.to,
     "H": lambda x: x.T,
     "mT": lambda x: x.mT,
     "mH": lambda x: x.mT,
@@ -207,11 +217,15 @@ _SPECIAL: Table = {
 _MASKED: Table = {
     **{
         f"masked.{name}": a.masked(getattr(masked, name))
-        for name in "sum prod amax amin argmax argmin mean logsumexp".split()
+        for name in ["sum", "prod", "amax", "amin", "mean", "logsumexp"]
     },
-    **_named(
-        masked, "cumsum cumprod median softmax log_softmax softmin normalize logaddexp", "masked."
-    ),
+    **_named(masked, "softmax log_softmax softmin logaddexp", "masked."),
+    "masked.argmax": a.masked_argument(masked.argmax),
+    "masked.argmin": a.masked_argument(masked.argmin),
+    "masked.cumprod": a.masked_along(masked.cumprod),
+    "masked.cumsum": a.masked_along(masked.cumsum),
+    "masked.median": a.masked_median,
+    "masked.normalize": a.masked_normalize,
     "masked.norm": a.masked_norm,
     "masked.std": a.masked_unbiased(masked.std),
     "masked.var": a.masked_unbiased(masked.var),
@@ -234,20 +248,23 @@ _NN: Table = {
         adaptive_max_pool2d adaptive_max_pool3d avg_pool1d avg_pool2d avg_pool3d bilinear
         binary_cross_entropy celu channel_shuffle conv1d conv2d conv3d conv_transpose1d
         conv_transpose2d conv_transpose3d cosine_embedding_loss cosine_similarity cross_entropy elu
-        embedding embedding_bag feature_alpha_dropout gaussian_nll_loss gelu glu group_norm hardshrink
+        feature_alpha_dropout gaussian_nll_loss gelu glu group_norm hardshrink
         hardsigmoid hardswish hardtanh hinge_embedding_loss huber_loss instance_norm kl_div l1_loss
         layer_norm leaky_relu linear local_response_norm logsigmoid margin_ranking_loss max_pool1d
         max_pool2d max_pool3d max_unpool1d max_unpool2d max_unpool3d mish mse_loss multi_margin_loss
         multilabel_margin_loss multilabel_soft_margin_loss nll_loss normalize one_hot pad
         pairwise_distance pixel_shuffle pixel_unshuffle poisson_nll_loss prelu relu relu6 rms_norm
         scaled_dot_product_attention selu silu smooth_l1_loss soft_margin_loss softplus softshrink
-        softsign tanhshrink threshold triplet_margin_loss triplet_margin_with_distance_loss unfold
+        softsign tanhshrink threshold triplet_margin_loss unfold
         """,
         "nn.functional.",
     ),
     "nn.functional.batch_norm": a.batch_norm,
     "nn.functional.binary_cross_entropy_with_logits": a.bcewl,
+    "nn.functional.embedding": a.swapped(F.embedding),
+    "nn.functional.embedding_bag": a.swapped(F.embedding_bag),
     "nn.functional.interpolate": a.interpolate,
+    "nn.functional.triplet_margin_with_distance_loss": a.triplet,
     "nn.functional.pdist": rung.pdist,
     "nn.functional.softmin": a.in_dtype(F.softmin),
     "nn.functional.upsample_bilinear": a.upsample("bilinear"),
