@@ -95,8 +95,22 @@ def fmod(x: Operand, y: Operand) -> Tensor:
     return e.copysign(rest, a)
 
 
+def _rounded_once(function: Callable[..., Tensor], *given: Operand) -> Tensor:
+    """`function` of the operands; 16-bit floats are computed in f32 and rounded at the end."""
+    operands, dtype = _together(*given)
+    wide = dt.accumulator(dtype)
+    if wide is dtype:
+        return function(*operands)
+    made = [cast_to(x, wide) if isinstance(x, TensorState) else x for x in operands]
+    return cast_to(function(*made), dtype)
+
+
 def lerp(start: Operand, end: Operand, weight: Operand) -> Tensor:
     """start + weight (end - start), reckoned from the nearer end, so that weight 1 gives `end`."""
+    return _rounded_once(_between, start, end, weight)
+
+
+def _between(start: Operand, end: Operand, weight: Operand) -> Tensor:
     away = e.subtract(end, start)
     near = e.abs(weight) < 0.5 if isinstance(weight, TensorState) else abs(weight) < 0.5
     from_start = e.add(start, e.multiply(weight, away))
@@ -108,12 +122,12 @@ def lerp(start: Operand, end: Operand, weight: Operand) -> Tensor:
 
 def addcmul(x: Operand, y: Operand, z: Operand, value: float = 1) -> Tensor:
     """x + value y z."""
-    return add(x, e.multiply(y, z), value)
+    return _rounded_once(lambda a, b, c: add(a, e.multiply(b, c), value), x, y, z)
 
 
 def addcdiv(x: Operand, y: Operand, z: Operand, value: float = 1) -> Tensor:
     """x + value y / z."""
-    return add(x, e.divide(y, z), value)
+    return _rounded_once(lambda a, b, c: add(a, e.divide(b, c), value), x, y, z)
 
 
 def nan_to_num(
@@ -223,7 +237,11 @@ def rad2deg(x: Operand) -> Tensor:
 
 def sinc(x: Operand) -> Tensor:
     """sin(pi x) / (pi x), 1 at 0."""
-    x = floats(x) * math.pi
+    return _rounded_once(_sinc, floats(x))
+
+
+def _sinc(x: Tensor) -> Tensor:
+    x = x * math.pi
     near = e.abs(x) < 1e-2
     away = e.where(near, 1.0, x)
     square = e.square(e.where(near, x, 0.0))

@@ -21,7 +21,7 @@ from rung.ops.elementwise import add, cast, equal, multiply, where
 from rung.ops.transcendental import power
 from rung.tensor.operate import Operand, as_tensor, cast_to, copied, from_data, scalar_value
 from rung.tensor.shapes import as_shape, broadcast_to, reshape
-from rung.tensor.state import TensorState, apply, new_tensor
+from rung.tensor.state import TensorState, apply, buffer_of, new_tensor
 
 if TYPE_CHECKING:
     from rung.tensor.tensor import Tensor
@@ -277,9 +277,12 @@ def meshgrid(*arrays: Operand, indexing: str = "xy") -> list[Tensor]:
     return found
 
 
-def one_hot(x: Operand, num_classes: int, dtype: object = None) -> Tensor:
-    """A new last dim with a one at the position x and zeros elsewhere."""
+def one_hot(x: Operand, num_classes: int = -1, dtype: object = None) -> Tensor:
+    """A new last dim with a one at the position x and zeros elsewhere; -1 makes as many classes as
+    the largest of x asks for, which inside jit is a TraceError."""
     x = as_tensor(x)
+    if num_classes == -1:
+        num_classes = int(buffer_of(x, "the largest class").array.max(initial=-1)) + 1
     kind = _dtype(dtype, dt.float32)
 
     def build(v: Value) -> Value:

@@ -28,6 +28,7 @@ from rung.tensor.creation import one_hot as one_hot
 from rung.tensor.linalg import vector_norm
 from rung.tensor.operate import Operand, as_tensor, cast_to, one_axis, torch_names
 from rung.tensor.random import Source, draw_key
+from rung.tensor.shapes import broadcast_shapes, broadcast_to
 from rung.tensor.sorting import checked_index, known_array
 from rung.tensor.state import TensorState, apply, apply_many
 
@@ -154,6 +155,8 @@ def log_softmax(x: Operand, axis: int = -1) -> Tensor:
     if x.ndim == 0:
         return log_softmax(x.reshape(1), axis).reshape(())
     dim = one_axis("log_softmax", axis, x.ndim)
+    if not x.size:
+        return x
     return apply(lambda v: s.log_softmax(v, dim=dim), x)
 
 
@@ -354,6 +357,11 @@ def scaled_dot_product_attention(
     """`attention` under PyTorch's name and with its arguments; with `is_causal` query i sees the
     keys up to i, also where there are more or fewer keys than queries."""
     x, others = as_tensor(query), as_tensor(key)
+    if x.ndim != others.ndim:
+        lead = broadcast_shapes(x.shape[:-2], others.shape[:-2])
+        query, key, value = (
+            broadcast_to(t, (*lead, *t.shape[-2:])) for t in map(as_tensor, (query, key, value))
+        )
     if is_causal and x.shape[-2] != others.shape[-2]:
         attn_mask, is_causal = _lower_triangle(x.shape[-2], others.shape[-2]), False
     return attention(

@@ -451,21 +451,21 @@ def cartesian_prod(*arrays: Operand) -> Tensor:
     return stack([getitem(a, p) for a, p in zip(given, at, strict=True)], 1)
 
 
-def diagonal_positions(row: int, col: int, offset: int, lower: bool) -> Tensor:
-    """The positions [2, n] (i64) of a triangle, row by row."""
+def _triangle_places(row: int, col: int, offset: int, dtype: object, lower: bool) -> Tensor:
+    """The positions [2, n] (i64 unless given) of a triangle, row by row."""
     full_ = np.ones((row, col), bool)
     places = np.nonzero(np.tril(full_, offset) if lower else np.triu(full_, offset))
-    return as_tensor(np.stack(places).astype(np.int64))
+    return as_tensor(np.stack(places).astype(np.int64)).astype(dtype or dt.int64)
 
 
-def tril_indices(row: int, col: int, offset: int = 0) -> Tensor:
+def tril_indices(row: int, col: int, offset: int = 0, dtype: object = None) -> Tensor:
     """The positions [2, n] of the elements on and below diagonal `offset`, row by row."""
-    return diagonal_positions(row, col, offset, lower=True)
+    return _triangle_places(row, col, offset, dtype, lower=True)
 
 
-def triu_indices(row: int, col: int, offset: int = 0) -> Tensor:
+def triu_indices(row: int, col: int, offset: int = 0, dtype: object = None) -> Tensor:
     """The positions [2, n] of the elements on and above diagonal `offset`, row by row."""
-    return diagonal_positions(row, col, offset, lower=False)
+    return _triangle_places(row, col, offset, dtype, lower=False)
 
 
 def bucketize(x: Operand, boundaries: Operand, right: bool = False) -> Tensor:

@@ -198,7 +198,8 @@ def _ndtri64(p: Tensor) -> Tensor:
 
 ndtri = _in_f64(
     "ndtri",
-    "The x with ndtr(x) = p, after Abramowitz and Stegun 26.2.22; infinite at 0 and 1, NaN outside.",
+    "The x with ndtr(x) = p, after Abramowitz and Stegun 26.2.22; infinite at 0 and 1, NaN "
+    "outside.",
     _ndtri64,
     lambda p: math.sqrt(2 * math.pi) * e.exp(e.square(ndtri(p)) * 0.5),
 )
@@ -209,7 +210,7 @@ def entr(x: Operand) -> Tensor:
     x = floats(x)
     positive = x > 0
     safe = e.where(positive, x, 1.0)
-    other = e.where(e.isnan(x), x, e.where(x < 0, -math.inf, 0.0))
+    other = e.where(e.isnan(x), x, e.where(x < 0, -math.inf, e.where(positive, x, 0.0)))
     return e.where(positive, -safe * e.log(safe), other)
 
 

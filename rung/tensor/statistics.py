@@ -348,11 +348,12 @@ def cumulative_trapezoid(
 
 def _trapezoids(name: str, y: Operand, x: Operand | None, dx: Operand, axis: int) -> Tensor:
     y = floats(y)
+    x = None if x is None else cast_to(as_tensor(x), y.dtype)
     dim = one_axis(name, axis, y.ndim)
     low, high = _neighbours(y, dim)
     if x is None:
         return (low + high) * (e.multiply(dx, 0.5) if isinstance(dx, TensorState) else dx * 0.5)
-    places = as_tensor(x)
+    places = x
     if places.ndim == 1 and y.ndim > 1:
         places = reshape(places, (-1, *(1,) * (y.ndim - dim - 1)))
     if places.shape[dim - y.ndim] != y.shape[dim]:
@@ -394,7 +395,7 @@ def _slopes(x: Tensor, dim: int, spacing: Operand, edge_order: int) -> Tensor:
         raise ShapeError(f"gradient: {x._type} has {n} elements along dim {dim}")
     if isinstance(spacing, int | float):
         spacing = arange(n, dtype=x.dtype) * float(spacing)
-    places = reshape(as_tensor(spacing), (-1, *(1,) * (x.ndim - dim - 1)))
+    places = reshape(cast_to(as_tensor(spacing), x.dtype), (-1, *(1,) * (x.ndim - dim - 1)))
     gaps = r.diff(places, 0)
     front = (slice(None),) * dim
 
@@ -427,8 +428,8 @@ def cov(
     rows = floats(x)
     if rows.ndim > 2:
         raise ShapeError(f"cov: {rows._type} has more than two dims")
-    single = rows.ndim < 2
-    rows = reshape(rows, (1, -1)) if single else rows
+    rows = reshape(rows, (1, -1)) if rows.ndim < 2 else rows
+    single = rows.shape[0] == 1
     weights, total, norm = _observation_weights(rows, correction, fweights, aweights)
     mean = r.sum(rows if weights is None else rows * weights, 1, keepdims=True) / total
     away = rows - mean
@@ -446,7 +447,7 @@ def _observation_weights(
         return None, count, count - correction
     weights = None if fweights is None else cast_to(as_tensor(fweights), rows.dtype)
     if aweights is not None:
-        scale = cast_to(as_tensor(aweights), rows.dtype)
+        scale = floats(aweights)
         weights = scale if weights is None else weights * scale
         total = r.sum(weights)
         return weights, total, total - correction * r.sum(weights * scale) / total
@@ -475,8 +476,8 @@ def histogram(
     density: bool = False,
 ) -> Pair:
     """(counts, edges): how many elements lie between neighbouring edges, the last edge included.
-    `bins` are the rising edges, or how many bins there are from range[0] to range[1] (None: from the
-    least to the largest element). `weight` counts each element so much; `density` makes the
+    `bins` are the rising edges, or how many bins there are from range[0] to range[1] (None:
+    from the least to the largest element). `weight` counts each element so much; `density` makes the
     integral 1."""
     x = floats(x)
     edges = _edges(x, bins, range) if isinstance(bins, int) else as_tensor(bins, None)

@@ -20,7 +20,7 @@ from rung.core.settings import configure
 from tests.oracle.outcome import INFOS, Limits, Outcome, counterpart, evaluated
 from tests.oracle.report import document, summary
 
-CHUNK = 12
+CHUNK = 70
 """Operators compared by one process, which ends then and lets its memory go."""
 
 
@@ -51,7 +51,8 @@ def compared(names: list[str], args: argparse.Namespace) -> Iterator[Outcome]:
             found += [dead, *run(part[len(found) + 1 :])]
         return found
 
-    parts = [names[i : i + CHUNK] for i in range(0, len(names), CHUNK)]
+    count = -(-len(names) // CHUNK)
+    parts = [names[i::count] for i in range(count)]
     with ThreadPoolExecutor(args.jobs) as pool:
         for outcomes in pool.map(lambda p: run(p) if p else [], parts):
             yield from outcomes

@@ -7,6 +7,7 @@ from typing import Any
 
 import rung
 from rung.nn import functional as F
+from tests.oracle.convert import Unsupported
 
 Function = Callable[..., Any]
 
@@ -85,25 +86,33 @@ def masked_unbiased(function: Function) -> Function:
     """torch.masked.var and std: (x, dim, unbiased, …)."""
 
     def call(x: Any, dim: Any = None, unbiased: bool | None = None, **options: Any) -> Any:
-        options.pop("correction", None)
-        correction = 1 if unbiased is None else int(unbiased)
-        return function(x, axis_of(dim), correction=correction, **options)
+        correction = options.pop("correction", None)
+        if correction is None:
+            correction = 1 if unbiased is None else int(unbiased)
+        axis = None if x.ndim == 0 else axis_of(dim)
+        return function(x, axis, correction=correction, **_keepdims(options))
 
     return call
+
+
+def _keepdims(options: dict[str, Any]) -> dict[str, Any]:
+    return {"keepdims" if k == "keepdim" else k: v for k, v in options.items()}
 
 
 def norm(x: Any, p: Any = "fro", dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Any:
     """torch.norm without singular values."""
     given = x if dtype is None else x.astype(dtype)
     order = 2.0 if p in ("fro", None) else p
-    return rung.linalg.vector_norm(given, axis=axis_of(dim), keepdims=keepdim, ord=order)
+    axis = None if x.ndim == 0 else axis_of(dim)
+    return rung.linalg.vector_norm(given, axis=axis, keepdims=keepdim, ord=order)
 
 
 def vector_norm(
     x: Any, ord: float = 2, dim: Any = None, keepdim: bool = False, dtype: Any = None
 ) -> Any:
     given = x if dtype is None else x.astype(dtype)
-    return rung.linalg.vector_norm(given, axis=axis_of(dim), keepdims=keepdim, ord=ord)
+    axis = None if x.ndim == 0 else axis_of(dim)
+    return rung.linalg.vector_norm(given, axis=axis, keepdims=keepdim, ord=ord)
 
 
 def repeat(x: Any, *sizes: Any) -> Any:
@@ -474,7 +483,46 @@ def to(x: Any, *args: Any, **options: Any) -> Any:
 def triplet(anchor: Any, positive: Any, negative: Any, **options: Any) -> Any:
     """The distance is a function: ours of the same name for torch's."""
     distance = options.pop("distance_function", None)
-    ours = None if distance is None else getattr(F, distance.__name__, None)
+    named = {"PairwiseDistance": F.pairwise_distance}
+    name = getattr(distance, "__name__", type(distance).__name__)
+    ours = None if distance is None else named.get(name) or getattr(F, name)
     return F.triplet_margin_with_distance_loss(
         anchor, positive, negative, distance_function=ours, **options
     )
+
+
+def attention(query: Any, key: Any, value: Any, **options: Any) -> Any:
+    if options.get("dropout_p"):
+        raise Unsupported("draws from a generator, which is another one here")
+    return F.scaled_dot_product_attention(query, key, value, **options)
+
+
+def flatten(x: Any, start_dim: int = 0, end_dim: int = -1) -> Any:
+    return rung.flatten(x, start_dim, end_dim)
+
+
+def linalg_cross(x: Any, y: Any, *, dim: int = -1) -> Any:
+    return rung.linalg.cross(x, y, axis=dim if dim < 0 else dim - x.ndim)
+
+
+def one_hot(x: Any, num_classes: int = -1) -> Any:
+    return F.one_hot(x, num_classes, dtype=rung.int64)
+
+
+def embedding(function: Function) -> Function:
+    """The weight comes first in torch's table."""
+
+    def call(weight: Any, x: Any, *args: Any, **options: Any) -> Any:
+        if options.pop("max_norm", None) is not None:
+            raise Unsupported("max_norm changes the weight in place")
+        if options.pop("scale_grad_by_freq", False):
+            raise Unsupported("gradients scaled by frequency do not exist here")
+        options.pop("norm_type", None)
+        options.pop("sparse", None)
+        return function(x, weight, *args, **options)
+
+    return call
+
+
+def transpose(x: Any, dim0: int, dim1: int) -> Any:
+    return rung.swapaxes(x, dim0, dim1) if x.ndim else x

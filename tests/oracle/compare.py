@@ -1,7 +1,7 @@
 """One sample of torch's operator table by torch and by us: value, gradient, forward derivative.
 
 A float passes when it is within the distance that `torch.testing.assert_close` allows of what torch
-finds, or as near to what torch finds in f64 as torch itself is in this dtype, within a factor 4.
+finds, or as near to what torch finds in f64 as torch itself is in this dtype, within a factor 8.
 Integers and bools must be equal.
 """
 
@@ -34,7 +34,7 @@ Array = np.ndarray[Any, Any]
 DISTANCES = {"float64": (1e-7, 1e-7), "float32": (1.3e-6, 1e-5), "bfloat16": (1.6e-2, 1e-5),
              "float16": (1e-3, 1e-5)}  # fmt: skip
 """Relative and absolute, of `torch.testing.assert_close`."""
-FACTOR = 4.0
+FACTOR = 8.0
 WIDE = {torch.float32: torch.float64, torch.bfloat16: torch.float64, torch.float16: torch.float64}
 
 
