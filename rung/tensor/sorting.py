@@ -155,8 +155,8 @@ def searchsorted(
     x1: Operand, x2: Operand, /, side: str = "left", sorter: Operand = None
 ) -> Tensor:
     """The positions (i64) at which the elements of x2 would be put into the vector x1, which is
-    sorted, or is so in the order `sorter`: before ("left") or behind equal ones. NaN goes last. With
-    more dims, x1[…, n] and x2[…, m] have the other dims in common, and rows go with rows."""
+    sorted, or is so in the order `sorter`: before ("left") or behind equal ones. NaN goes last.
+    With more dims, x1[…, n] and x2[…, m] have the others in common, and rows go with rows."""
     x, values = as_tensor(x1), as_tensor(x2)
     if x.ndim == 0 or (x.ndim > 1 and x.shape[:-1] != values.shape[:-1]):
         raise ShapeError(

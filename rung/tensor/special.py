@@ -162,7 +162,7 @@ erfinv = _in_f64(
 
 
 def ndtr(x: Operand) -> Tensor:
-    """The normal distribution function: the probability of less than x (to 1e-13)."""
+    """The normal distribution function: the probability of less than x (to 1e-12)."""
     return erfc(floats(x) * (-1 / _ROOT_TWO)) * 0.5
 
 
@@ -175,7 +175,7 @@ def _log_ndtr64(x: Tensor) -> Tensor:
 
 log_ndtr = _in_f64(
     "log_ndtr",
-    "log(ndtr(x)), accurate where ndtr(x) is small (to 1e-13).",
+    "log(ndtr(x)), accurate where ndtr(x) is small, or nearly 1 (to 1e-12).",
     _log_ndtr64,
     lambda x: (2 / (math.sqrt(2 * math.pi))) / erfcx(x * (-1 / _ROOT_TWO)),
 )

@@ -477,8 +477,8 @@ def histogram(
 ) -> Pair:
     """(counts, edges): how many elements lie between neighbouring edges, the last edge included.
     `bins` are the rising edges, or how many bins there are from range[0] to range[1] (None:
-    from the least to the largest element). `weight` counts each element so much; `density` makes the
-    integral 1."""
+    from the least to the largest element). `weight` counts each element so much; `density` makes
+    the integral 1."""
     x = floats(x)
     edges = _edges(x, bins, range) if isinstance(bins, int) else as_tensor(bins, None)
     flat = cast_to(reshape(x, (-1, 1)), edges.dtype)

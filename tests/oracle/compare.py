@@ -211,9 +211,8 @@ def our_function(case: Case, numbers: list[int]) -> Callable[..., Any]:
     return function
 
 
-def smooth_outputs(case: Case) -> list[int]:
+def smooth(outputs: Sequence[Any]) -> list[int]:
     """The numbers of the results that torch has derivatives of."""
-    outputs = case.torch_outputs(case.tensors, same)
     return [
         n for n, y in enumerate(outputs) if isinstance(y, torch.Tensor) and y.requires_grad
     ]
@@ -226,19 +225,14 @@ def check_gradient(case: Case) -> bool:
     wanted = torch_gradients(case, case.tensors, same)
     if wanted is None:
         return False
-    numbers = smooth_outputs(case)
+    outputs = case.torch_outputs(case.tensors, same)
+    numbers = smooth(outputs)
     primals = [our_tensor(case.tensors[n]) for n in case.moving]
-    results, pull_back = rung.vjp(our_function(case, numbers), *primals)
-    weights = [drawn(f"output {n}", y) for n, y in zip(numbers, results_like(case), strict=True)]
+    _, pull_back = rung.vjp(our_function(case, numbers), *primals)
+    weights = [drawn(f"output {n}", outputs[n]) for n in numbers]
     found = [array_of(g) for g in pull_back([our_tensor(w) for w in weights])]
     _check_all("gradient", found, wanted, lambda: torch_gradients(case, case.exact_tensors(), wide))
     return True
-
-
-def results_like(case: Case) -> list[Any]:
-    """torch's results that have derivatives."""
-    outputs = case.torch_outputs(case.tensors, same)
-    return [outputs[n] for n in smooth_outputs(case)]
 
 
 def _check_all(
@@ -259,7 +253,7 @@ def check_forward(case: Case) -> bool:
     """Forward mode; False where there is nothing to compare."""
     if not case.moving:
         return False
-    numbers = smooth_outputs(case)
+    numbers = smooth(case.torch_outputs(case.tensors, same))
     if not numbers:
         return False
     tangents = [drawn(f"input {n}", case.tensors[n]) for n in case.moving]

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 from tests.oracle.outcome import INFOS, Outcome, counterpart
-from tests.oracle.table import reason_unmapped
+from tests.oracle.table import LEFT_OUT, reason_unmapped
 
 
 def unmapped() -> dict[str, list[str]]:
@@ -68,6 +68,10 @@ def document(outcomes: Sequence[Outcome]) -> str:
     lines += ["", "## Expected failures", ""]
     lines += ["| operator | how many | reason |", "|---|---|---|"]
     lines += [f"| `{name}` | {n} | {why} |" for name, why, n in expected_failures(outcomes)]
+    lines += ["", "## Dtypes that are left out", ""]
+    lines += ["| reason | dtypes | operators |", "|---|---|---|"]
+    for why, dtypes, names in LEFT_OUT:
+        lines.append(f"| {why} | {dtypes} | {' '.join(f'`{n}`' for n in names.split())} |")
     lines += ["", "## Operators without a counterpart", ""]
     for why, names in sorted(unmapped().items(), key=lambda p: -len(p[1])):
         lines += [f"**{why}** ({len(names)}): " + ", ".join(f"`{n}`" for n in names) + ".", ""]
@@ -76,16 +80,19 @@ def document(outcomes: Sequence[Outcome]) -> str:
 
 HEAD = """# Beside torch's operators
 
-torch tests its own operators with a table, `op_db`, that draws arguments for each: shapes, dtypes, options, edge
-cases. `tests/oracle/table.py` says which function of ours is meant by which of them, and `make opinfo`
-(`python -m tests.oracle`) runs both on the same arguments. This page is what that command writes.
+torch tests its own operators with a table, `op_db`, that draws arguments for each: shapes, dtypes,
+options, edge cases. `tests/oracle/table.py` says which function of ours is meant by which of them,
+and `make opinfo` (`python -m tests.oracle`) runs both on the same arguments. This page is what that
+command writes.
 
-- At most 60 samples for each dtype, taken evenly, in f32, f64, bf16, i64, i32, u8 and bool, as far as torch has
-  the operator in these. Gradients (reverse mode) are those of f32 and f64, forward mode is compared in f64.
-- The samples run through the references of the ops (`RUNG_INTERPRET=1`); the first two of each operator are also
-  compiled to machine code, with their gradients.
-- A float passes when it is as near to torch's as `torch.testing.assert_close` wants for the dtype, or as near to what
-  torch finds in f64 as torch is itself, within a factor 8. Its dtype must be torch's. Integers and bools must
-  be equal; their dtype may be another, since promotion here is NumPy's.
+- At most 60 samples for each dtype, taken evenly, in f32, f64, bf16, i64, i32, u8 and bool, as far
+  as torch has the operator in these. Gradients (reverse mode) are those of f32 and f64; forward
+  mode is compared in f64.
+- The samples run through the references of the ops (`RUNG_INTERPRET=1`); the first two of each
+  operator are also compiled to machine code, with their gradients.
+- A float passes when it is as near to torch's as `torch.testing.assert_close` wants for the dtype,
+  or as near to what torch finds in f64 as torch is itself, within a factor 8. Its dtype must be
+  torch's. Integers and bools must be equal; their dtype may be another, since promotion here is
+  NumPy's.
 - Memory of `empty` and its like is undefined: there, shape and dtype are compared.
 """

@@ -29,22 +29,22 @@ def _named(owner: Any, names: str, prefix: str = "") -> Table:
 _MAIN = _named(
     rung,
     """
-    abs acos acosh addbmm addcdiv addcmul addmm addmv addr allclose angle argwhere as_strided asin asinh
-    atan atan2 atanh baddbmm bitwise_and bitwise_left_shift bitwise_or
-    bitwise_right_shift bitwise_xor block_diag bmm broadcast_shapes broadcast_to
-    cartesian_prod cat cdist ceil chunk clamp_max clamp_min column_stack combinations conj
-    copysign corrcoef cos cosh cov cummax cummin deg2rad diag_embed
-    diagonal_scatter digamma dist dot dsplit dstack erf erfc erfinv exp exp2 expm1
-    fliplr flipud float_power floor floor_divide fmax fmin fmod frac frexp full_like gcd
-    heaviside histc hsplit hstack hypot i0 imag index_add index_copy index_fill index_put index_reduce
-    index_select inner isclose isfinite isinf isnan isneginf isposinf isreal kron kthvalue lcm ldexp
-    lerp lgamma log log10 log1p log2 logaddexp logaddexp2 logcumsumexp logical_and logical_not
-    logical_or logical_xor logit masked_fill masked_scatter masked_select matmul maximum median minimum
-    mm mode msort mv nan_to_num nanmedian narrow nextafter ones_like outer
-    positive pow put rad2deg ravel real reciprocal remainder renorm reshape rot90 rsqrt scatter
-    scatter_add scatter_reduce select select_scatter sigmoid sign signbit sin sinc sinh slice_scatter
-    sqrt square stack take take_along_dim tan tanh tensor_split tril tril_indices triu
-    triu_indices trunc unravel_index vsplit vstack xlogy zeros_like
+    abs acos acosh addbmm addcdiv addcmul addmm addmv addr allclose angle argwhere as_strided
+    asin asinh atan atan2 atanh baddbmm bitwise_and bitwise_left_shift bitwise_or
+    bitwise_right_shift bitwise_xor block_diag bmm broadcast_shapes broadcast_to cartesian_prod
+    cat cdist ceil chunk clamp_max clamp_min column_stack combinations conj copysign corrcoef
+    cos cosh cov cummax cummin deg2rad diag_embed diagonal_scatter digamma dist dot dsplit
+    dstack erf erfc erfinv exp exp2 expm1 fliplr flipud float_power floor floor_divide fmax fmin
+    fmod frac frexp full_like gcd heaviside histc hsplit hstack hypot i0 imag index_add
+    index_copy index_fill index_put index_reduce index_select inner isclose isfinite isinf isnan
+    isneginf isposinf isreal kron kthvalue lcm ldexp lerp lgamma log log10 log1p log2 logaddexp
+    logaddexp2 logcumsumexp logical_and logical_not logical_or logical_xor logit masked_fill
+    masked_scatter masked_select matmul maximum median minimum mm mode msort mv nan_to_num
+    nanmedian narrow nextafter ones_like outer positive pow put rad2deg ravel real reciprocal
+    remainder renorm reshape rot90 rsqrt scatter scatter_add scatter_reduce select
+    select_scatter sigmoid sign signbit sin sinc sinh slice_scatter sqrt square stack take
+    take_along_dim tan tanh tensor_split tril tril_indices triu triu_indices trunc unravel_index
+    vsplit vstack xlogy zeros_like
     """,
 )
 
@@ -174,8 +174,8 @@ _METHODS: Table = {
     **_named(
         T,
         """
-        T bfloat16 bool byte char clone contiguous double expand expand_as float half int item long mT
-        reshape_as short sum_to_size t unflatten view view_as
+        T bfloat16 bool byte char clone contiguous double expand expand_as float half int item
+        long mT reshape_as short sum_to_size t unflatten view view_as
         """,
     ),
     "T": lambda x: x.T,
@@ -194,7 +194,8 @@ _METHODS: Table = {
     "new_ones": a.like(rung.ones),
     "new_zeros": a.like(rung.zeros),
     "__getitem__": a.getitem,
-    **_named(T, "__radd__ __rmul__ __rand__ __ror__ __rxor__ __rmatmul__ __rmod__ __rpow__ __rsub__"),
+    **_named(T, "__radd__ __rmul__ __rand__ __ror__ __rxor__"),
+    **_named(T, "__rmatmul__ __rmod__ __rpow__ __rsub__"),
     "__rdiv__": T.__rtruediv__,
 }
 
@@ -235,8 +236,8 @@ _MASKED: Table = {
 _WINDOWS: Table = _named(
     windows,
     """
-    bartlett blackman cosine exponential gaussian general_cosine general_hamming hamming hann kaiser
-    nuttall
+    bartlett blackman cosine exponential gaussian general_cosine general_hamming hamming hann
+    kaiser nuttall
     """,
     "signal.windows.",
 )
@@ -249,14 +250,14 @@ _NN: Table = {
         adaptive_max_pool2d adaptive_max_pool3d avg_pool1d avg_pool2d avg_pool3d bilinear
         binary_cross_entropy celu channel_shuffle conv1d conv2d conv3d conv_transpose1d
         conv_transpose2d conv_transpose3d cosine_embedding_loss cross_entropy elu
-        feature_alpha_dropout gaussian_nll_loss gelu glu group_norm hardshrink
-        hardsigmoid hardswish hardtanh hinge_embedding_loss huber_loss instance_norm kl_div l1_loss
-        layer_norm leaky_relu linear local_response_norm logsigmoid margin_ranking_loss max_pool1d
-        max_pool2d max_pool3d max_unpool1d max_unpool2d max_unpool3d mish mse_loss multi_margin_loss
-        multilabel_margin_loss multilabel_soft_margin_loss nll_loss normalize pad
-        pairwise_distance pixel_shuffle pixel_unshuffle poisson_nll_loss prelu relu relu6 rms_norm
-        selu silu smooth_l1_loss soft_margin_loss softplus softshrink
-        softsign tanhshrink threshold triplet_margin_loss unfold
+        feature_alpha_dropout gaussian_nll_loss gelu glu group_norm hardshrink hardsigmoid
+        hardswish hardtanh hinge_embedding_loss huber_loss instance_norm kl_div l1_loss
+        layer_norm leaky_relu linear local_response_norm logsigmoid margin_ranking_loss
+        max_pool1d max_pool2d max_pool3d max_unpool1d max_unpool2d max_unpool3d mish mse_loss
+        multi_margin_loss multilabel_margin_loss multilabel_soft_margin_loss nll_loss normalize
+        pad pairwise_distance pixel_shuffle pixel_unshuffle poisson_nll_loss prelu relu relu6
+        rms_norm selu silu smooth_l1_loss soft_margin_loss softplus softshrink softsign
+        tanhshrink threshold triplet_margin_loss unfold
         """,
         "nn.functional.",
     ),
@@ -268,6 +269,7 @@ _NN: Table = {
     "nn.functional.one_hot": a.one_hot,
     "nn.functional.scaled_dot_product_attention": a.attention,
     "nn.functional.interpolate": a.interpolate,
+    "nn.functional.normalize": a.flattened_scalar(F.normalize),
     "nn.functional.triplet_margin_with_distance_loss": a.triplet,
     "nn.functional.pdist": rung.pdist,
     "nn.functional.softmin": a.in_dtype(F.softmin),
@@ -303,6 +305,7 @@ EXPECTED = _expected(
     ),
     (r"gather \w+ \d+ value: ShapeError", "torch takes an empty index of another rank"),
     (r"cat \w+ \d+ value: AxisError", "torch leaves out empty vectors among matrices"),
+    (r"prod bool \d+ value: DTypeError", "arithmetic on bool is an error here"),
     (r"linalg.matrix_norm \w+ \d+ value: RungError", "needs singular values"),
     (r"nn.functional.batch_norm \w+ \d+ value: ShapeError", "a vector has no channels"),
     (
@@ -318,8 +321,8 @@ LEFT_OUT: list[tuple[str, str, str]] = [
         "arithmetic on bool is an error here, as in the array API",
         "bool",
         """
-        mul maximum minimum fmin fmax max/binary min/binary __radd__ __rmul__ square sign sgn outer
-        kron conj real diff clamp_min clamp_max index_add sum_to_size positive inner
+        mul maximum minimum fmin fmax max/binary min/binary __radd__ __rmul__ square sign sgn
+        outer kron conj real diff clamp_min clamp_max index_add sum_to_size positive inner
         """,
     ),
     (
@@ -328,15 +331,17 @@ LEFT_OUT: list[tuple[str, str, str]] = [
         """
         nn.functional.avg_pool1d nn.functional.avg_pool2d nn.functional.avg_pool3d
         nn.functional.bilinear nn.functional.conv1d nn.functional.conv2d nn.functional.conv3d
-        nn.functional.conv_transpose1d nn.functional.conv_transpose2d nn.functional.conv_transpose3d
-        nn.functional.cosine_embedding_loss nn.functional.feature_alpha_dropout/without_train
-        nn.functional.hardtanh nn.functional.interpolate/area nn.functional.interpolate/bicubic
+        nn.functional.conv_transpose1d nn.functional.conv_transpose2d
+        nn.functional.conv_transpose3d nn.functional.cosine_embedding_loss
+        nn.functional.feature_alpha_dropout/without_train nn.functional.hardtanh
+        nn.functional.interpolate/area nn.functional.interpolate/bicubic
         nn.functional.interpolate/bilinear nn.functional.interpolate/linear
         nn.functional.interpolate/nearest nn.functional.interpolate/nearest-exact
-        nn.functional.interpolate/trilinear nn.functional.linear nn.functional.local_response_norm
-        nn.functional.margin_ranking_loss nn.functional.pairwise_distance nn.functional.relu6
-        nn.functional.triplet_margin_loss nn.functional.triplet_margin_with_distance_loss
-        nn.functional.upsample_bilinear nn.functional.upsample_nearest masked.logsumexp
+        nn.functional.interpolate/trilinear nn.functional.linear
+        nn.functional.local_response_norm nn.functional.margin_ranking_loss
+        nn.functional.pairwise_distance nn.functional.relu6 nn.functional.triplet_margin_loss
+        nn.functional.triplet_margin_with_distance_loss nn.functional.upsample_bilinear
+        nn.functional.upsample_nearest masked.logsumexp
         """,
     ),
     (
@@ -361,7 +366,11 @@ LEFT_OUT: list[tuple[str, str, str]] = [
         "bfloat16 int64 int32 uint8 bool",
         "topk kthvalue mode sort argsort",
     ),
-    ("differences of unsigned integers wrap in torch", "uint8", "trapz trapezoid cumulative_trapezoid"),
+    (
+        "differences of unsigned integers wrap in torch",
+        "uint8",
+        "trapz trapezoid cumulative_trapezoid",
+    ),
     (
         "the weights of 16-bit attention are rounded to 16 bits before the second product",
         "bfloat16",
