@@ -413,11 +413,12 @@ def argwhere(x: Operand) -> Tensor:
 
 
 def unravel_index(indices: Operand, shape: int | Sequence[int]) -> tuple[Tensor, ...]:
-    """Positions in a flattened tensor of `shape` as positions in each dim."""
+    """Positions in a flattened tensor of `shape` as positions (i64) in each dim."""
     at = as_tensor(indices)
     lengths = [shape] if isinstance(shape, int) else list(shape)
     if not at.dtype.is_integer:
         raise DTypeError(f"unravel_index of {at._type}", fix="give integers")
+    at = cast_to(at, dt.int64)
     found: list[Tensor] = []
     for n in reversed(lengths):
         found.append(e.remainder(at, max(n, 1)))

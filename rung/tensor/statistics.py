@@ -499,7 +499,7 @@ def _edges(x: Tensor, bins: int, range: Sequence[float] | None) -> Tensor:
     if bins < 1:
         raise RungError(f"histogram: bins={bins}", fix="give a positive number of bins")
     if range is None or (range[0] == range[1] == 0):
-        low, high = (0.0, 0.0) if x.size == 0 else (float(r.min(x)), float(r.max(x)))
+        low, high = (0.0, 1.0) if x.size == 0 else (float(r.min(x)), float(r.max(x)))
     else:
         low, high = float(range[0]), float(range[1])
     if not (math.isfinite(low) and math.isfinite(high)) or low > high:

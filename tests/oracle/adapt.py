@@ -191,8 +191,8 @@ def logspace(start: Any, end: Any, steps: int, base: float = 10.0, *, dtype: Any
     return rung.logspace(number(start), number(end), steps, base=base, dtype=dtype)
 
 
-def arange(start: Any, *args: Any, dtype: Any = None) -> Any:
-    return rung.arange(start, *args, dtype=dtype)
+def arange(start: Any, end: Any = None, step: Any = 1, *, dtype: Any = None) -> Any:
+    return rung.arange(start, end, step, dtype=dtype)
 
 
 def eye(n: int, m: int | None = None, *, dtype: Any = None) -> Any:
@@ -305,7 +305,9 @@ def isin(x: Any, values: Any, *, assume_unique: bool = False, invert: bool = Fal
 
 
 def nonzero(x: Any, *, as_tuple: bool = False) -> Any:
-    return rung.nonzero(x) if as_tuple else rung.argwhere(x)
+    if as_tuple:
+        return rung.nonzero(x if x.ndim else x.reshape(1))
+    return rung.argwhere(x)
 
 
 def repeat_interleave(x: Any, repeats: Any, dim: int | None = None, **options: Any) -> Any:
@@ -342,7 +344,8 @@ def masked(function: Function) -> Function:
     """(x, dim, keepdim=…, dtype=…, mask=…)"""
 
     def call(x: Any, dim: Any = None, keepdim: bool = False, **options: Any) -> Any:
-        return function(x, axis_of(dim), keepdims=keepdim, **options)
+        axis = None if x.ndim == 0 else axis_of(dim)
+        return function(x, axis, keepdims=keepdim, **options)
 
     return call
 
@@ -350,7 +353,8 @@ def masked(function: Function) -> Function:
 def masked_norm(
     x: Any, ord: Any = 2.0, dim: Any = None, keepdim: bool = False, **options: Any
 ) -> Any:
-    return rung.masked.norm(x, ord, axis_of(dim), keepdims=keepdim, **options)
+    axis = None if x.ndim == 0 else axis_of(dim)
+    return rung.masked.norm(x, ord, axis, keepdims=keepdim, **options)
 
 
 def on_copy(function: Function) -> Function:
