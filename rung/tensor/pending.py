@@ -226,8 +226,8 @@ def _execute(linear: Linear, aliases: dict[int, int]) -> list[Buffer]:
     for at, buffer in enumerate(outputs):
         if buffer is None:
             outputs[at] = runnable.output_buffer(at)
-    pointers = [b.pointer for b in inputs]
-    pointers += [b.pointer for b in runnable.scalar_buffers(scalars)]
+    lifted = runnable.scalar_buffers(scalars)  # held here: their memory must last until the end
+    pointers = [b.pointer for b in (*inputs, *lifted)]
     runnable.program.run(pointers, [b.pointer for b in outputs])
     return outputs
 
