@@ -8,7 +8,7 @@ JOBS ?= 2
 GRAPHS ?= 50000
 BIN := $(VENV)/bin
 
-.PHONY: help demo test check format bench fuzz clean
+.PHONY: help demo test check format bench fuzz opinfo clean
 
 help:
 	@echo "make demo    trains on handwritten digits and on Python's own source, shows the ladder"
@@ -17,6 +17,7 @@ help:
 	@echo "make format  lays the code out"
 	@echo "make bench   every benchmark against torch and JAX; tables, and JSON in out/bench/"
 	@echo "make fuzz    GRAPHS=$(GRAPHS) random graphs through every level"
+	@echo "make opinfo  every operator of torch on torch's own samples; writes docs/opinfo.md"
 	@echo "make clean   removes the environment and what the commands wrote"
 
 demo: $(VENV)/.with-demo
@@ -38,6 +39,9 @@ bench: $(VENV)/.with-bench
 
 fuzz: $(VENV)/.with-test
 	$(BIN)/python -m tests.fuzz --graphs $(GRAPHS) --jobs $(JOBS) $(ARGS)
+
+opinfo: $(VENV)/.with-test $(VENV)/.with-bench
+	$(BIN)/python -m tests.oracle --jobs $(JOBS) --markdown docs/opinfo.md $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist out *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

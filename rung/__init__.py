@@ -45,7 +45,63 @@ from rung.core.errors import (
 )
 from rung.core.settings import configure, settings
 from rung.source.function import function
-from rung.tensor import functional, linalg, random, tree
+from rung.tensor import functional, linalg, masked, random, special, tree, windows
+from rung.tensor.arithmetic import (
+    addcdiv,
+    addcmul,
+    allclose,
+    angle,
+    array_equal,
+    clamp_max,
+    clamp_min,
+    deg2rad,
+    float_power,
+    fmax,
+    fmin,
+    fmod,
+    frac,
+    frexp,
+    gcd,
+    heaviside,
+    isclose,
+    isneginf,
+    isposinf,
+    isreal,
+    lcm,
+    ldexp,
+    lerp,
+    logaddexp2,
+    logit,
+    nan_to_num,
+    rad2deg,
+    sinc,
+    xlogy,
+)
+from rung.tensor.arrange import (
+    as_strided,
+    atleast_1d,
+    atleast_2d,
+    atleast_3d,
+    block_diag,
+    column_stack,
+    diag,
+    diag_embed,
+    diagflat,
+    dsplit,
+    dstack,
+    fliplr,
+    flipud,
+    hsplit,
+    hstack,
+    msort,
+    narrow,
+    ravel,
+    rot90,
+    select,
+    tensor_split,
+    vsplit,
+    vstack,
+)
 from rung.tensor.autograd import (
     enable_grad,
     grad,
@@ -75,6 +131,7 @@ from rung.tensor.creation import (
     full,
     full_like,
     linspace,
+    logspace,
     meshgrid,
     one_hot,
     ones,
@@ -163,7 +220,51 @@ from rung.tensor.inspection import API_VERSION as __array_api_version__
 from rung.tensor.inspection import __array_namespace_info__
 from rung.tensor.interchange import from_dlpack, from_numpy
 from rung.tensor.jit import jit
+from rung.tensor.matrices import (
+    addbmm,
+    addmm,
+    addmv,
+    addr,
+    baddbmm,
+    bmm,
+    cdist,
+    dist,
+    dot,
+    inner,
+    kron,
+    mm,
+    mv,
+    pdist,
+    renorm,
+)
 from rung.tensor.pending import evaluate
+from rung.tensor.picking import (
+    argwhere,
+    bucketize,
+    cartesian_prod,
+    combinations,
+    diagonal_scatter,
+    index_add,
+    index_copy,
+    index_fill,
+    index_put,
+    index_reduce,
+    index_select,
+    isin,
+    masked_fill,
+    masked_scatter,
+    masked_select,
+    put,
+    scatter,
+    scatter_add,
+    scatter_reduce,
+    select_scatter,
+    slice_scatter,
+    take_along_dim,
+    tril_indices,
+    triu_indices,
+    unravel_index,
+)
 from rung.tensor.products import einsum, matmul, outer, tensordot, vecdot
 from rung.tensor.random import Generator, manual_seed, rand, randint, randn, randperm
 from rung.tensor.reductions import (
@@ -185,7 +286,14 @@ from rung.tensor.reductions import (
     sum,
     var,
 )
-from rung.tensor.sets import unique_all, unique_counts, unique_inverse, unique_values
+from rung.tensor.sets import (
+    unique,
+    unique_all,
+    unique_consecutive,
+    unique_counts,
+    unique_inverse,
+    unique_values,
+)
 from rung.tensor.shapes import (
     broadcast_arrays,
     broadcast_shapes,
@@ -214,7 +322,6 @@ from rung.tensor.shapes import (
 )
 from rung.tensor.sorting import (
     argsort,
-    bincount,
     gather,
     nonzero,
     searchsorted,
@@ -222,6 +329,32 @@ from rung.tensor.sorting import (
     take,
     take_along_axis,
     topk,
+)
+from rung.tensor.special import digamma, erfc, erfinv, i0, polygamma
+from rung.tensor.special import gammaln as lgamma
+from rung.tensor.statistics import (
+    aminmax,
+    bincount,
+    corrcoef,
+    cov,
+    cummax,
+    cummin,
+    cumulative_trapezoid,
+    gradient,
+    histc,
+    histogram,
+    kthvalue,
+    logcumsumexp,
+    median,
+    mode,
+    nanmean,
+    nanmedian,
+    nanquantile,
+    nansum,
+    quantile,
+    std_mean,
+    trapezoid,
+    var_mean,
 )
 from rung.tensor.tensor import Tensor
 from rung.tensor.transforms import hessian, hvp, jacfwd, jacobian, jacrev, linearize, vmap

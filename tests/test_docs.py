@@ -14,7 +14,13 @@ from rung.kernel.parse import parse_kernel
 from rung.kernel.text import kernel_text
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = ("README.md", "CHANGELOG.md", "docs/architecture.md", "docs/array-api.md")
+DOCUMENTS = (
+    "README.md",
+    "CHANGELOG.md",
+    "docs/architecture.md",
+    "docs/array-api.md",
+    "docs/opinfo.md",
+)
 NAMED = re.compile(r"`((?:rung|tests|benchmarks|docs|examples)/[\w./]+)`")
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 COMMAND = re.compile(r"\bmake ([a-z]+)")

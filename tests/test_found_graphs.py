@@ -181,6 +181,21 @@ def f(x0: f32[7, 0], x1: f32[0, 40]):
 }
 
 
+def twice_read(length: int) -> str:
+    """A chain of maps of which each is read by the next two."""
+    steps = "\n".join(
+        f"    v{n} = {'add' if n % 2 else 'maximum'}(v{n - 1}, v{n - 2})"
+        for n in range(2, length)
+    )
+    return (
+        "@graph\ndef f(x0: f32[3]):\n    v0 = sin(x0)\n    v1 = sin(v0)\n"
+        f"{steps}\n    return v{length - 1}\n"
+    )
+
+
+FOUND["a chain written out as a tree, whose size doubles with every link"] = twice_read(60)
+
+
 def drawn(text: str) -> RandomGraph:
     """The graph with numbers of both signs, and NaN for none."""
     graph = parse_graph(text, OPS)

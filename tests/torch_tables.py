@@ -35,3 +35,11 @@ def optimizer_infos() -> list[Any]:
     from torch.testing._internal.common_optimizers import optim_db
 
     return list(optim_db)
+
+
+def operator_infos() -> list[Any]:
+    """`OpInfo` of each operator, which gives arguments to call it."""
+    _let_import()
+    from torch.testing._internal.common_methods_invocations import op_db
+
+    return list(op_db)

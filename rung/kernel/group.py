@@ -11,11 +11,11 @@ Three decisions, each from the index maps alone:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from math import prod
 
-from rung.ir.expr import Call, Expr, Read, Var, bounds, imul, isub, linear_terms, substitute
+from rung.ir.expr import Call, Expr, Read, Var, bounds, imul, isub, linear_terms, substitute, walk
 from rung.ir.node import PARAMETER, Graph, Node, Value, users
 from rung.kernel.bijection import invert
 from rung.kernel.element import Body, Elements, canonical, linearize
@@ -28,6 +28,9 @@ REMATERIALIZE_COST = 60
 """Operations per element up to which a value of at most one large read is computed again."""
 AMPLIFIED_COST = 4
 """Operations per element from which a value that is read many times is stored."""
+MOST_WRITTEN = 1000
+"""Operations of an element that are written out within one expression; above that, the value is
+kept as if computing it again were dear."""
 MIN_ROWS = 16
 """Rows that a group keeps at least (they are what the threads share), unless its work is small."""
 SMALL_WORK = 8192
@@ -81,6 +84,9 @@ class Storage:
         self.stored: list[Node] = []
         self.bodies: dict[Node, Body] = {}
         self.read_often: set[Node] = set()
+        self.long: set[Node] = set()  # kept, not written out wherever they are read
+        self._written: dict[Node, int] = {}
+        self._length: dict[Value, int] = {}
         self._cost: dict[Value, int] = {}
         self._reads: dict[Value, frozenset[Value]] = {}
         for node in graph.nodes:
@@ -94,8 +100,10 @@ class Storage:
             self.elements.alias(node.results[0], node.inputs[0])
             self._inlined(node.results[0], 0, frozenset(node.inputs))
         elif is_map(node, self.elements) and not self._wants_storage(node):
+            length = self._inlined_length(node)
             for value in node.results:
                 self._inlined(value, *self.inlined_cost(node))
+                self._length[value] = length
         else:
             self._store(node)
 
@@ -109,9 +117,34 @@ class Storage:
         body = self.elements.body(node, len(self.stored))
         self.bodies[node] = body
         self.stored.append(node)
+        self._written[node] = self._written_length(node, body)
+        if self._written[node] > MOST_WRITTEN:
+            self.long.add(node)
+            self._written[node] = 1
         for value in node.results:
             self.elements.store(value)
             self._inlined(value, 0, frozenset((value,)))
+
+    def _inlined_length(self, node: Node) -> int:
+        """The operations of an element of `node` with its operands written out."""
+
+        def operand(r: Read) -> int:
+            assert isinstance(r.source, int)
+            return self._length.get(node.inputs[r.source], 1)
+
+        return sum(_length_of(e, operand) for e in self.elements.form(node).bodies)
+
+    def _written_length(self, node: Node, body: Body) -> int:
+        """The operations of an element of `node` with the maps before it written out, once for each
+        reading: it doubles from one node to the next where each reads the one before twice."""
+
+        def member(r: Read) -> int:
+            assert isinstance(r.source, Buffer)
+            return self._written.get(self.elements.owner(r.source).node, 1)
+
+        if not is_map(node, self.elements):
+            return 1
+        return sum(_length_of(e, member) for e in body.exprs)
 
     def _inlined(self, value: Value, cost: int, reads: frozenset[Value]) -> None:
         self._cost[value] = cost
@@ -131,6 +164,8 @@ class Storage:
         value = node.results[0]
         cost, reads = self.inlined_cost(node)
         readers = self.users[value]
+        if self._inlined_length(node) > MOST_WRITTEN:
+            return True
         if any(self.elements.form(user).opaque for user in readers):
             return True
         if (cost or len(reads) > 1) and self._amplified(value, value.type.size, cost, len(reads)):
@@ -163,6 +198,24 @@ class Storage:
         if is_contraction(user, self.elements):
             return cost >= AMPLIFIED_COST or reads > 1
         return ratio >= 8 and cost > 2
+
+
+def _length_of(e: Expr, read_length: Callable[[Read], int]) -> int:
+    """The operations of an expression written out as a tree. What is read at a position that is
+    read itself has that position in it wherever it reads."""
+    memo: dict[Expr, int] = {}
+
+    def length(x: Expr) -> int:
+        if x not in memo:
+            memo[x] = 0
+            if isinstance(x, Call):
+                memo[x] = 1 + sum(length(a) for a in x.args)
+            elif isinstance(x, Read):
+                positions = [i for i in x.index if any(isinstance(y, Read) for y in walk(i))]
+                memo[x] = max(1, sum(length(i) for i in positions)) * read_length(x)
+        return memo[x]
+
+    return length(e)
 
 
 class Grouping:
@@ -285,6 +338,8 @@ class Grouping:
         if node.results[0].type.size != hero.type.size:
             return False
         inside = [r for r in body.reads if self.of.get(self._owner(r).node) is group]
+        if any(self._owner(r).node in self.storage.long for r in inside):
+            return False
         binding: tuple[Expr, ...] | None = None
         for r in inside:
             place = group.position.get(self._owner(r))

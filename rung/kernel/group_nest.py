@@ -90,8 +90,16 @@ class GroupNest:
 
     def _resolve(self, e: Expr) -> Expr:
         """`e` with reads of members' results replaced by local buffers or inlined bodies."""
+        self._memo = {}  # what is local or stored changes from one statement to the next
+        return self._resolved(e)
+
+    def _resolved(self, e: Expr) -> Expr:
+        """A part of the expression that is being resolved; each read in it is looked at once, or a
+        value that two others read would be written out twice for each of them, and so on."""
 
         def leaf(x: Expr) -> Expr | None:
+            if x in self._memo:
+                return self._memo[x]
             if not isinstance(x, Read) or not isinstance(x.source, Buffer):
                 return None
             if not self.storage.elements.owns(x.source):
@@ -99,9 +107,10 @@ class GroupNest:
             value = self.storage.elements.owner(x.source)
             if value.node not in self.inside:
                 return None
-            position = self._resolve(x.index[0])
-            guard = None if x.guard is None else self._resolve(x.guard)
-            return self._member_read(value, x, position, guard)
+            position = self._resolved(x.index[0])
+            guard = None if x.guard is None else self._resolved(x.guard)
+            found = self._memo[x] = self._member_read(value, x, position, guard)
+            return found
 
         return transform(e, leaf)
 
@@ -118,7 +127,7 @@ class GroupNest:
             return read(r.source, (position,), guard=guard)
         body = self.storage.bodies[node]
         bound = dict(zip(body.axes, delinearize(position, value.shape), strict=True))
-        element = self._resolve(substitute(body.exprs[value.index], bound))
+        element = self._resolved(substitute(body.exprs[value.index], bound))
         return self._guarded(element, guard)
 
     def _guarded(self, e: Expr, guard: Expr | None) -> Expr:
@@ -155,7 +164,7 @@ class GroupNest:
                 owner = self.storage.elements.owner(r.source)  # type: ignore[arg-type]
                 producer = owner.node
                 if producer in self.inside:
-                    apart = producer in self.storage.read_often
+                    apart = producer in self.storage.read_often or producer in self.storage.long
                     step = 1 if apart or not is_map(producer, self.storage.elements) else 0
                     level = max(level, self.level[producer] + step)
             self.level[node] = level
@@ -249,7 +258,7 @@ class GroupNest:
         levels = {self.level[u] for u in self.readers.get(node.results[0], ()) if u in self.inside}
         if levels <= {self.level[node]}:
             return True
-        if node in self.storage.read_often:
+        if node in self.storage.read_often or node in self.storage.long:
             return False
         return cost <= ROW_RECOMPUTE_COST and len(heavy) <= 2
 

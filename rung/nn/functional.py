@@ -48,6 +48,7 @@ from rung.tensor.functional import (
     hardsigmoid,
     hardswish,
     huber_loss,
+    instance_norm,
     l1_loss,
     layer_norm,
     leaky_relu,
@@ -85,6 +86,9 @@ from rung.tensor.losses import (
     soft_margin_loss,
     triplet_margin_loss,
     triplet_margin_with_distance_loss,
+)
+from rung.tensor.matrices import (
+    pdist,
 )
 from rung.tensor.pools import (
     adaptive_avg_pool1d,
@@ -165,6 +169,7 @@ __all__ = [
     "hardtanh",
     "hinge_embedding_loss",
     "huber_loss",
+    "instance_norm",
     "interpolate",
     "kl_div",
     "l1_loss",
@@ -194,6 +199,7 @@ __all__ = [
     "one_hot",
     "pad",
     "pairwise_distance",
+    "pdist",
     "pixel_shuffle",
     "pixel_unshuffle",
     "poisson_nll_loss",

@@ -207,19 +207,16 @@ class _InstanceNorm(_BatchNorm):
         return self._normalized(x.expand_dims(0)).squeeze(0)
 
     def _normalized(self, x: Tensor) -> Tensor:
-        mean, var = self.running_mean, self.running_var
-        if mean is not None and var is not None:
-            if not self.training:
-                return f.batch_norm(x, mean, var, self.weight, self.bias, eps=self.eps)
-            self._track(x, mean, var)
-        return f.group_norm(x, x.shape[1], self.weight, self.bias, self.eps)
-
-    def _track(self, x: Tensor, mean: Tensor, var: Tensor) -> None:
-        axes = tuple(range(2, x.ndim))
-        weight = 0.1 if self.momentum is None else self.momentum
-        with no_grad():
-            mean.assign(mean + (x.mean(axes).mean(0) - mean) * weight)
-            var.assign(var + (x.var(axes, correction=1).mean(0) - var) * weight)
+        return f.instance_norm(
+            x,
+            self.running_mean,
+            self.running_var,
+            self.weight,
+            self.bias,
+            self.training or self.running_mean is None,
+            0.1 if self.momentum is None else self.momentum,
+            self.eps,
+        )
 
 
 class InstanceNorm1d(_InstanceNorm):

@@ -283,7 +283,8 @@ class _Places:
         return self.batch + self.many + self.rest
 
 
-def _places(op: str, batch_dims: int, x: TensorType, index: TensorType) -> _Places:
+def places_of(op: str, batch_dims: int, x: TensorType, index: TensorType) -> _Places:
+    """What the dims of x and index are. Raises ShapeError, DTypeError, AxisError."""
     require_dtype(op, "index", index, INTEGERS)
     if not 0 <= batch_dims < index.rank or batch_dims > x.rank:
         raise AxisError(f"{op}: batch_dims={batch_dims} with x {x} and index {index}")
@@ -322,7 +323,7 @@ def _place_axes(
     return (*axes[:b], *positions, *axes[b + m :]), LoopForm(axes)
 
 
-def _numpy_place(places: _Places, index: Array) -> tuple[Array, ...]:
+def numpy_place(places: _Places, index: Array) -> tuple[Array, ...]:
     """NumPy advanced index of the elements of x that the rows of `index` address."""
     b, m = len(places.batch), len(places.many)
     batch = tuple(
@@ -333,22 +334,23 @@ def _numpy_place(places: _Places, index: Array) -> tuple[Array, ...]:
 
 def _gather_type(attrs: BatchAttrs, types: Types) -> tuple[TensorType, ...]:
     x, index = types
-    return (x.with_shape(_places("gather", attrs.batch_dims, x, index).updates),)
+    return (x.with_shape(places_of("gather", attrs.batch_dims, x, index).updates),)
 
 
-def _types_of(operands: Sequence[Array]) -> list[TensorType]:
+def types_of(operands: Sequence[Array]) -> list[TensorType]:
+    """The types of arrays."""
     return [TensorType(dt.as_dtype(a.dtype), a.shape) for a in operands]
 
 
 def _gather_ref(attrs: BatchAttrs, operands: Sequence[Array]) -> tuple[Array, ...]:
     x, index = operands
-    places = _places("gather", attrs.batch_dims, *_types_of(operands))
-    return (np.broadcast_to(x[_numpy_place(places, index)], places.updates).copy(),)
+    places = places_of("gather", attrs.batch_dims, *types_of(operands))
+    return (np.broadcast_to(x[numpy_place(places, index)], places.updates).copy(),)
 
 
 def _gather_axes(attrs: BatchAttrs, types: Types) -> LoopForm:
     x, index = types
-    place, form = _place_axes(_places("gather", attrs.batch_dims, x, index), 1, index.dtype)
+    place, form = _place_axes(places_of("gather", attrs.batch_dims, x, index), 1, index.dtype)
     return LoopForm(form.axes, (read(0, place, x.dtype),))
 
 
@@ -410,9 +412,10 @@ gather = structured(
 )
 
 
-def _scatter_type(op: str, attrs: BatchAttrs, types: Types) -> tuple[TensorType, ...]:
+def scatter_type(op: str, attrs: BatchAttrs, types: Types) -> tuple[TensorType, ...]:
+    """The type of x. Raises ShapeError, DTypeError where the updates do not fit."""
     x, index, updates = types
-    places = _places(op, attrs.batch_dims, x, index)
+    places = places_of(op, attrs.batch_dims, x, index)
     require_same_dtype(op, ("x", "updates"), (x, updates))
     if updates.shape != places.updates:
         raise ShapeError(
@@ -422,14 +425,16 @@ def _scatter_type(op: str, attrs: BatchAttrs, types: Types) -> tuple[TensorType,
     return (x,)
 
 
-def _scatter_axes(combine: str | None, attrs: BatchAttrs, types: Types) -> LoopForm:
+def scatter_axes(combine: str | None, attrs: BatchAttrs, types: Types) -> LoopForm:
+    """Each update goes to its place in x, and is combined with what is there."""
     x, index, updates = types
-    place, form = _place_axes(_places("scatter", attrs.batch_dims, x, index), 1, index.dtype)
+    place, form = _place_axes(places_of("scatter", attrs.batch_dims, x, index), 1, index.dtype)
     body = read(2, form.axes, updates.dtype)
     return LoopForm(form.axes, (body,), combine=combine, write=place, init=0)
 
 
-def _scatter_samples(dtypes: Sequence[dt.DType]) -> SampleRule:
+def scatter_samples(dtypes: Sequence[dt.DType]) -> SampleRule:
+    """Samples of an op that writes at positions, for `dtypes`."""
     def rule(rng: np.random.Generator) -> Sequence[Sample]:
         found = []
         for i, (x, shape, batch) in enumerate(_PLACE_CASES):
@@ -449,10 +454,10 @@ def _scatter_samples(dtypes: Sequence[dt.DType]) -> SampleRule:
 
 def _scatter_ref(attrs: BatchAttrs, operands: Sequence[Array]) -> tuple[Array, ...]:
     x, index, updates = operands
-    places = _places("scatter", attrs.batch_dims, *_types_of((x, index)))
+    places = places_of("scatter", attrs.batch_dims, *types_of((x, index)))
     result = x.copy()
     lead = places.batch + places.many
-    place = tuple(np.broadcast_to(p, lead) for p in _numpy_place(places, index))
+    place = tuple(np.broadcast_to(p, lead) for p in numpy_place(places, index))
     for row in np.ndindex(lead):  # in order, so that the later one wins
         result[tuple(p[row] for p in place)] = updates[row]
     return (result,)
@@ -486,14 +491,14 @@ scatter = structured(
     "place the last stays.",
     arity=3,
     attrs=BatchAttrs,
-    type=lambda attrs, types: _scatter_type("scatter", attrs, types),
+    type=lambda attrs, types: scatter_type("scatter", attrs, types),
     ref=_scatter_ref,
-    axes=lambda attrs, types: _scatter_axes(None, attrs, types),
+    axes=lambda attrs, types: scatter_axes(None, attrs, types),
     cost=lambda attrs, ins, outs: Cost(0, 2 * nbytes(ins[2]) + nbytes(ins[1])),
     linear=(0, 2),
     joint=True,
     transpose=_scatter_transpose,
-    samples=_scatter_samples(dt.ALL),
+    samples=scatter_samples(dt.ALL),
 )
 
 
@@ -502,15 +507,15 @@ _SUMS = tuple(d for d in NUMBERS if dt.accumulator(d) is d)
 
 def _add_type(attrs: BatchAttrs, types: Types) -> tuple[TensorType, ...]:
     require_dtype("scatter_add", "x", types[0], _SUMS)
-    return _scatter_type("scatter_add", attrs, types)
+    return scatter_type("scatter_add", attrs, types)
 
 
 def _add_ref(attrs: BatchAttrs, operands: Sequence[Array]) -> tuple[Array, ...]:
     x, index, updates = operands
-    places = _places("scatter_add", attrs.batch_dims, *_types_of((x, index)))
+    places = places_of("scatter_add", attrs.batch_dims, *types_of((x, index)))
     result = x.copy()
     first = np.zeros(places.batch + places.many, np.int64)  # also where no dim is addressed
-    np.add.at(result[None], (first, *_numpy_place(places, index)), updates)
+    np.add.at(result[None], (first, *numpy_place(places, index)), updates)
     return (result,)
 
 
@@ -531,12 +536,12 @@ scatter_add = structured(
     attrs=BatchAttrs,
     type=_add_type,
     ref=_add_ref,
-    axes=lambda attrs, types: _scatter_axes("add", attrs, types),
+    axes=lambda attrs, types: scatter_axes("add", attrs, types),
     cost=lambda attrs, ins, outs: Cost(ins[2].size, 3 * nbytes(ins[2]) + nbytes(ins[1])),
     linear=(0, 2),
     joint=True,
     transpose=_add_transpose,
-    samples=_scatter_samples(_SUMS),
+    samples=scatter_samples(_SUMS),
     dtypes=_SUMS,
 )
 

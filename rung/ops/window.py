@@ -124,8 +124,10 @@ def places_of(
 
 
 def each(value: int | Sequence[int], num_dims: int) -> tuple[int, ...]:
-    """A number for every dim, or the list given."""
-    return (value,) * num_dims if isinstance(value, int) else tuple(value)
+    """A number for every dim (also as a list of one), or the list given."""
+    if isinstance(value, int):
+        return (value,) * num_dims
+    return tuple(value) * num_dims if len(value) == 1 else tuple(value)
 
 
 def pairs(padding: int | Sequence[int] | Pairs, num_dims: int) -> Pairs:

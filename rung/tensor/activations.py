@@ -39,7 +39,9 @@ def selu(x: Operand) -> Tensor:
 def prelu(x: Operand, weight: Operand) -> Tensor:
     """x where it is positive, else weight * x; weight[C] for x[N, C, …], or weight[1]."""
     x, slope = floats(x), as_tensor(weight)
-    if slope.size != 1:
+    if slope.size == 1:
+        slope = reshape(slope, ())
+    else:
         if slope.ndim != 1 or x.ndim == 0 or x.shape[min(1, x.ndim - 1)] != slope.size:
             raise ShapeError(
                 f"prelu: weight {slope._type} for x {x._type}", fix="one weight, or one a channel"

@@ -18,9 +18,10 @@ from rung.ops.broadcast import broadcasted, reshaped
 from rung.ops.creation import full as full_value
 from rung.ops.creation import iota
 from rung.ops.elementwise import add, cast, equal, multiply, where
+from rung.ops.transcendental import power
 from rung.tensor.operate import Operand, as_tensor, cast_to, copied, from_data, scalar_value
 from rung.tensor.shapes import as_shape, broadcast_to, reshape
-from rung.tensor.state import TensorState, apply, new_tensor
+from rung.tensor.state import TensorState, apply, buffer_of, new_tensor
 
 if TYPE_CHECKING:
     from rung.tensor.tensor import Tensor
@@ -218,6 +219,27 @@ def linspace(
     return new_tensor(found if kind is dt.float64 else cast(found, dtype=kind))
 
 
+def logspace(
+    start: float,
+    stop: float,
+    /,
+    num: int,
+    base: float = 10.0,
+    dtype: object = None,
+    device: object = None,
+    endpoint: bool = True,
+) -> Tensor:
+    """`base` to the powers `linspace(start, stop, num)`, computed in f64."""
+    powers = linspace(start, stop, num, dt.float64, device, endpoint)
+    kind = _dtype(dtype, dt.float32)
+
+    def build(v: Value) -> Value:
+        found = power(full_value(v.shape, float(base), dt.float64), v)
+        return found if kind is dt.float64 else cast(found, dtype=kind)
+
+    return apply(build, powers)
+
+
 def eye(
     n_rows: int,
     n_cols: int | None = None,
@@ -255,9 +277,12 @@ def meshgrid(*arrays: Operand, indexing: str = "xy") -> list[Tensor]:
     return found
 
 
-def one_hot(x: Operand, num_classes: int, dtype: object = None) -> Tensor:
-    """A new last dim with a one at the position x and zeros elsewhere."""
+def one_hot(x: Operand, num_classes: int = -1, dtype: object = None) -> Tensor:
+    """A new last dim with a one at the position x and zeros elsewhere; -1 makes as many classes as
+    the largest of x asks for, which inside jit is a TraceError."""
     x = as_tensor(x)
+    if num_classes == -1:
+        num_classes = int(buffer_of(x, "the largest class").array.max(initial=-1)) + 1
     kind = _dtype(dtype, dt.float32)
 
     def build(v: Value) -> Value:

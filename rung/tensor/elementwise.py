@@ -358,5 +358,7 @@ def clip(x: Operand, /, min: Operand = None, max: Operand = None) -> Tensor:
 
 
 def _bounded(name: str, op: Op, x: Tensor, bound: Operand) -> Tensor:
+    if isinstance(bound, TensorState) and x.dtype.is_float and not bound.dtype.is_float:
+        bound = cast_to(bound, x.dtype)  # type: ignore[arg-type]
     operands = operands_of((x, bound))
     return apply_together(name, op, operands, common_dtype(operands))

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from rung.core import dtype as dt
 from rung.core.errors import IndexingError, RungError, ShapeError
 from rung.ir.node import Value
@@ -23,8 +25,10 @@ from rung.ops.dropout import dropout as _dropout
 from rung.tensor import elementwise as e
 from rung.tensor import reductions
 from rung.tensor.creation import one_hot as one_hot
+from rung.tensor.linalg import vector_norm
 from rung.tensor.operate import Operand, as_tensor, cast_to, one_axis, torch_names
 from rung.tensor.random import Source, draw_key
+from rung.tensor.shapes import broadcast_shapes, broadcast_to
 from rung.tensor.sorting import checked_index, known_array
 from rung.tensor.state import TensorState, apply, apply_many
 
@@ -151,6 +155,8 @@ def log_softmax(x: Operand, axis: int = -1) -> Tensor:
     if x.ndim == 0:
         return log_softmax(x.reshape(1), axis).reshape(())
     dim = one_axis("log_softmax", axis, x.ndim)
+    if not x.size:
+        return x
     return apply(lambda v: s.log_softmax(v, dim=dim), x)
 
 
@@ -264,10 +270,36 @@ def batch_norm(
     return y
 
 
-def normalize(x: Operand, axis: int = -1, eps: float = 1e-12) -> Tensor:
-    """x divided by its norm along `axis` (at least eps)."""
+def instance_norm(
+    x: Operand,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Operand | None = None,
+    bias: Operand | None = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """x[N, C, …] standardized for each channel of each example, times weight[C], plus bias[C]; by
+    the running statistics unless `use_input_stats`, else the means of the examples' are mixed into
+    them with weight `momentum`."""
     x = floats(x)
-    return x / e.maximum(reductions.norm(x, axis, keepdims=True), eps)
+    if not use_input_stats:
+        return batch_norm(x, running_mean, running_var, weight, bias, eps=eps)
+    axes = tuple(range(2, x.ndim))
+    if running_mean is not None:
+        mean = reductions.mean(reductions.mean(x.detach(), axes), 0)
+        running_mean.assign(running_mean + (mean - running_mean) * momentum)
+    if running_var is not None:
+        variance = reductions.mean(reductions.var(x.detach(), axes, correction=1), 0)
+        running_var.assign(running_var + (variance - running_var) * momentum)
+    return group_norm(x, x.shape[1], weight, bias, eps)
+
+
+def normalize(x: Operand, p: float = 2.0, dim: int = 1, eps: float = 1e-12) -> Tensor:
+    """x divided by its p-norm along `dim` (at least eps)."""
+    x = floats(x)
+    return x / e.maximum(vector_norm(x, dim, keepdims=True, ord=p), eps)
 
 
 def dropout(x: Operand, p: float = 0.5, training: bool = True, key: Source = None) -> Tensor:
@@ -322,10 +354,23 @@ def scaled_dot_product_attention(
     scale: float | None = None,
     enable_gqa: bool = True,
 ) -> Tensor:
-    """`attention` under PyTorch's name and with its arguments."""
+    """`attention` under PyTorch's name and with its arguments; with `is_causal` query i sees the
+    keys up to i, also where there are more or fewer keys than queries."""
+    x, others = as_tensor(query), as_tensor(key)
+    if x.ndim != others.ndim:
+        lead = broadcast_shapes(x.shape[:-2], others.shape[:-2])
+        query, key, value = (
+            broadcast_to(t, (*lead, *t.shape[-2:])) for t in map(as_tensor, (query, key, value))
+        )
+    if is_causal and x.shape[-2] != others.shape[-2]:
+        attn_mask, is_causal = _lower_triangle(x.shape[-2], others.shape[-2]), False
     return attention(
         query, key, value, attn_mask, causal=is_causal, scale=scale, dropout=dropout_p
     )
+
+
+def _lower_triangle(rows: int, columns: int) -> Tensor:
+    return e.less_equal(as_tensor(np.arange(columns)), as_tensor(np.arange(rows)[:, None]))
 
 
 # ---- losses

@@ -16,7 +16,7 @@ from rung.tensor import reductions as r
 from rung.tensor.creation import arange
 from rung.tensor.functional import floats, logsigmoid, reduced, softplus
 from rung.tensor.operate import Operand, as_tensor
-from rung.tensor.shapes import expand_dims
+from rung.tensor.shapes import broadcast_arrays, expand_dims, reshape
 from rung.tensor.sorting import take_along_axis
 
 if TYPE_CHECKING:
@@ -31,7 +31,8 @@ def _weighted(loss: Tensor, weight: Operand | None) -> Tensor:
 
 
 def p_norm(x: Operand, p: float = 2.0, axis: int = -1, keepdims: bool = False) -> Tensor:
-    """(Σ |x|^p)^(1/p) along `axis`; the largest |x| for p = inf."""
+    """(Σ |x|^p)^(1/p) along `axis`; the largest and smallest |x| for p = inf and -inf,
+    how many are not 0 for p = 0."""
     x = floats(x)
     if p == 2:
         return r.norm(x, axis, keepdims)
@@ -39,8 +40,10 @@ def p_norm(x: Operand, p: float = 2.0, axis: int = -1, keepdims: bool = False) -
         return r.max(e.abs(x), axis, keepdims)
     if p == 1:
         return r.sum(e.abs(x), axis, keepdims=keepdims)
-    if p <= 0:
-        raise RungError(f"norm: p={p}", fix="give a positive p")
+    if p == -math.inf:
+        return r.min(e.abs(x), axis, keepdims)
+    if p == 0:
+        return r.count_nonzero(x, axis, keepdims).astype(x.dtype)
     return r.sum(e.abs(x) ** p, axis, keepdims=keepdims) ** (1 / p)
 
 
@@ -48,12 +51,12 @@ def pairwise_distance(
     x1: Operand, x2: Operand, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False
 ) -> Tensor:
     """The p-norm of x1 - x2 + eps along the last dim."""
-    return p_norm(floats(x1) - as_tensor(x2) + eps, p, -1, keepdim)
+    return p_norm(floats(x1) - floats(x2) + eps, p, -1, keepdim)
 
 
 def cosine_similarity(x1: Operand, x2: Operand, dim: int = 1, eps: float = 1e-8) -> Tensor:
     """Σ x1 x2 / (max(|x1|, eps) max(|x2|, eps)) along `dim`; the other dims broadcast."""
-    a, b = floats(x1), floats(x2)
+    a, b = broadcast_arrays(floats(x1), floats(x2))
     lengths = e.maximum(r.norm(a, dim), eps) * e.maximum(r.norm(b, dim), eps)
     return r.sum(a * b, dim) / lengths
 
@@ -260,6 +263,10 @@ def multi_margin_loss(
     if p not in (1, 2):
         raise RungError(f"multi_margin_loss: p={p}", fix="give 1 or 2")
     x, t = floats(x), as_tensor(target)
+    if x.ndim == 0:
+        x, t = reshape(x, (1,)), reshape(t, ())
+    elif x.ndim == 1:
+        t = reshape(t, ())
     at = expand_dims(t, -1)
     chosen = take_along_axis(x, at, -1)
     excess = _positive(margin - chosen + x)
@@ -276,6 +283,8 @@ def multilabel_margin_loss(x: Operand, target: Operand, reduction: str = "mean")
     x[N, C] with integer target[N, C] (or both [C]), of which the classes before the first negative
     number count."""
     x, t = floats(x), as_tensor(target)
+    if x.ndim == 0:
+        x, t = reshape(x, (1,)), reshape(t, (1,))
     counts = r.cumulative_sum((t < 0).astype("i32"), -1) == 0
     chosen = take_along_axis(x, e.maximum(t, 0), -1)
     hits = (expand_dims(t, -1) == arange(x.shape[-1])) & expand_dims(counts, -1)

@@ -22,8 +22,8 @@ from rung.tensor.creation import arange, zeros
 from rung.tensor.functional import floats
 from rung.tensor.functional import max_pool2d as _max_pool
 from rung.tensor.operate import Operand, as_tensor
-from rung.tensor.shapes import expand_dims, moveaxis, pad, reshape, squeeze
-from rung.tensor.sorting import take
+from rung.tensor.shapes import broadcast_to, expand_dims, moveaxis, pad, reshape, squeeze
+from rung.tensor.sorting import take, take_along_axis
 from rung.tensor.state import apply
 
 if TYPE_CHECKING:
@@ -327,9 +327,50 @@ def _plain_mean(x: Tensor, sizes: Sequence[int]) -> Tensor:
 adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d = (
     _adaptive(rank, "avg") for rank in (1, 2, 3)
 )
-adaptive_max_pool1d, adaptive_max_pool2d, adaptive_max_pool3d = (
-    _adaptive(rank, "max") for rank in (1, 2, 3)
-)
+
+
+def _with_places(rank: int) -> Callable[..., Any]:
+    """The maxima, and where they are if asked for."""
+    maxima = _adaptive(rank, "max")
+
+    def function(x: Operand, output_size: Target, return_indices: bool = False) -> Any:
+        if not return_indices:
+            return maxima(x, output_size)
+        name = function.__name__
+        places = _batched(
+            name, rank, as_tensor(x).detach(), lambda v: _adaptive_places(v, output_size)
+        )
+        given = floats(x)
+        flat = reshape(given, (*given.shape[: given.ndim - rank], -1))
+        rows = reshape(places, (*places.shape[: places.ndim - rank], -1))
+        return reshape(take_along_axis(flat, rows, -1), places.shape), places
+
+    function.__name__ = function.__qualname__ = maxima.__name__
+    function.__doc__ = (
+        f"{maxima.__doc__} With `return_indices` also where the maxima are, i64, counted\n"
+        "over these dims in row-major order."
+    )
+    return function
+
+
+def _adaptive_places(x: Tensor, output_size: Target) -> Tensor:
+    """Where the maxima of the windows of x[N, C, …] are, dim by dim."""
+    lengths = x.shape[2:]
+    numbers = as_tensor(np.arange(int(np.prod(lengths))).reshape(lengths))
+    places = broadcast_to(numbers, x.shape)
+    for dim, count in enumerate(_targets(output_size, lengths), 2):
+        start, stop = _bounds(x.shape[dim], count)
+        at = start[:, None] + np.arange(int((stop - start).max(initial=1)))
+        inside, at = as_tensor(at < stop[:, None]), np.minimum(at, x.shape[dim] - 1)
+        values, known = (take(moveaxis(t, dim, -1), at, -1) for t in (x, places))
+        best = reductions.argmax(e.where(inside, values, -inf), -1, keepdims=True)
+        x, places = (
+            moveaxis(squeeze(take_along_axis(t, best, -1), -1), -1, dim) for t in (values, known)
+        )
+    return places
+
+
+adaptive_max_pool1d, adaptive_max_pool2d, adaptive_max_pool3d = map(_with_places, (1, 2, 3))
 
 
 # ---- over channels
@@ -343,7 +384,7 @@ def local_response_norm(
     x = floats(x)
     if x.ndim < 3:
         raise ShapeError(f"local_response_norm: x is {x._type}", fix="x is [N, C, T] or more")
-    squares = reshape(e.square(x), (x.shape[0], 1, x.shape[1], -1))
+    squares = reshape(e.square(x), (x.shape[0], 1, x.shape[1], prod(x.shape[2:])))
     wide = pad(squares, [(0, 0), (0, 0), (size // 2, (size - 1) // 2), (0, 0)])
     means = apply(lambda v: _pooling.avg_pool(v, size=(size, 1), stride=(1, 1)), wide)
     return x / (k + alpha * reshape(means, x.shape)) ** beta

@@ -243,14 +243,16 @@ def diff(
     prepend: Operand = None,
     append: Operand = None,
 ) -> Tensor:
-    """Differences of neighbours along `axis`, `n` times over, with `prepend` in front of x and
-    `append` behind it. Raises ShapeError if n is negative, DTypeError for bool."""
+    """Differences of neighbours along `axis`, `n` times over (0: x itself), with `prepend` in front
+    of x and `append` behind it. Raises ShapeError if n is negative, DTypeError for bool."""
     x = as_tensor(x)
     dim = one_axis("diff", axis, x.ndim)
     if n < 0:
         raise ShapeError(f"diff: n={n}", fix="give a number that is not negative")
     if x.dtype.is_bool:
         raise DTypeError(f"diff of {x._type}", fix="cast to a numeric dtype")
+    if n == 0:
+        return x
     parts = [as_tensor(p) for p in (prepend, x, append) if p is not None]
     dtype = common_dtype(parts)
 

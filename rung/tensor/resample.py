@@ -63,6 +63,9 @@ def _sources(x: Tensor, dim: int, widths: tuple[int, int], mode: str) -> Array:
         raise ShapeError(f"pad: {widths} around dim {dim} of {x._type}", fix=f"at most {limit}")
     low, high = widths
     around = (max(low, 0), max(high, 0))
+    if mode == "circular":  # what is cut off is not there to come in at the other end
+        kept = np.arange(max(-low, 0), n - max(-high, 0))
+        return np.pad(kept, around, mode="wrap")
     found: Array = np.pad(np.arange(n), around, mode=_NUMPY_MODES[mode])  # type: ignore[call-overload]
     return found[max(-low, 0) : len(found) - max(-high, 0)]
 

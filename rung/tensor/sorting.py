@@ -155,14 +155,20 @@ def searchsorted(
     x1: Operand, x2: Operand, /, side: str = "left", sorter: Operand = None
 ) -> Tensor:
     """The positions (i64) at which the elements of x2 would be put into the vector x1, which is
-    sorted, or is so in the order `sorter`: before ("left") or behind equal ones. NaN goes last."""
+    sorted, or is so in the order `sorter`: before ("left") or behind equal ones. NaN goes last.
+    With more dims, x1[…, n] and x2[…, m] have the others in common, and rows go with rows."""
     x, values = as_tensor(x1), as_tensor(x2)
-    if x.ndim != 1:
-        raise ShapeError(f"searchsorted: x1 is {x._type}, not a vector")
+    if x.ndim == 0 or (x.ndim > 1 and x.shape[:-1] != values.shape[:-1]):
+        raise ShapeError(
+            f"searchsorted: x2 {values._type} in x1 {x._type}",
+            fix="x1 is a vector, or has the dims of x2 but for the last one",
+        )
     if side not in ("left", "right"):
         raise RungError(f"searchsorted: side={side!r}", fix='give "left" or "right"')
     if sorter is not None:
-        x = take(x, sorter)
+        x = take(x, sorter) if x.ndim == 1 else take_along_axis(x, sorter, -1)
+    if x.ndim > 1:
+        x = reshape(x, (*x.shape[:-1], 1, x.shape[-1]))
     row = reshape(values, (*values.shape, 1))
     return _stands_before(x, row, side == "left").sum(-1, dtype=dt.int64)
 
@@ -173,10 +179,3 @@ def _stands_before(x: Tensor, values: Tensor, strictly: bool) -> Tensor:
         return before
     last = values.isnan()
     return before | (last & ~x.isnan() if strictly else last)
-
-
-def bincount(x: Operand, length: int) -> Tensor:
-    """How often each of 0 … length - 1 is among the integers x (i64)."""
-    x = as_tensor(x)
-    flat = reshape(x, (-1, 1))
-    return (flat == as_tensor(np.arange(length)).astype(x.dtype)).sum(0, dtype=dt.int64)

@@ -20,6 +20,8 @@ from rung.core.errors import (
 )
 from rung.ops.broadcast import broadcasted
 from rung.tensor import (
+    arithmetic,
+    arrange,
     autograd,
     elementwise,
     indexing,
@@ -34,6 +36,7 @@ from rung.tensor import functional as f
 from rung.tensor import sorting as so
 from rung.tensor.creation import check_device, names_device
 from rung.tensor.leaf import detached
+from rung.tensor.methods import Methods
 from rung.tensor.operate import (
     Operand,
     as_tensor,
@@ -79,7 +82,7 @@ def _updater(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return method
 
 
-class Tensor(TensorState):
+class Tensor(Methods, TensorState):
     """An n-dimensional array of one dtype.
 
     Operations build a graph; a look at the value (`numpy()`, `item()`, `float()`, `bool()`,
@@ -305,7 +308,7 @@ class Tensor(TensorState):
         return elementwise.bitwise_invert(self)
 
     def __round__(self, digits: int = 0) -> Tensor:
-        return elementwise.round(self)
+        return arithmetic.round_to(self, digits)
 
     __getitem__ = indexing.getitem
     __setitem__ = indexing.setitem
@@ -489,6 +492,18 @@ class Tensor(TensorState):
         """As i64."""
         return cast_to(self, dt.int64)
 
+    def byte(self) -> Tensor:
+        """As u8."""
+        return cast_to(self, dt.uint8)
+
+    def char(self) -> Tensor:
+        """As i8."""
+        return cast_to(self, dt.int8)
+
+    def short(self) -> Tensor:
+        """As i16."""
+        return cast_to(self, dt.int16)
+
     def bool(self) -> Tensor:
         """As bool: whether each element is not zero."""
         return cast_to(self, dt.bool_)
@@ -525,6 +540,10 @@ class Tensor(TensorState):
 
     view_as = reshape_as
 
+    def expand_as(self, other: Tensor) -> Tensor:
+        """Repeated to the shape of another tensor."""
+        return shapes.broadcast_to(self, other.shape)
+
     def contiguous(self) -> Tensor:
         """The tensor itself: all tensors are dense."""
         return self
@@ -546,7 +565,7 @@ class Tensor(TensorState):
     pad = shapes.pad
     tril = shapes.tril
     triu = shapes.triu
-    diagonal = shapes.diagonal
+    diagonal = arrange.diagonal_of
 
     # ---- reductions, sorting, picking
 
@@ -599,17 +618,17 @@ class Tensor(TensorState):
     erf = elementwise.erf
     floor = elementwise.floor
     ceil = elementwise.ceil
-    round = elementwise.round
+    round = arithmetic.round_to
     trunc = elementwise.trunc
     isnan = elementwise.isnan
     isinf = elementwise.isinf
     isfinite = elementwise.isfinite
     clip = clamp = elementwise.clip
     pow = elementwise.pow
-    add = elementwise.add
-    sub = elementwise.subtract
-    mul = elementwise.multiply
-    div = elementwise.divide
+    add = arithmetic.add
+    sub = subtract = arithmetic.subtract
+    mul = multiply = elementwise.multiply
+    div = divide = arithmetic.divide
     maximum = elementwise.maximum
     minimum = elementwise.minimum
     eq = elementwise.equal
@@ -627,10 +646,6 @@ class Tensor(TensorState):
     def where(self, condition: Operand, other: Operand) -> Tensor:
         """The elements where the condition is true, those of `other` elsewhere."""
         return elementwise.where(condition, self, other)
-
-    def masked_fill(self, mask: Operand, value: Operand) -> Tensor:
-        """`value` where the mask is true, the elements elsewhere."""
-        return elementwise.where(mask, value, self)
 
     # ---- composites
 

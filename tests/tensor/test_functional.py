@@ -75,7 +75,7 @@ CASES: dict[str, Case] = {
         lambda x, w, b: tf.batch_norm(x, None, None, w, b, training=True),
         [IMAGE, normal(4), normal(4)],
     ),
-    "normalize": (lambda x: f.normalize(x, 1), lambda x: tf.normalize(x, dim=1), [X]),
+    "normalize": (lambda x: f.normalize(x), lambda x: tf.normalize(x, dim=1), [X]),
     "attention": (f.attention, tf.scaled_dot_product_attention, [Q, K, V]),
     "attention_causal": (
         lambda q, k, v: f.scaled_dot_product_attention(q, k, v, is_causal=True),

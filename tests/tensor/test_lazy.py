@@ -6,6 +6,7 @@ import gc
 import threading
 import weakref
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -280,3 +281,34 @@ def test_programs_do_not_keep_constants_alive() -> None:
         buffer = weakref.ref(x._buffer)
         del x
         assert buffer() is None
+
+
+class _Held(list[Any]):
+    """A list that can be watched."""
+
+
+def test_lifted_constants_live_until_the_program_has_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a run allocates must not lie where its own inputs are."""
+    made, alive = [], []
+    buffers, run = programs.Runnable.scalar_buffers, executor.InterpretedGraph.run
+
+    def watched(self: programs.Runnable, values: Any) -> Any:
+        found = _Held(buffers(self, values))
+        made.append(weakref.ref(found))
+        return found
+
+    def running(self: executor.InterpretedGraph, inputs: Any, outputs: Any) -> None:
+        alive.append(made[-1]() is not None)
+        run(self, inputs, outputs)
+
+    monkeypatch.setattr(programs.Runnable, "scalar_buffers", watched)
+    monkeypatch.setattr(executor.InterpretedGraph, "run", running)
+    configure(interpret=True)
+    try:
+        for n in range(programs.LIFT_AFTER + 2):
+            found = rung.sin(rung.asarray([4.8, 7.5])) * (0.5 + n)
+            np.testing.assert_allclose(found.numpy(), np.sin([4.8, 7.5]) * (0.5 + n), 1e-6)
+    finally:
+        configure(interpret=False)
+    assert len(alive) == programs.LIFT_AFTER + 2
+    assert all(alive)
