@@ -243,8 +243,8 @@ def diff(
     prepend: Operand = None,
     append: Operand = None,
 ) -> Tensor:
-    """Differences of neighbours along `axis`, `n` times over (0: x itself), with `prepend` in front
-    of x and `append` behind it. Raises ShapeError if n is negative, DTypeError for bool."""
+    """Differences of neighbours along `axis`, `n` times over (0: x itself), with `prepend` in
+    front of x and `append` behind it. Raises ShapeError if n is negative, DTypeError for bool."""
     x = as_tensor(x)
     dim = one_axis("diff", axis, x.ndim)
     if n < 0:
