@@ -20,6 +20,7 @@ from rung.tensor import functional as f
 from rung.tensor import reductions as r
 from rung.tensor import statistics as st
 from rung.tensor.functional import floats
+from rung.tensor.matrices import p_length
 from rung.tensor.operate import Operand, as_tensor, cast_to, torch_names
 from rung.tensor.reductions import Axis
 from rung.tensor.shapes import broadcast_to
@@ -189,12 +190,8 @@ def norm(
     size = e.abs(_filled(x, mask, math.inf if ord < 0 else 0))
     if ord == -math.inf:
         return r.min(size, axis, keepdims)
-    if ord == math.inf:
-        return r.max(size, axis, keepdims)
-    if ord == 0:
-        return cast_to(r.count_nonzero(size, axis, keepdims), x.dtype)
-    if ord == 1:
-        return r.sum(size, axis, keepdims=keepdims)
+    if ord >= 0:
+        return p_length(size, ord, axis, keepdims)
     return r.sum(size**ord, axis, keepdims=keepdims) ** (1 / ord)
 
 

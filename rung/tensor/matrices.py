@@ -15,6 +15,7 @@ from rung.tensor import reductions as r
 from rung.tensor.functional import floats
 from rung.tensor.operate import Operand, as_tensor, cast_to, one_axis
 from rung.tensor.products import matmul, outer
+from rung.tensor.reductions import Axis
 from rung.tensor.shapes import expand_dims, matrix_transpose, reshape
 from rung.tensor.sorting import take
 
@@ -128,7 +129,7 @@ def kron(x: Operand, y: Operand) -> Tensor:
 # ---- distances
 
 
-def p_length(x: Tensor, p: float, axis: int | tuple[int, ...] | None, keepdims: bool) -> Tensor:
+def p_length(x: Tensor, p: float, axis: Axis, keepdims: bool) -> Tensor:
     """(Σ |x|^p)^(1/p) over `axis`; 0 counts what is not zero, inf takes the largest. Its derivative
     is 0 where the length is."""
     size = e.abs(x)
