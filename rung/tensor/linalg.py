@@ -31,7 +31,7 @@ from rung.tensor.decompositions import (
     svd,
     svdvals,
 )
-from rung.tensor.elementwise import abs, divide, multiply, pow
+from rung.tensor.elementwise import abs, divide, multiply, pow, where
 from rung.tensor.operate import Operand, all_axes, as_tensor, cast_to, torch_names
 from rung.tensor.products import cross, matmul, multi_dot, outer, tensordot, vecdot
 from rung.tensor.reductions import Axis
@@ -90,7 +90,7 @@ def vector_norm(
     x: Operand, /, axis: Axis = None, keepdims: bool = False, ord: float = 2
 ) -> Tensor:
     """sum(abs(x) ** ord) ** (1 / ord) over `axis` (None: all elements); inf and -inf: the largest
-    and the smallest magnitude, 0: how many are not zero."""
+    and the smallest magnitude, 0: how many are not zero. The derivative is 0 where the norm is."""
     x = as_tensor(x)
     if not x.dtype.is_float:
         raise DTypeError(f"vector_norm of {x._type}", fix="cast to a float dtype")
@@ -105,7 +105,11 @@ def vector_norm(
         return cast_to(reductions.count_nonzero(x, axis, keepdims), x.dtype)
     if ord == 1:
         return reductions.sum(size, axis, keepdims=keepdims)
-    return pow(reductions.sum(pow(size, ord), axis, keepdims=keepdims), 1 / ord)
+    if ord < 0:
+        return pow(reductions.sum(pow(size, ord), axis, keepdims=keepdims), 1 / ord)
+    nothing = size == 0  # where the slope of a power below 1 is infinite
+    powers = where(nothing, 0.0, pow(where(nothing, 1.0, size), ord))
+    return reductions.nonzero_root(reductions.sum(powers, axis, keepdims=keepdims), ord)
 
 
 def matrix_norm(x: Operand, /, keepdims: bool = False, ord: float | str = "fro") -> Tensor:

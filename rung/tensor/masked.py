@@ -20,7 +20,7 @@ from rung.tensor import functional as f
 from rung.tensor import reductions as r
 from rung.tensor import statistics as st
 from rung.tensor.functional import floats
-from rung.tensor.matrices import p_length
+from rung.tensor.linalg import vector_norm
 from rung.tensor.operate import Operand, as_tensor, cast_to, torch_names
 from rung.tensor.reductions import Axis
 from rung.tensor.shapes import broadcast_to
@@ -188,11 +188,7 @@ def norm(
     and the smallest magnitude."""
     x = floats(x) if dtype is None else as_tensor(x).astype(dtype)
     size = e.abs(_filled(x, mask, math.inf if ord < 0 else 0))
-    if ord == -math.inf:
-        return r.min(size, axis, keepdims)
-    if ord >= 0:
-        return p_length(size, ord, axis, keepdims)
-    return r.sum(size**ord, axis, keepdims=keepdims) ** (1 / ord)
+    return vector_norm(size, axis=axis, keepdims=keepdims, ord=ord)
 
 
 @torch_names

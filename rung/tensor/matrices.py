@@ -3,7 +3,6 @@ under PyTorch's names."""
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,9 +12,9 @@ from rung.core.errors import RungError, ShapeError
 from rung.tensor import elementwise as e
 from rung.tensor import reductions as r
 from rung.tensor.functional import floats
+from rung.tensor.linalg import vector_norm
 from rung.tensor.operate import Operand, as_tensor, cast_to, one_axis
 from rung.tensor.products import matmul, outer
-from rung.tensor.reductions import Axis
 from rung.tensor.shapes import expand_dims, matrix_transpose, reshape
 from rung.tensor.sorting import take
 
@@ -129,31 +128,9 @@ def kron(x: Operand, y: Operand) -> Tensor:
 # ---- distances
 
 
-def p_length(x: Tensor, p: float, axis: Axis, keepdims: bool) -> Tensor:
-    """(Σ |x|^p)^(1/p) over `axis`; 0 counts what is not zero, inf takes the largest. Its derivative
-    is 0 where the length is."""
-    size = e.abs(x)
-    if p == 0:
-        return cast_to(r.count_nonzero(x, axis, keepdims), x.dtype)
-    if p == 1:
-        return r.sum(size, axis, keepdims=keepdims)
-    if p == math.inf:
-        return r.max(size, axis, keepdims)
-    powers = e.square(x) if p == 2 else _power(size, p)
-    total = r.sum(powers, axis, keepdims=keepdims)
-    nothing = total == 0
-    return e.where(nothing, 0.0, e.pow(e.where(nothing, 1.0, total), 1 / p))
-
-
-def _power(size: Tensor, p: float) -> Tensor:
-    """size to the power p, without the infinite slope at 0 where p < 1."""
-    nothing = size == 0
-    return e.where(nothing, 0.0, e.pow(e.where(nothing, 1.0, size), p))
-
-
 def dist(x: Operand, y: Operand, p: float = 2) -> Tensor:
     """The p-norm of all elements of x - y."""
-    return p_length(floats(e.subtract(x, y)), p, None, keepdims=False)
+    return vector_norm(floats(e.subtract(x, y)), ord=p)
 
 
 def cdist(
@@ -167,14 +144,14 @@ def cdist(
         raise ShapeError(f"cdist: {a._type} and {b._type}", fix="give […, m, d] and […, n, d]")
     if p < 0:
         raise RungError(f"cdist: p={p}", fix="give a p that is not negative")
-    return p_length(expand_dims(a, -2) - expand_dims(b, -3), p, -1, keepdims=False)
+    return vector_norm(expand_dims(a, -2) - expand_dims(b, -3), axis=-1, ord=p)
 
 
 def pdist(x: Operand, p: float = 2.0) -> Tensor:
     """The p-norms of the differences of each two rows of x[n, d], [n (n - 1) / 2]."""
     (x,) = _ranks("pdist", (floats(x), 2))
     first, second = np.triu_indices(x.shape[0], 1)
-    return p_length(take(x, first, 0) - take(x, second, 0), p, -1, keepdims=False)
+    return vector_norm(take(x, first, 0) - take(x, second, 0), axis=-1, ord=p)
 
 
 def renorm(x: Operand, p: float, dim: int, maxnorm: float) -> Tensor:
@@ -183,7 +160,7 @@ def renorm(x: Operand, p: float, dim: int, maxnorm: float) -> Tensor:
     place = one_axis("renorm", dim, x.ndim)
     others = tuple(d for d in range(x.ndim) if d != place)
     wide = cast_to(x, dt.accumulator(x.dtype))
-    length = p_length(wide, p, others, keepdims=True)
+    length = vector_norm(wide, axis=others, keepdims=True, ord=p)
     factor = e.where(length > maxnorm, maxnorm / (length + 1e-7), 1.0)
     return cast_to(wide * cast_to(factor, wide.dtype), x.dtype)
 

@@ -150,8 +150,17 @@ def std(
 
 @torch_names
 def norm(x: Operand, /, axis: Axis = None, keepdims: bool = False) -> Tensor:
-    """Square root of the sum of squares over `axis`."""
-    return elementwise.sqrt(sum(elementwise.square(_floats(x)), axis, keepdims=keepdims))
+    """Square root of the sum of squares over `axis`. Its derivative is 0 where it is 0."""
+    total = sum(elementwise.square(_floats(x)), axis, keepdims=keepdims)
+    return nonzero_root(total, 2)
+
+
+def nonzero_root(total: Tensor, degree: float) -> Tensor:
+    """total ** (1 / degree), with the derivative 0 where `total` is 0, not an infinite one."""
+    nothing = total == 0
+    safe = elementwise.where(nothing, 1.0, total)
+    root = elementwise.sqrt(safe) if degree == 2 else elementwise.pow(safe, 1 / degree)
+    return elementwise.where(nothing, 0.0, root)
 
 
 @torch_names
