@@ -127,18 +127,24 @@ def matrix_norm(x: Operand, /, keepdims: bool = False, ord: float | str = "fro")
         found = _combined(svdvals(x), ord)
     elif ord in (1, -1, inf, -inf):
         sums = vector_norm(x, -2 if ord in (1, -1) else -1, keepdims=True, ord=1)
-        found = (reductions.max if ord in (1, inf) else reductions.min)(sums, (-2, -1))
+        found = (_largest if ord in (1, inf) else reductions.min)(sums, (-2, -1))
     else:
         fix = 'give "fro", "nuc", 1, -1, 2, -2, inf or -inf'
         raise RungError(f"matrix_norm: ord={ord!r}", fix=fix)
     return expand_dims(found, (-2, -1)) if keepdims else found
 
 
+def _largest(sizes: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """The largest of sizes, which is 0 where there are none."""
+    empty = not all(sizes.shape[a] for a in axes)
+    return (reductions.sum if empty else reductions.max)(sizes, axes)
+
+
 def _combined(values: Tensor, ord: float | str) -> Tensor:
     """A norm of a matrix from its singular values."""
     if ord == "nuc":
         return reductions.sum(values, -1)
-    return reductions.max(values, -1) if ord == 2 else reductions.min(values, -1)
+    return _largest(values, (-1,)) if ord == 2 else reductions.min(values, -1)
 
 
 @torch_names

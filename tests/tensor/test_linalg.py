@@ -476,3 +476,17 @@ def test_a_failure_leaves_the_other_tensors_alone() -> None:
     assert same.tolist() == np.ones((3, 3)).tolist()
     del bad
     assert (good + 1).tolist() == [3, 3, 3]
+
+
+@pytest.mark.parametrize("ord", [2, 1, 3, 0.5, float("inf")])
+def test_the_norm_of_zeros_has_the_derivative_zero(ord):
+    x = rung.zeros(4)
+    found = rung.grad(lambda x: linalg.vector_norm(x, ord=ord))(x)
+    assert found.tolist() == [0.0] * 4
+    assert rung.grad(lambda x: rung.linalg.norm(x))(x).tolist() == [0.0] * 4
+
+
+def test_matrices_without_elements_have_the_norm_zero():
+    for shape in ((0, 2), (2, 0)):
+        for ord in (1, 2, float("inf"), "fro", "nuc"):
+            assert linalg.matrix_norm(rung.ones(shape), ord=ord).item() == 0
