@@ -53,14 +53,14 @@ SIGNS_OF_ZERO = names_in("signbit copysign bitcast atan2 nextafter")
 """Ops that tell 0.0 from -0.0; they take floats without zeros."""
 KEEPS_EXACT = names_in(
     "negative abs sign floor ceil round trunc maximum minimum where cast reshape broadcast_to "
-    "permute slice pad flip concat take take_along gather scatter dynamic_slice reduce_max "
-    "reduce_min dynamic_update_slice sort top_k window_max window_take stop_gradient copysign "
-    "nextafter bitcast isnan"
+    "permute slice pad flip concat take take_along gather scatter scatter_max scatter_min "
+    "dynamic_slice reduce_max reduce_min dynamic_update_slice sort top_k window_max window_take "
+    "stop_gradient copysign nextafter bitcast isnan"
 )
 """Ops whose floats are exact when their operands are."""
 SUMS = names_in(
     "add subtract multiply reduce_sum reduce_prod cumulative_sum cumulative_prod dot_general conv "
-    "window_sum scatter_add window_put floor_divide remainder"
+    "window_sum scatter_add scatter_prod window_put floor_divide remainder"
 )
 """Ops whose floats are exact when their operands are small whole numbers."""
 
@@ -237,11 +237,11 @@ class Drawer:
             raise Refused
         if op.name in SIGNS_OF_ZERO and any(_ambiguous(a) for a in arrays):
             raise Refused
-        if "prod" in op.name and not _bounded(operands[0], op, attrs):
-            raise Refused
         try:
             with np.errstate(all="ignore"):
                 types = op.type(attrs, [k.type for k in operands])
+                if "prod" in op.name and not _bounded(operands, op, attrs):
+                    raise Refused
                 if sum(t.size for t in types) > 4 * MAX_SIZE:
                     raise Refused
                 results = op.ref(attrs, arrays)
@@ -362,13 +362,13 @@ def _magnitude(k: Known, op: Op) -> Array:
     return np.maximum(size, 1) if "prod" in op.name else size
 
 
-def _bounded(x: Known, op: Op, attrs: Attrs) -> bool:
+def _bounded(operands: Sequence[Known], op: Op, attrs: Attrs) -> bool:
     """Whether no partial product can overflow, whatever their order (infinity times 0 is NaN)."""
-    if not x.dtype.is_float:
+    if not operands[0].dtype.is_float:
         return True
     with np.errstate(all="ignore"):
-        (worst,) = op.ref(attrs, [_magnitude(x, op)])
-    return bool(np.all(worst <= HUGE[x.dtype.name]))
+        (worst,) = op.ref(attrs, [_magnitude(x, op) for x in operands])
+    return bool(np.all(worst <= HUGE[operands[0].dtype.name]))
 
 
 def _widens(small: Shape, large: Shape) -> bool:
@@ -529,12 +529,15 @@ def draw_take_along(d: Drawer) -> None:
     d.apply(op, [x, index(d, shape)], attrs)
 
 
+COMBINING = ("scatter_max", "scatter_min", "scatter_prod")
+
+
 def draw_gather(d: Drawer) -> None:
     x = d.known(lambda k: len(k.shape) > 0)
     batch = d.below(2) if len(x.shape) > 1 else 0
     depth = 1 + d.below(len(x.shape) - batch)
     many = d.pick(((), (3,), (2, 2)))
-    name = d.pick(("gather", "scatter", "scatter_add"))
+    name = d.pick(("gather", "gather", "scatter", "scatter_add", *COMBINING))
     op, attrs = attrs_of(name, batch_dims=batch)
     places = index(d, (*x.shape[:batch], *many, depth))
     if name == "gather":
