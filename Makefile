@@ -24,7 +24,7 @@ demo: $(VENV)/.with-demo
 	$(BIN)/rung demo
 
 test: check
-	$(BIN)/python -m pytest -n $(JOBS) $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 check: $(VENV)/.with-test
 	$(BIN)/ruff check .
