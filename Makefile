@@ -40,7 +40,7 @@ bench: $(VENV)/.with-bench
 fuzz: $(VENV)/.with-test
 	$(BIN)/python -m tests.fuzz --graphs $(GRAPHS) --jobs $(JOBS) $(ARGS)
 
-opinfo: $(VENV)/.with-test $(VENV)/.with-bench
+opinfo: $(VENV)/.with-test
 	$(BIN)/python -m tests.oracle --jobs $(JOBS) --markdown docs/opinfo.md $(ARGS)
 
 clean:
