@@ -199,14 +199,19 @@ def identity_op(name: str, doc: str, attrs: type[Attrs], **columns: Any) -> Op:
     )
 
 
+PASSED_ON: dict[str, Any] = {
+    "linear": (0,),
+    "joint": True,
+    "jvp": lambda attrs, inputs, outputs, tangents: (tangents[0],),
+    "transpose": lambda attrs, inputs, cotangents, operand: cotangents[0],
+}
+"""Columns of an identity that derivatives pass through."""
+
 TAG = identity_op(
     "tag",
     "The identity, for one use of a tensor under differentiation.",
     TagAttrs,
-    linear=(0,),
-    joint=True,
-    jvp=lambda attrs, inputs, outputs, tangents: (tangents[0],),
-    transpose=lambda attrs, inputs, cotangents, operand: cotangents[0],
+    **PASSED_ON,
     batch=lambda attrs, inputs, batched, size: (inputs[0],),
 )
 DETACH = identity_op(

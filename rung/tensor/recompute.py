@@ -12,7 +12,7 @@ from rung.ir.subgraph import between, moved_values
 from rung.ir.types import TensorType
 from rung.ops.batching import all_with_axis
 from rung.ops.control import AfterAttrs, after
-from rung.tensor.leaf import NOT_COMPILED, identity_op
+from rung.tensor.leaf import NOT_COMPILED, PASSED_ON, identity_op
 from rung.transform.grad import vjp_values
 
 Policy = Callable[[Sequence[Node]], Sequence[Node]]
@@ -119,9 +119,6 @@ NAME = identity_op(
     "checkpoint_name",
     "The identity, of a value that has a name.",
     NameAttrs,
-    linear=(0,),
-    joint=True,
-    jvp=lambda attrs, inputs, outputs, tangents: (tangents[0],),
-    transpose=lambda attrs, inputs, cotangents, operand: cotangents[0],
+    **PASSED_ON,
     batch=lambda attrs, inputs, batched, size: NAME.build(inputs, attrs),
 )
