@@ -86,7 +86,18 @@ def _sequence_array(data: Any) -> np.ndarray[Any, Any]:
             f"array: {element!r} is no number that a tensor can hold",
             fix="give bools, integers, floats, or sequences or arrays of them",
         )
+    if array.dtype == np.float64 and np.abs(array).max(initial=0) >= 2.0**63:
+        return _exact_integers(data, array)
     return array
+
+
+def _exact_integers(data: Any, rounded: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Integers of which some need 64 bits without a sign, which NumPy rounds to floats beside
+    others; `rounded` where they are no such integers."""
+    exact = np.asarray(data, dtype=object)
+    if not all(isinstance(x, int) and 0 <= x < 2**64 for x in exact.flat):
+        return rounded
+    return exact.astype(np.uint64)
 
 
 def _first(data: Any) -> Any:

@@ -506,3 +506,11 @@ def test_setitem_errors() -> None:
 
 def test_no_settings_leak() -> None:
     assert rung.settings().interpret
+
+
+def test_integers_that_need_64_bits_beside_small_ones():
+    large = 2**63 + 1
+    assert rung.asarray([0, large], dtype=rung.uint64).tolist() == [0, large]
+    assert rung.asarray([[2**64 - 1, 5]]).tolist() == [[2**64 - 1, 5]]
+    assert rung.asarray([-1, large]).dtype is rung.float32
+    assert rung.asarray([1e300, 1], dtype=rung.float64).tolist() == [1e300, 1]
