@@ -24,7 +24,7 @@ from rung.ops.control import ScanAttrs, SwitchAttrs, WhileAttrs
 from rung.ops.gradient import stop_gradient
 from rung.tensor import tree
 from rung.tensor.leaf import DETACH, LEAF, TAG, Step, leaf_value, read_from_outside
-from rung.tensor.operate import as_tensor
+from rung.tensor.operate import as_tensor, copied
 from rung.tensor.shapes import concat
 from rung.tensor.state import TensorState, graph_value, mapping, new_tensor, raw_value, state
 
@@ -114,7 +114,7 @@ def while_loop(
     body = _Body(name)
     carry = body.placeholders(start, init)
     with mapping(body.holder):
-        asked = as_tensor(condition(carry))
+        asked = as_tensor(condition(_own(carry)))
         if asked.shape != () or asked.dtype is not dt.bool_:
             raise DTypeError(
                 f"{name}: the condition gives {asked.dtype}{list(asked.shape)}, not one bool",
@@ -174,7 +174,7 @@ def branch(
     made: list[list[Tensor]] = []
     structure: tree.Structure | None = None
     with mapping(body.holder):
-        results = [b(*args) for b in branches]
+        results = [b(*_own(args)) for b in branches]
         for number, result in enumerate(results if alike is None else alike(results)):
             leaves, kind = tree.flatten(result)
             made.append([as_tensor(x) for x in leaves])
@@ -365,6 +365,11 @@ def _name(function: Function) -> str:
 
 def _tensors(whole: Any) -> list[Tensor]:
     return [as_tensor(x) for x in tree.leaves(whole)]
+
+
+def _own(whole: Any) -> Any:
+    """The tree with tensors of its own, which a function may update in place."""
+    return tree.map(copied, whole)
 
 
 def _unflatten(like: Any, leaves: Sequence[Tensor]) -> Any:

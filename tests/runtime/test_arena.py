@@ -78,3 +78,11 @@ def test_nothing_needs_nothing():
 def test_ill_formed_intervals(bad):
     with pytest.raises(LoweringError, match="'a'"):
         plan_arena(bad)
+
+
+def test_what_waits_lies_behind_what_others_use_meanwhile() -> None:
+    plan = plan_arena(
+        [Interval("late", 64, 5, 9), Interval("waits", 128, 0, 4, floor=1000)]
+    )
+    assert plan.offsets["waits"] == 1024 and plan.offsets["late"] == 0
+    assert plan.total_bytes == 1024 + 128

@@ -381,3 +381,56 @@ def test_checkpoint_within_a_body(policy):
         rung.jit(rung.grad(f)).compile(w).runnable.program.arena_bytes for f in (plain, again)
     ]
     assert kept[1] < kept[0]
+
+
+def test_what_one_function_updates_in_place_is_not_seen_by_another():
+    def updating(x):
+        x += 1
+        return x * 1
+
+    ten = lambda x: x * 10  # noqa: E731
+    x = rung.asarray([1.0, 2.0])
+    for number, branches in enumerate([(ten, updating), (updating, ten)]):
+        assert rung.switch(number, branches, x).tolist() == [10, 20]
+        assert rung.switch(1 - number, branches, x).tolist() == [2, 3]
+    assert rung.cond(x.sum() > 0, ten, updating, {"a": x}["a"]).tolist() == [10, 20]
+    assert x.tolist() == [1, 2]
+
+    def condition(c):
+        c += 5
+        return c < 10
+
+    assert rung.while_loop(condition, lambda c: c + 1, rung.asarray(0.0)).item() == 5
+
+
+def test_what_is_made_of_something_small_waits_for_its_reader():
+    """The big factor is no value that is kept while the loop runs."""
+    big = rung.ones((256, 256))
+
+    def scaled(big, small, x):
+        factor = rung.broadcast_to(small.sum(), big.shape)
+        end = rung.scan(lambda c, _: (rung.tanh(c), None), x, length=3)[0]
+        return big * factor + end.sum()
+
+    step = rung.jit(scaled)
+    args = (big, rung.ones(4), rung.ones(2))
+    assert step.compile(*args).runnable.program.arena_bytes < big.nbytes
+    np.testing.assert_allclose(step(*args).numpy(), scaled(*args).numpy(), rtol=1e-6)
+
+
+def test_programs_that_are_called_leave_what_waits_alone():
+    """The memory of a called program (temporaries of a product chain) and a value that waits for
+    the loop to end are planned together."""
+    x = rung.asarray(np.random.default_rng(2).standard_normal((64, 64)) / 8)
+
+    def run(x):
+        waits = (x @ x).cumsum(0)
+        chain = lambda c, _: (rung.softmax(c @ x, -1) @ (c @ c).cumsum(1), None)  # noqa: E731
+        return rung.scan(chain, x, length=4)[0] + waits.cumsum(1)
+
+    c = x.numpy()
+    for _ in range(4):
+        e = np.exp(c @ x.numpy() - (c @ x.numpy()).max(-1, keepdims=True))
+        c = (e / e.sum(-1, keepdims=True)) @ (c @ c).cumsum(1)
+    wanted = c + (x.numpy() @ x.numpy()).cumsum(0).cumsum(1)
+    np.testing.assert_allclose(rung.jit(run)(x).numpy(), wanted, rtol=1e-9, atol=1e-12)
