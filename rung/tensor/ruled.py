@@ -134,7 +134,8 @@ TRANSPARENT = (TAG, DETACH, CUSTOM_JVP, CUSTOM_VJP, CHECKPOINT, NAME)
 """Ops that are the identity of their first operands, and are gone when a graph is compiled."""
 
 
-_plain: WeakKeyDictionary[Graph, Graph] = WeakKeyDictionary()
+_plain: WeakKeyDictionary[Graph, Graph | None] = WeakKeyDictionary()
+"""Graphs without transparent nodes, by the graph with them; None for one that has none."""
 
 
 def without_rules(attrs: Attrs) -> Attrs:
@@ -149,10 +150,11 @@ def _without_rules(value: Any) -> Any:
         return tuple(map(_without_rules, value))
     if not isinstance(value, Graph):
         return value
-    found = _plain.get(value)
-    if found is None:
-        found = _plain[value] = _plain_graph(value)
-    return found
+    if value not in _plain:
+        plain = _plain_graph(value)
+        _plain[value] = None if plain is value else plain
+    found = _plain[value]
+    return value if found is None else found
 
 
 def _plain_graph(graph: Graph) -> Graph:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import threading
 import time
@@ -11,6 +12,8 @@ import pytest
 
 import rung
 from rung.core.errors import DTypeError, GradientError, RungError, ShapeError, TraceError
+from rung.tensor import ruled
+from rung.tensor.programs import clear_programs
 
 RNG = np.random.default_rng(0)
 W = RNG.standard_normal((4, 4))
@@ -434,3 +437,15 @@ def test_programs_that_are_called_leave_what_waits_alone():
         c = (e / e.sum(-1, keepdims=True)) @ (c @ c).cumsum(1)
     wanted = c + (x.numpy() @ x.numpy()).cumsum(0).cumsum(1)
     np.testing.assert_allclose(rung.jit(run)(x).numpy(), wanted, rtol=1e-9, atol=1e-12)
+
+
+def test_bodies_are_let_go_with_their_programs():
+    clear_programs()
+    gc.collect()
+    before = len(ruled._plain)
+    x = rung.scan(lambda c, _: (rung.tanh(c) * 1.25, None), rung.ones(3), length=2)[0]
+    x.numpy()
+    del x
+    clear_programs()
+    gc.collect()
+    assert len(ruled._plain) <= before
