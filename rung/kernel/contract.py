@@ -54,6 +54,8 @@ LOAD_COST = 0.25
 """What a load of a tile's step shows, as a part of a multiply-add."""
 STEP_COST = 1.0
 """What a step of a tile costs besides."""
+FEW_PANELS = 2
+"""Panels up to which nothing is laid out for all of them."""
 STAGE_PANELS = 8
 """Panels from which the broadcast factor is laid out tile by tile."""
 STAGE_PANELS_NEAR = 12
@@ -327,10 +329,10 @@ class ContractionTiling:
         self.s.do(Split(rows.name, height, m0, self.m), Split(columns.name, width, n0, self.n))
         panels = columns.extent // width
         others = prod(v.extent for v in self.c.columns[:-1])
-        if stage and panels * others > 2 and not self.near:
+        if stage and not self.near:
             self._stage(m0, panels * others)
-        if stage and panels > 2:
-            self._stage_panels(n0)
+        if stage:
+            self._stage_panels(n0, panels)
         self.k_block = self._reduction_blocks() if stage else ""
         blocks = [self.k_block] if self.k_block else []
         self.s.do(Reorder((*batch, n0, *blocks, m0, *self.reduce, self.m, self.n)))
@@ -388,17 +390,19 @@ class ContractionTiling:
         limit = int(machine.l2_bytes * NEAR)
         return next((n for n in whole if rows // n * row_bytes <= limit), 0)
 
-    def _stage_panels(self, n0: str) -> None:
-        """Where blocks of rows read the same panels, these are laid out once for all blocks."""
+    def _stage_panels(self, n0: str, panels: int) -> None:
+        """Where blocks of rows read the same panels, or many runs, these are laid out once for all
+        of them."""
         column = self.c.columns[-1]
         outer = {v.name for v in self.c.batch}
         for r in _panel_reads(self.c.right, column, self.found.reduce):
             free = {v.name for v in variables(r)}
             reduce = [k.axis.name for k in self.found.reduce if k.axis.name in free]
             plain = free == {column.name, *reduce} and not outer
-            if not self.block or not plain or self._is_read_twice(r):
-                continue
             assert isinstance(r.source, Buffer)
+            again = (self.block and panels > FEW_PANELS) or r.source.name in self.s.fixed
+            if not again or not plain or self._is_read_twice(r):
+                continue
             name = f"p_{r.source.name}"
             self.s.do(Stage(r.source.name, (n0, *reduce, self.n), 0, name))
             turned = f"{name}_{reduce[-1]}" if stride(r, column) != 1 else ""
@@ -424,7 +428,8 @@ class ContractionTiling:
             size = prod(v.extent for v in variables(r))
             near = size * r.dtype.itemsize <= self.s.machine.l2_bytes
             few = panels < (STAGE_PANELS_NEAR if near else STAGE_PANELS) or size > STAGE_MOST
-            fine = along == 1 and not apart and few
+            fine = (along == 1 and not apart and few) or panels <= FEW_PANELS
+            fine = fine and r.source.name not in self.s.fixed
             plain = len(outer) + len(reduce) + 1 == len(free)
             if fine or not plain or self._is_read_twice(r):
                 continue

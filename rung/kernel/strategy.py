@@ -10,6 +10,7 @@ Each loop nest of a kernel is recognised by its structure, not by where it came 
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import replace
 from math import prod
 
@@ -50,13 +51,16 @@ COLUMN_VECTORS = 8
 """Vectors of columns that a column reduction keeps in registers."""
 
 
-def schedule_kernel(kernel: Kernel, group: str, machine: Machine) -> Kernel:
-    """The scheduled kernel for a naive kernel of a `group` kind.
+def schedule_kernel(
+    kernel: Kernel, group: str, machine: Machine, fixed: Set[str] = frozenset()
+) -> Kernel:
+    """The scheduled kernel for a naive kernel of a `group` kind. `fixed` names the inputs that are
+    the same in many runs: to lay them out costs nothing.
 
     Where a step of the strategy does not hold, the kernel runs as it is, its outermost loop shared
     out if that is independent; with the setting `verify` the ScheduleError is raised instead."""
     try:
-        scheduler = Scheduler(kernel, machine)
+        scheduler = Scheduler(kernel, machine, fixed)
         for number in range(len(kernel.phases)):
             scheduler.phase(number)
         return scheduler.kernel
@@ -79,9 +83,10 @@ def fallback(kernel: Kernel) -> Kernel:
 class Scheduler:
     """Applies steps to a kernel, phase by phase."""
 
-    def __init__(self, kernel: Kernel, machine: Machine) -> None:
+    def __init__(self, kernel: Kernel, machine: Machine, fixed: Set[str] = frozenset()) -> None:
         self.kernel = kernel
         self.machine = machine
+        self.fixed = fixed
         self._fused = 0
 
     def do(self, *steps: Step) -> None:

@@ -10,7 +10,7 @@ from math import pi, sqrt
 
 from rung.core.errors import RungError
 from rung.ir.node import Value
-from rung.ops.composite import composite
+from rung.ops.composite import composite, composite_with_jvp
 from rung.ops.elementwise import (
     divide,
     greater,
@@ -20,6 +20,7 @@ from rung.ops.elementwise import (
     multiply,
     negative,
     plus,
+    subtract,
     where,
 )
 from rung.ops.families import add
@@ -58,21 +59,25 @@ def _folded(w: Value) -> Value:
     return where(less(w, number(0, w)), w, negative(w))
 
 
-def _sigmoid(w: Value) -> Value:
-    e = exp(_folded(w))
-    return divide(where(less(w, number(0, w)), e, number(1, w)), plus(e, 1.0))
-
-
 def _softplus(w: Value) -> Value:
     zero = number(0, w)
     return add(where(less(w, zero), zero, w), log1p(exp(_folded(w))))
 
 
-@composite
+def _sigmoid_jvp(x: Value, y: Value, dx: Value) -> Value:
+    w = wide(y)
+    slope = multiply(w, subtract(number(1, w), w))
+    return as_type(multiply(slope, wide(dx)), x.dtype)
+
+
+@composite_with_jvp(_sigmoid_jvp)
 def sigmoid(x: Value) -> Value:
-    """1 / (1 + exp(-x))."""
+    """1 / (1 + exp(-x)). A derivative keeps the result y alone: it is y (1 - y)."""
     require_float("sigmoid", "x", x)
-    return as_type(_sigmoid(wide(x)), x.dtype)
+    w = wide(x)
+    e = exp(_folded(w))
+    y = divide(where(less(w, number(0, w)), e, number(1, w)), plus(e, 1.0))
+    return as_type(y, x.dtype)
 
 
 @composite
@@ -94,7 +99,7 @@ def silu(x: Value) -> Value:
     """x * sigmoid(x), also called swish."""
     require_float("silu", "x", x)
     w = wide(x)
-    return as_type(multiply(w, _sigmoid(w)), x.dtype)
+    return as_type(multiply(w, sigmoid(w)), x.dtype)
 
 
 @composite

@@ -2,7 +2,7 @@
 
 `softmax(x, dim=-1)` makes one node of the op `composite`, which holds its decomposition as a graph.
 A backend may claim the whole by its name; all else sees the body after `decompose`. The derivative
-of a composite is that of its body.
+of a composite is that of its body, unless it has a better one of its own.
 """
 
 from __future__ import annotations
@@ -38,19 +38,23 @@ R = TypeVar("R", Value, tuple[Value, ...])
 
 @dataclass(frozen=True)
 class CompositeAttrs(Attrs):
-    """`name`, decomposition `body`, and the keyword attributes it was built with (in order)."""
+    """`name`, decomposition `body`, and the keyword attributes it was built with (in order).
+    `jvp`: (operands…, results…, tangents of the operands…) -> tangents of the results, if that is
+    not to be the derivative of the body."""
 
     name: str
     body: Graph
     static: tuple[tuple[str, Static], ...] = ()
+    jvp: Graph | None = None
 
 
-def inline(body: Graph, inputs: Sequence[Value], via: str) -> tuple[Value, ...]:
+def inline(body: Graph, inputs: Sequence[Value], via: str = "") -> tuple[Value, ...]:
     """The outputs of `body` with `inputs` for its parameters, as nodes of the line being executed,
-    made by `via`. Raises GraphError if a type is not that of the parameter."""
+    made by `via` if that is given. Raises GraphError if a type is not that of the parameter."""
     _check_inputs(body, [v.type for v in inputs])
     values: dict[Value, Value] = dict(zip(body.params, inputs, strict=True))
-    with provenance(current_source().with_via(via)):
+    here = current_source()
+    with provenance(here.with_via(via) if via else here):
         for node in body.nodes:
             if node.op is not PARAMETER:
                 new = node.op.build([values[v] for v in node.inputs], node.attrs)
@@ -104,7 +108,7 @@ COMPOSITE = Op(
     decompose=_decompose,
     blank={
         "axes": "decomposed before anything needs the index map",
-        "jvp": "decomposed before differentiation",
+        "jvp": "that of its body, or the one among its attributes",
         "transpose": "decomposed before differentiation",
         "emit": "decomposed, or claimed by name",
         "samples": "each composite has its own value tests",
@@ -119,9 +123,21 @@ def composite(function: Callable[P, R]) -> Callable[P, R]:
     keyword-only parameters are static attributes. The body is traced once per operand types and
     attributes. Errors of the body are raised at the call.
     """
+    return _builder(function, None)
+
+
+def composite_with_jvp(
+    jvp: Callable[..., Value],
+) -> Callable[[Callable[P, Value]], Callable[P, Value]]:
+    """As `composite`, of a function of one result whose tangent is
+    `jvp(operands…, result, tangents…)`."""
+    return lambda function: _builder(function, jvp)
+
+
+def _builder(function: Callable[P, R], jvp: Callable[..., Value] | None) -> Callable[P, R]:
     signature = inspect.signature(function)
     name = function.__name__
-    bodies: dict[object, tuple[Graph, tuple[tuple[str, Static], ...], bool]] = {}
+    bodies: dict[object, tuple[CompositeAttrs, bool]] = {}
 
     @functools.wraps(function)
     def build(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -133,13 +149,27 @@ def composite(function: Callable[P, R]) -> Callable[P, R]:
         key = (types, repr(static))
         found = bodies.get(key)
         if found is None:
-            found = bodies[key] = _trace(name, function, types, static)
-        body, attributes, single = found
+            body, single = _trace(name, function, types, static)
+            rule = None if jvp is None else _trace_jvp(jvp, body)
+            attrs = CompositeAttrs(name, body, tuple(static.items()), rule)
+            found = bodies[key] = attrs, single
+        attrs, single = found
         inputs = tuple(v for v in operands.values() if isinstance(v, Value))
-        results = COMPOSITE.build(inputs, CompositeAttrs(name, body, attributes))
+        results = COMPOSITE.build(inputs, attrs)
         return results[0] if single else results  # type: ignore[return-value]
 
     return build
+
+
+def _trace_jvp(jvp: Callable[..., Value], body: Graph) -> Graph:
+    """The graph of a tangent rule, for operands and results like those of `body`."""
+    names = [f"x{i}" for i in range(len(body.params))]
+    types = [p.type for p in body.params]
+    tangents = [(f"d_{n}", t) for n, t in zip(names, types, strict=True)]
+    given = [*zip(names, types, strict=True), ("y", body.outputs[0].type), *tangents]
+    params = [parameter(i, n, t) for i, (n, t) in enumerate(given)]
+    with provenance(NOWHERE):
+        return make_graph(f"{body.name}_jvp", params, [jvp(*params)])
 
 
 def _operand_type(name: str, operand: str, value: object) -> TensorType | None:
@@ -171,7 +201,7 @@ def _trace(
     function: Callable[..., Value | tuple[Value, ...]],
     types: tuple[tuple[str, TensorType | None], ...],
     static: dict[str, Static],
-) -> tuple[Graph, tuple[tuple[str, Static], ...], bool]:
+) -> tuple[Graph, bool]:
     params: list[Value] = []
     operands: list[Value | None] = []
     for operand, type in types:
@@ -181,7 +211,7 @@ def _trace(
     with provenance(NOWHERE):
         result = function(*operands, **static)
     outputs = (result,) if isinstance(result, Value) else result
-    return make_graph(name, params, outputs), tuple(static.items()), isinstance(result, Value)
+    return make_graph(name, params, outputs), isinstance(result, Value)
 
 
 RECORDS = (COMPOSITE,)

@@ -18,6 +18,7 @@ from rung.ir.digest import graph_digest
 from rung.ir.expr import Const
 from rung.ir.node import Graph
 from rung.ir.types import TensorType
+from rung.kernel.deps import written_buffers
 from rung.kernel.loop import Accumulate, For, Kernel, Stmt, Store, children
 from rung.kernel.machine import Machine, host_machine
 from rung.kernel.plan import (
@@ -30,6 +31,7 @@ from rung.kernel.plan import (
     TempMemory,
     make_plan,
 )  # fmt: skip
+from rung.kernel.prepare import phases, preparing
 from rung.kernel.strategy import schedule_kernel
 from rung.kernel.text import kernel_text
 from rung.runtime.arena import Interval, plan_arena
@@ -53,25 +55,42 @@ ALONE_WORK = 30_000
 @dataclass(frozen=True)
 class Shape:
     """What the stage table needs to know of a compiled kernel: (symbol, grid) of each phase, the
-    bytes of scratch that a thread needs, and the bytes of each temporary that its schedule added
-    to the parameters."""
+    bytes of scratch that a thread needs, the bytes of each temporary that its schedule added to
+    the parameters, the phases that one run of many needs, and which temporaries these fill."""
 
     phases: tuple[tuple[str, int], ...]
     scratch_bytes: int
     temp_bytes: tuple[int, ...] = ()
+    preparing: tuple[bool, ...] = ()
+    kept: tuple[bool, ...] = ()
+
+    @property
+    def each_run(self) -> list[int]:
+        """The numbers of the phases of every run."""
+        return [i for i, once in enumerate(self.preparing) if not once]
 
 
 class CompiledKernel:
     """A distinct kernel of a program: naive form, schedule and code are made when they are asked
-    for, so that a kernel found in the cache costs neither."""
+    for, so that a kernel found in the cache costs neither. `fixed` names the inputs that are the
+    same in many runs."""
 
-    def __init__(self, naive: Kernel, group: str, machine: Machine, target: Target) -> None:
+    def __init__(
+        self,
+        naive: Kernel,
+        group: str,
+        machine: Machine,
+        target: Target,
+        fixed: frozenset[str] = frozenset(),
+    ) -> None:
         self.naive = naive
         self.group = group
+        self.fixed = fixed
         self._machine = machine
         self._target = target
         text = kernel_text(replace(naive, name="kernel", sources=(), schedule=()))
-        parts = (text, group, repr(machine), target.triple, target.cpu, target.features)
+        parts = [text, group, repr(machine), target.triple, target.cpu, target.features]
+        parts += sorted(fixed)
         self.key = hashlib.sha256("\0".join(parts).encode()).hexdigest()
         self._scheduled: Kernel | None = None
         self._lowered: LoweredKernel | None = None
@@ -86,7 +105,7 @@ class CompiledKernel:
         """The kernel with its schedule applied."""
         if self._scheduled is None:
             named = replace(self.naive, name=self.name)
-            self._scheduled = schedule_kernel(named, self.group, self._machine)
+            self._scheduled = schedule_kernel(named, self.group, self._machine, self.fixed)
         return self._scheduled
 
     @property
@@ -103,11 +122,15 @@ class CompiledKernel:
     def _module(self) -> Module:
         low = self.lowered
         added = self.scheduled.params[len(self.naive.params) :]
+        once = preparing(self.scheduled, self.fixed)
+        made = [written_buffers(p) for p, o in zip(phases(self.scheduled), once, strict=True) if o]
         note = json.dumps(
             {
                 "phases": low.phases,
                 "scratch": low.scratch_bytes,
                 "temps": [b.nbytes for b in added],
+                "preparing": once,
+                "kept": [any(b in buffers for buffers in made) for b in added],
             }
         )
         return Module(low.ir_text, tuple(symbol for symbol, _ in low.phases), note)
@@ -116,8 +139,13 @@ class CompiledKernel:
 def shape_of(library: Library) -> Shape:
     """Grids and scratch, from the note that is kept with the kernel's object code."""
     data = json.loads(library.note)
-    phases = tuple((symbol, grid) for symbol, grid in data["phases"])
-    return Shape(phases, data["scratch"], tuple(data["temps"]))
+    return Shape(
+        tuple((symbol, grid) for symbol, grid in data["phases"]),
+        data["scratch"],
+        tuple(data["temps"]),
+        tuple(data["preparing"]),
+        tuple(data["kept"]),
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,9 +166,15 @@ class Planning:
     whose recipe is on disk needs none of it to run."""
 
     def __init__(
-        self, graph: Graph, aliases: Mapping[int, int], machine: Machine, lower: Lower | None
+        self,
+        graph: Graph,
+        aliases: Mapping[int, int],
+        machine: Machine,
+        lower: Lower | None,
+        fixed: frozenset[int] = frozenset(),
     ) -> None:
         self.given = graph
+        self.fixed = fixed
         self.aliases = aliases
         self.machine = machine
         self._lower = lower
@@ -159,19 +193,29 @@ class Planning:
     def kernels(self) -> tuple[CompiledKernel, ...]:
         """The kernel of each call of the plan; equal kernels are the same object."""
         target = host()
-        found: dict[tuple[Kernel, str], CompiledKernel] = {}
+        found: dict[tuple[Kernel, str, frozenset[str]], CompiledKernel] = {}
         kernels: list[CompiledKernel] = []
         for call in self.plan.calls:
             bare = replace(call.kernel, sources=())
-            key = (bare, call.group)
+            fixed = self._fixed(call) if call.group == "contract" else frozenset()
+            key = (bare, call.group, fixed)
             if key not in found:
-                found[key] = CompiledKernel(bare, call.group, self.machine, target)
+                found[key] = CompiledKernel(bare, call.group, self.machine, target, fixed)
             kernels.append(found[key])
         return tuple(kernels)
 
+    def _fixed(self, call: PlannedCall) -> frozenset[str]:
+        """The inputs of a kernel that are the same in many runs."""
+        return frozenset(
+            b.name
+            for b, m in zip(call.kernel.params, call.memory, strict=True)
+            if b.role == "input" and isinstance(m, InputMemory) and m.index in self.fixed
+        )
+
     def recipe_key(self) -> str:
         """Under which the recipe is kept."""
-        parts = (graph_digest(self.given), str(sorted(self.aliases.items())), repr(self.machine))
+        uses = f"{sorted(self.aliases.items())} {sorted(self.fixed)}"
+        parts = (graph_digest(self.given), uses, repr(self.machine))
         lowered = "lowered" if self._lower is None else "traced"
         return "\0".join(("recipe", lowered, *parts))
 
@@ -192,7 +236,11 @@ class StaleRecipeError(LoweringError):
 
 
 class CompiledGraph:
-    """A graph that runs: `run` takes addresses of dense row-major arrays."""
+    """A graph that runs: `run` takes addresses of dense row-major arrays.
+
+    `kept_bytes`: sizes of what is made of fixed inputs. If there is any, the caller gives memory
+    for it, whose addresses follow the outputs, and runs `preparation` with the same table before
+    the first `executable`."""
 
     def __init__(
         self, planning: Planning, recipe: Recipe, libraries: Mapping[str, Library]
@@ -202,7 +250,10 @@ class CompiledGraph:
         given = planning.given
         self.input_types: tuple[TensorType, ...] = tuple(p.type for p in given.params)
         self.output_types: tuple[TensorType, ...] = tuple(v.type for v in given.outputs)
-        self.executable = recipe.executable(libraries, len(given.params), len(given.outputs))
+        counts = len(given.params), len(given.outputs)
+        self.executable = recipe.executable(libraries, *counts)
+        self.preparation = recipe.preparation(libraries, *counts)
+        self.kept_bytes = recipe.kept_bytes
         self.arena_bytes = recipe.arena_bytes
         self._run = self.executable.run
 
@@ -237,19 +288,25 @@ class CompiledGraph:
         return tuple(
             StageInfo(kernel, call, phase)
             for call, kernel in zip(self.plan.calls, self.kernels, strict=True)
-            for phase in range(len(shape_of(self._libraries[kernel.key]).phases))
+            for phase in shape_of(self._libraries[kernel.key]).each_run
         )
 
     def run(self, inputs: Sequence[int], outputs: Sequence[int]) -> None:
-        """Run once over the given addresses; blocks until the outputs are written."""
+        """Run once over the given addresses; blocks until the outputs are written. With fixed
+        inputs, `outputs` end with the memory for what is made of them, prepared before."""
         self._run([*inputs, *outputs])
+
+    def prepare(self, inputs: Sequence[int], outputs: Sequence[int]) -> None:
+        """Make what is made of fixed inputs, with the addresses that `run` will get."""
+        if self.preparation is not None:
+            self.preparation.run([*inputs, *outputs])
 
     def run_at(self, table: int) -> None:
         """Run once with the address of a table of pointers, inputs then outputs."""
         self.executable.run_at(table)
 
     def profile(self, inputs: Sequence[int], outputs: Sequence[int]) -> list[float]:
-        """Run once; microseconds of each stage."""
+        """As `run`; microseconds of each stage."""
         return self.executable.profile([*inputs, *outputs])
 
 
@@ -258,13 +315,16 @@ def compile_graph(
     aliases: Mapping[int, int] | None = None,
     machine: Machine | None = None,
     lower: Lower | None = None,
+    fixed: frozenset[int] = frozenset(),
 ) -> CompiledGraph:
     """Compile a graph for this machine. `aliases` maps outputs to the inputs whose buffer the
     caller passes for both (donated state); `lower` makes the graph primitive where it is not.
+    `fixed`: inputs that are the same in many runs, so that they are laid out once; see
+    CompiledGraph.
 
     Raises LoweringError for ops that have no lowering."""
     machine = machine or host_machine()
-    planning = Planning(graph, aliases or {}, machine, lower)
+    planning = Planning(graph, aliases or {}, machine, lower, fixed)
     cache = object_cache(machine)
     key = planning.recipe_key()
     found = None if settings().verify else cache.get(key)
@@ -287,6 +347,14 @@ def _load(units: Iterable[Unit]) -> dict[str, Library]:
     return dict(zip([u.key for u in wanted], compile_units(wanted), strict=True))
 
 
+@dataclass(frozen=True)
+class _KeptMemory:
+    """Memory number `index` of what is made of fixed inputs."""
+
+    index: int
+    nbytes: int
+
+
 class _RecipeBuilder:
     """Turns planned calls into stages: barriers where one stage needs another's result, and one
     arena for the temporary memory."""
@@ -296,6 +364,7 @@ class _RecipeBuilder:
         self.kernels = planning.kernels
         self.shapes = shapes
         self.aliases = planning.aliases
+        self.num_outputs = len(planning.given.outputs)
 
     def build(self) -> Recipe:
         self._added = self._added_temps()
@@ -303,29 +372,45 @@ class _RecipeBuilder:
         offsets, arena_bytes = self._arena(epochs)
         numbers = {k: i for i, k in enumerate(self.shapes)}
         steps: list[Step] = []
+        early: list[Step] = []
         for i, (call, kernel) in enumerate(zip(self.plan.calls, self.kernels, strict=True)):
             slots = tuple(self._slot(m, offsets) for m in (*call.memory, *self._added[i]))
-            for phase, (symbol, grid) in enumerate(self.shapes[kernel].phases):
-                flags = StageFlags.BARRIER if phase or barriers[i] else StageFlags.NONE
-                if grid == 1:
-                    flags |= StageFlags.SERIAL
+            shape, first = self.shapes[kernel], True
+            for (symbol, grid), once in zip(shape.phases, shape.preparing, strict=True):
+                flags = StageFlags.SERIAL if grid == 1 else StageFlags.NONE
+                if once:
+                    early.append(Step(numbers[kernel], symbol, grid, flags, slots))
+                    continue
+                if barriers[i] or not first:
+                    flags |= StageFlags.BARRIER
                 steps.append(Step(numbers[kernel], symbol, grid, flags, slots))
+                first = False
+        kept = [m for added in self._added for m in added if isinstance(m, _KeptMemory)]
         return Recipe(
             kernels=tuple((k.key, k.name) for k in self.shapes),
             steps=tuple(steps),
+            early=tuple(early),
+            kept_bytes=tuple(m.nbytes for m in kept),
             arena_bytes=arena_bytes,
             scratch_bytes=max((s.scratch_bytes for s in self.shapes.values()), default=0),
             alone=sum(work(c.kernel) for c in self.plan.calls) < ALONE_WORK,
         )
 
-    def _added_temps(self) -> list[tuple[TempMemory, ...]]:
+    def _added_temps(self) -> list[tuple[TempMemory | _KeptMemory, ...]]:
         """Memory of the temporaries that schedules added, for each call."""
         used = [m.index for c in self.plan.calls for m in c.memory if isinstance(m, TempMemory)]
-        number = itertools.count(max(used, default=-1) + 1)
-        return [
-            tuple(TempMemory(next(number), n) for n in self.shapes[k].temp_bytes)
-            for k in self.kernels
-        ]
+        number, place = itertools.count(max(used, default=-1) + 1), itertools.count()
+        found: list[tuple[TempMemory | _KeptMemory, ...]] = []
+        for kernel in self.kernels:
+            shape = self.shapes[kernel]
+            sizes = zip(shape.temp_bytes, shape.kept, strict=True)
+            found.append(
+                tuple(
+                    _KeptMemory(next(place), n) if kept else TempMemory(next(number), n)
+                    for n, kept in sizes
+                )
+            )
+        return found
 
     def _place(self, m: Memory) -> object:
         """What identifies memory: donated outputs are their inputs."""
@@ -350,9 +435,9 @@ class _RecipeBuilder:
                 read, written = set(), set()
             barriers.append(wait)
             epochs.append(epoch)
-            phases = len(self.shapes[kernel].phases)
-            if phases > 1:
-                epoch += phases - 1
+            count = len(self.shapes[kernel].each_run)
+            if count > 1:
+                epoch += count - 1
                 read, written = set(), set()
             read |= reads
             written |= writes
@@ -363,7 +448,7 @@ class _RecipeBuilder:
         first: dict[TempMemory, int] = {}
         last: dict[TempMemory, int] = {}
         for i, call in enumerate(self.plan.calls):
-            end = epochs[i] + len(self.shapes[self.kernels[i]].phases) - 1
+            end = epochs[i] + len(self.shapes[self.kernels[i]].each_run) - 1
             for m in (*call.memory, *self._added[i]):
                 if isinstance(m, TempMemory):
                     first.setdefault(m, epochs[i])
@@ -372,7 +457,7 @@ class _RecipeBuilder:
         plan = plan_arena(intervals)
         return {int(name): offset for name, offset in plan.offsets.items()}, plan.total_bytes
 
-    def _slot(self, m: Memory, offsets: Mapping[int, int]) -> Slot:
+    def _slot(self, m: Memory | _KeptMemory, offsets: Mapping[int, int]) -> Slot:
         match m:
             case InputMemory(index):
                 return Input(index)
@@ -382,6 +467,8 @@ class _RecipeBuilder:
                 return Arena(offsets[index])
             case ConstantMemory(array):
                 return Constant(array)
+            case _KeptMemory(index):
+                return Output(self.num_outputs + index)
 
 
 def work(kernel: Kernel) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,10 +41,14 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """A program. `kernels`: (key of the object code, name) of each; `alone`: see Executable."""
+    """A program. `kernels`: (key of the object code, name) of each; `alone`: see Executable.
+    `early`: the steps that one run of many needs; `kept_bytes`: sizes of what they make, which lies
+    in memory that the caller gives after that for the outputs."""
 
     kernels: tuple[tuple[str, str], ...]
     steps: tuple[Step, ...]
+    early: tuple[Step, ...]
+    kept_bytes: tuple[int, ...]
     arena_bytes: int
     scratch_bytes: int
     alone: bool
@@ -53,17 +57,34 @@ class Recipe:
         self, libraries: Mapping[str, Library], num_inputs: int, num_outputs: int
     ) -> Executable:
         """The program over loaded code, by key."""
+        return self._executable(self.steps, libraries, num_inputs, num_outputs)
+
+    def preparation(
+        self, libraries: Mapping[str, Library], num_inputs: int, num_outputs: int
+    ) -> Executable | None:
+        """What comes before many runs, if there is anything."""
+        if not self.early:
+            return None
+        return self._executable(self.early, libraries, num_inputs, num_outputs)
+
+    def _executable(
+        self,
+        steps: Sequence[Step],
+        libraries: Mapping[str, Library],
+        num_inputs: int,
+        num_outputs: int,
+    ) -> Executable:
         loaded = [libraries[key] for key, _ in self.kernels]
         stages = [
             Stage(loaded[s.kernel].address(s.symbol), s.slots, s.grid, s.flags, name=s.symbol)
-            for s in self.steps
+            for s in steps
         ]
         return Executable(
             stages,
             arena_bytes=self.arena_bytes,
             scratch_bytes=self.scratch_bytes,
             num_inputs=num_inputs,
-            num_outputs=num_outputs,
+            num_outputs=num_outputs + len(self.kept_bytes),
             alone=self.alone,
             keep=tuple(loaded),
         )
@@ -71,15 +92,16 @@ class Recipe:
     def pack(self) -> bytes | None:
         """As bytes, which `unpack` reads; None if the arrays of the program are too large."""
         arrays: list[Any] = []
-        steps = [
-            [s.kernel, s.symbol, s.grid, int(s.flags), [_slot_record(x, arrays) for x in s.slots]]
-            for s in self.steps
-        ]
+        steps, early = (
+            [_step_record(s, arrays) for s in part] for part in (self.steps, self.early)
+        )
         if sum(a.nbytes for a in arrays) > MOST_CONSTANT_BYTES:
             return None
         data = {
             "kernels": self.kernels,
             "steps": steps,
+            "early": early,
+            "kept": self.kept_bytes,
             "arrays": [_array_record(a) for a in arrays],
             "sizes": [self.arena_bytes, self.scratch_bytes],
             "alone": self.alone,
@@ -91,13 +113,24 @@ class Recipe:
         """What `pack` wrote."""
         record = json.loads(data)
         constants = [Constant(_array(*a)) for a in record["arrays"]]
-        steps: list[Step] = []
-        for kernel, symbol, grid, flags, slots in record["steps"]:
-            places = tuple(_slot(constants, *x) for x in slots)
-            steps.append(Step(kernel, symbol, grid, StageFlags(flags), places))
+        steps, early = (
+            tuple(_step(constants, *s) for s in record[part]) for part in ("steps", "early")
+        )
         kernels = tuple((key, name) for key, name in record["kernels"])
-        arena_bytes, scratch_bytes = record["sizes"]
-        return Recipe(kernels, tuple(steps), arena_bytes, scratch_bytes, record["alone"])
+        kept, (arena, scratch) = tuple(record["kept"]), record["sizes"]
+        return Recipe(kernels, steps, early, kept, arena, scratch, record["alone"])
+
+
+def _step_record(s: Step, arrays: list[Any]) -> list[Any]:
+    slots = [_slot_record(x, arrays) for x in s.slots]
+    return [s.kernel, s.symbol, s.grid, int(s.flags), slots]
+
+
+def _step(
+    constants: list[Constant], kernel: int, symbol: str, grid: int, flags: int, slots: list[Any]
+) -> Step:
+    places = tuple(_slot(constants, *x) for x in slots)
+    return Step(kernel, symbol, grid, StageFlags(flags), places)
 
 
 def _slot_record(slot: Slot, arrays: list[Any]) -> tuple[str, int, int]:

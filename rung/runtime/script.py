@@ -12,8 +12,9 @@ from __future__ import annotations
 import ctypes
 import itertools
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import cache
 from typing import cast
 
@@ -30,6 +31,7 @@ from rung.ops.broadcast import broadcast_to, reshape
 from rung.ops.control import CONTROL, ScanAttrs, SwitchAttrs, WhileAttrs, after
 from rung.ops.movement import permute
 from rung.runtime.arena import Interval, plan_arena
+from rung.runtime.executable import Executable
 from rung.runtime.memory import Block, array_at
 from rung.runtime.native_library import native_library
 from rung.runtime.native_script import Opcode, ProgressOffset
@@ -168,8 +170,8 @@ class Script:
         while True:
             binding = shared.binding
             code = self._code.data.view(np.int64)
-            for word, program in self._calls:
-                code[word] = program.executable.header()
+            for word, executable in self._calls:
+                code[word] = executable.header()
             if shared.binding is binding:
                 break
         for slot, offset in self._offsets.items():
@@ -198,9 +200,10 @@ class _Builder:
         self.host_calls: list[HostCall] = []
         self.num_slots = 0
         self._rows: list[list[int]] = []
-        self._calls: list[tuple[int, CompiledGraph]] = []
+        self._calls: list[_Call] = []
         self._memory: dict[Slot, _Lifetime] = {}
-        self._compiled: dict[tuple[Graph, tuple[tuple[int, int], ...]], CompiledGraph] = {}
+        self._compiled: dict[tuple[object, ...], CompiledGraph] = {}
+        self._loop = _Loop(frozenset())
         self._lowered: dict[Graph, Graph] = {}
 
     # -- what comes out
@@ -210,14 +213,14 @@ class _Builder:
         block.data.view(np.int64)[:] = list(itertools.chain(*self._rows))
         return block
 
-    def calls(self) -> list[tuple[int, CompiledGraph]]:
+    def calls(self) -> list[tuple[int, Executable]]:
         """The word of the code that holds the header of a program, for each call."""
-        return [(4 * row + 1, program) for row, program in self._calls]
+        return [(4 * call.row + 1, call.executable) for call in self._calls]
 
     def memory(self) -> tuple[dict[Slot, int], int]:
         """The offset in the arena of the memory of each slot that has some, and the bytes of all,
         what the programs use among them."""
-        calls = [(row, program.arena_bytes) for row, program in self._calls]
+        calls = [(call.row, call.arena_bytes) for call in self._calls]
         intervals = []
         for slot, x in self._memory.items():
             floor = max((n for row, n in calls if x.first <= row <= x.last), default=0)
@@ -299,14 +302,51 @@ class _Builder:
         aliases: Mapping[int, int],
     ) -> CompiledGraph:
         """Call a graph without control flow; its program."""
-        key = (graph, tuple(sorted(aliases.items())))
+        fixed = frozenset(k for k, slot in enumerate(inputs) if slot in self._loop.fixed)
+        key = (graph, tuple(sorted(aliases.items())), fixed)
         program = self._compiled.get(key)
         if program is None:
-            program = self._compiled[key] = compile_graph(graph, aliases, self.machine)
-        first = self._in_a_row((*inputs, *outputs))
-        self._calls.append((self.emit(Opcode.CALL, 0, first), program))
+            program = compile_graph(graph, aliases, self.machine, fixed=fixed)
+            self._compiled[key] = program
+        kept = [self._kept(n) for n in program.kept_bytes]
+        pointers = (*inputs, *outputs, *kept)
+        self._run(program, program.executable, pointers)
+        if program.preparation is not None:
+            self._loop.preparations.append((program, program.preparation, pointers))
         self.programs.append(program)
         return program
+
+    def _run(
+        self, program: CompiledGraph, executable: Executable, pointers: Sequence[Slot]
+    ) -> None:
+        first = self._in_a_row(pointers)
+        row = self.emit(Opcode.CALL, 0, first)
+        self._calls.append(_Call(row, executable, program.arena_bytes))
+
+    def _kept(self, nbytes: int) -> Slot:
+        """A slot with memory for what the loop around keeps."""
+        slot = self.slot()
+        self._memory[slot] = _Lifetime(nbytes, self._loop.start, self.here())
+        self._loop.kept.append(slot)
+        return slot
+
+    @contextmanager
+    def loop(self, fixed: Sequence[Slot]) -> Iterator[None]:
+        """Around the instructions of a loop, from the first one to which it jumps back on. What
+        the programs in it make of the slots `fixed` alone is made once, before."""
+        outer, self._loop = self._loop, _Loop(frozenset(fixed))
+        self._loop.start = enter = self.emit(Opcode.JUMP)
+        self.point(enter, 1)
+        yield
+        if self._loop.preparations:
+            leave = self.emit(Opcode.JUMP)
+            self.point(enter, 1)
+            for program, executable, pointers in self._loop.preparations:
+                self._run(program, executable, pointers)
+            self.emit(Opcode.JUMP, enter + 1)
+            self.point(leave, 1)
+        self.used(self._loop.kept)
+        self._loop = outer
 
     def _in_a_row(self, slots: Sequence[Slot]) -> Slot:
         """The first of new slots, in a row, that get the addresses of `slots`."""
@@ -352,17 +392,18 @@ class _Builder:
         cursors = [at for at, _ in moving]
         counter = self.slot()
         self.emit(Opcode.VALUE, counter, attrs.length)
-        top = self.here()
         aliases = {k: attrs.constants + k for k in range(attrs.carries)}
-        self.body(
-            attrs.body,
-            [*inputs[: attrs.constants], *carries, *cursors[: len(xs)]],
-            [*carries, *cursors[len(xs) :]],
-            aliases,
-        )
-        for at, step in moving:
-            self.emit(Opcode.SET, at, at, step)
-        self.emit(Opcode.LOOP, counter, top)
+        with self.loop(inputs[: attrs.constants]):
+            top = self.here()
+            self.body(
+                attrs.body,
+                [*inputs[: attrs.constants], *carries, *cursors[: len(xs)]],
+                [*carries, *cursors[len(xs) :]],
+                aliases,
+            )
+            for at, step in moving:
+                self.emit(Opcode.SET, at, at, step)
+            self.emit(Opcode.LOOP, counter, top)
 
     def _while(
         self, attrs: WhileAttrs, node: Node, inputs: Sequence[Slot], outputs: Sequence[Slot]
@@ -377,13 +418,14 @@ class _Builder:
         counter = self.slot()
         self.emit(Opcode.VALUE, counter, attrs.limit)
         leave = self.emit(Opcode.UNLESS, flag)
-        top = self.here()
         aliases = {k: attrs.constants + k for k in range(len(outputs))}
-        self.body(_with_condition(attrs), [*constants, *outputs], [*outputs, flag], aliases)
-        done = self.emit(Opcode.UNLESS, flag)
-        self.emit(Opcode.LOOP, counter, top) if attrs.limit else self.emit(Opcode.BACK, top)
+        with self.loop(constants):
+            top = self.here()
+            self.body(_with_condition(attrs), [*constants, *outputs], [*outputs, flag], aliases)
+            done = self.emit(Opcode.UNLESS, flag)
+            self.emit(Opcode.LOOP, counter, top) if attrs.limit else self.emit(Opcode.BACK, top)
+            self.point(done, 2)
         self.point(leave, 2)
-        self.point(done, 2)
         self.used([flag])
 
     def _switch(self, attrs: SwitchAttrs, inputs: Sequence[Slot], outputs: Sequence[Slot]) -> None:
@@ -397,6 +439,28 @@ class _Builder:
                 self.point(skip, 3)
         for row in leaving:
             self.point(row, 1)
+
+
+@dataclass(frozen=True)
+class _Call:
+    """Instruction `row` runs a program, which works in the first bytes of the arena."""
+
+    row: int
+    executable: Executable
+    arena_bytes: int
+
+
+@dataclass
+class _Loop:
+    """The innermost loop whose instructions are written: the slots that stay the same in it, what
+    runs once before, the memory that this fills, and its first instruction."""
+
+    fixed: frozenset[Slot]
+    preparations: list[tuple[CompiledGraph, Executable, tuple[Slot, ...]]] = field(
+        default_factory=list
+    )
+    kept: list[Slot] = field(default_factory=list)
+    start: int = 0
 
 
 @dataclass

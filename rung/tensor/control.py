@@ -26,7 +26,15 @@ from rung.tensor import tree
 from rung.tensor.leaf import DETACH, LEAF, TAG, Step, leaf_value, read_from_outside
 from rung.tensor.operate import as_tensor, copied
 from rung.tensor.shapes import concat
-from rung.tensor.state import TensorState, graph_value, mapping, new_tensor, raw_value, state
+from rung.tensor.state import (
+    TensorState,
+    graph_value,
+    mapping,
+    new_tensor,
+    raw_value,
+    stand_in,
+    state,
+)
 
 if TYPE_CHECKING:
     from rung.tensor.tensor import Tensor
@@ -289,7 +297,7 @@ class _Body:
             value = leaf_value(self.holder, type)
             self.inputs.append(value)
             follow = source._requires_grad and state.grad_enabled
-            made.append(new_tensor(value, requires_grad=follow))
+            made.append(stand_in(value, requires_grad=follow))
         return _unflatten(whole, made)
 
     def carried(self, made: Any, start: Sequence[Tensor], init: Any) -> list[Tensor]:

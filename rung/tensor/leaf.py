@@ -114,13 +114,15 @@ class Placeholder:
 
 
 class Example(Placeholder):
-    """What `vmap` puts in the place of a tensor for one example; `live` while the function runs."""
+    """What `vmap` puts in the place of a tensor for one example; `live` while the function runs,
+    within `level` such functions, itself counted."""
 
-    __slots__ = ("live",)
+    __slots__ = ("level", "live")
 
     def __init__(self, what: str) -> None:
         super().__init__(what)
         self.live = True
+        self.level = 0
 
 
 class Step(Example):

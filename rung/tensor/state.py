@@ -18,7 +18,7 @@ from rung.core.errors import GradientError, RungError, TraceError
 from rung.core.source import Source, user_source
 from rung.ir.node import Value, current_source, provenance
 from rung.ir.types import Shape, TensorType
-from rung.tensor.leaf import LEAF, Buffer, Example, Placeholder, Tag, detached, tagged
+from rung.tensor.leaf import LEAF, Buffer, Example, Placeholder, Step, Tag, detached, tagged
 from rung.tensor.linear import linearize
 from rung.tensor.pending import evaluate, leaked, lock, note_pending
 
@@ -48,6 +48,7 @@ def mapping(holder: Example) -> Iterator[None]:
     """While a function runs on what stands for one of many values: compiled calls run as part of
     it."""
     state.mapping += 1
+    holder.level = state.mapping
     try:
         yield
     finally:
@@ -71,6 +72,7 @@ class TensorState:
     _written: Source | None = None
     _origin: int = 0
     _depth: int = 0
+    _level: int = 0
 
     @property
     def shape(self) -> Shape:
@@ -117,6 +119,8 @@ def new_tensor(
     trace = state.trace
     if trace is not None:
         tensor._trace = trace
+    if state.mapping:
+        tensor._level = state.mapping
     if buffer is not None:
         tensor._buffer = buffer
         tensor._type = buffer.type
@@ -131,6 +135,13 @@ def new_tensor(
         note_pending(tensor)
         if depth > MAX_DEPTH and not state.mapping:
             evaluate(tensor)
+    return tensor
+
+
+def stand_in(value: Value, requires_grad: bool = False) -> Tensor:
+    """A tensor for one of many values, which belongs to the function that will run on it."""
+    tensor = new_tensor(value, requires_grad=requires_grad)
+    tensor._level = state.mapping + 1
     return tensor
 
 
@@ -282,7 +293,10 @@ def begin_write(tensor: TensorState, leaf: bool = False) -> None:
 
 
 def write(tensor: TensorState, value: Value, requires_grad: bool = False) -> None:
-    """Put `value` (of the tensor's type) into the tensor."""
+    """Put `value` (of the tensor's type) into the tensor. Raises TraceError where that is the value
+    of one iteration or example, and the tensor is from outside of the loop or `vmap`."""
+    if state.mapping > tensor._level:
+        _check_from_outside(tensor, value)
     trace = state.trace
     if trace is not None and tensor._trace is not trace:
         trace.write(tensor, value)
@@ -299,3 +313,14 @@ def write(tensor: TensorState, value: Value, requires_grad: bool = False) -> Non
     if trace is None:
         tensor._written = user_source()
         note_pending(tensor)
+
+
+def _check_from_outside(tensor: TensorState, value: Value) -> None:
+    for holder in linearize([value], {}).holders:
+        if isinstance(holder, Example) and holder.live and holder.level > tensor._level:
+            one = "iteration" if isinstance(holder, Step) else "example"
+            raise TraceError(
+                f"a tensor {tensor._type} from outside is updated by what {holder.what} computes "
+                f"for one {one}",
+                fix="return the new value: a loop carries it, and vmap stacks it",
+            )

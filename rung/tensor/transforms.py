@@ -25,7 +25,15 @@ from rung.tensor.creation import eye
 from rung.tensor.leaf import Example, leaf_value
 from rung.tensor.operate import as_tensor, one_axis
 from rung.tensor.shapes import moveaxis
-from rung.tensor.state import TensorState, graph_value, mapping, new_tensor, raw_value, state
+from rung.tensor.state import (
+    TensorState,
+    graph_value,
+    mapping,
+    new_tensor,
+    raw_value,
+    stand_in,
+    state,
+)
 from rung.transform.jvp import jvp_values
 from rung.transform.vmap import batch_values
 
@@ -134,7 +142,7 @@ class _Examples:
         value = graph_value(tensor)
         example = leaf_value(self.holder, TensorType(tensor.dtype, tensor.shape[1:]))
         self.all[example] = value
-        return new_tensor(example, requires_grad=tensor._requires_grad and state.grad_enabled)
+        return stand_in(example, requires_grad=tensor._requires_grad and state.grad_enabled)
 
     def collected(self, result: Any, axes: Axes) -> Any:
         """The results for all examples."""

@@ -38,6 +38,7 @@ from rung.ir.text import graph_text
 from rung.ir.types import TensorType
 from rung.kernel.loop import Kernel
 from rung.kernel.plan import ConstantMemory
+from rung.kernel.prepare import preparing
 from rung.kernel.text import kernel_text
 from rung.rules.pipeline import PIPELINE
 from rung.runtime.memory import aligned_empty
@@ -120,7 +121,11 @@ class KernelReport:
         first = (
             f"kernel {self.number}  {self.name}  {time} ({self.roof_part:.0%} of the roof), {work}"
         )
-        return "\n".join([first, *(f"  {line}" for line in source_lines(self.sources))])
+        lines = [first, *(f"  {line}" for line in source_lines(self.sources))]
+        once = sum(preparing(self.scheduled, self.compiled.fixed)) if self.compiled.fixed else 0
+        if once:
+            lines.append(f"  {once} of its phases once, before the loop; the time is without them")
+        return "\n".join(lines)
 
 
 @dataclass(frozen=True)
@@ -395,7 +400,7 @@ def _by_call(stages: Sequence[StageInfo]) -> list[tuple[StageInfo, list[int]]]:
     """The stages of each call together: the first one, and the numbers of all."""
     found: list[tuple[StageInfo, list[int]]] = []
     for i, info in enumerate(stages):
-        if info.phase and found:
+        if found and found[-1][0].call is info.call:
             found[-1][1].append(i)
         else:
             found.append((info, [i]))
@@ -458,7 +463,9 @@ def stage_times(program: CompiledGraph) -> list[float]:
         inputs[aliases[k]] if k in aliases else aligned_empty(t.shape, t.dtype.numpy)
         for k, t in enumerate(program.output_types)
     ]
+    outputs += [aligned_empty((n,), np.dtype(np.uint8)) for n in program.kept_bytes]
     pointers = [a.ctypes.data for a in inputs], [a.ctypes.data for a in outputs]
+    program.prepare(*pointers)
     runs = [program.profile(*pointers) for _ in range(PROFILE_RUNS)]
     return [min(times) for times in zip(*runs, strict=True)]
 

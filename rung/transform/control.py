@@ -12,17 +12,26 @@ factors are kept, and one product over all steps is made of them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import Final, cast
 
 from rung.core import dtype as dt
 from rung.core.errors import GradientError
-from rung.ir.node import Graph, Node, Value, current_source, make_graph, parameter
+from rung.ir.node import (
+    PARAMETER,
+    Graph,
+    Node,
+    Value,
+    current_source,
+    make_graph,
+    parameter,
+    topological_order,
+)
 from rung.ir.subgraph import between, dependent, moved_values, subgraph
 from rung.ir.types import TensorType
 from rung.ops.batching import to_front, with_axis
-from rung.ops.broadcast import broadcast_to, reshape, reshaped
+from rung.ops.broadcast import broadcast_to, reshaped
 from rung.ops.contraction import DotAttrs, dot_general
 from rung.ops.control import (
     RULES,
@@ -47,6 +56,9 @@ from rung.transform.transpose import dependent_values
 from rung.transform.vmap import batch_values, vmap_graph
 
 Values = Sequence["Value | None"]
+
+_FEW: Final = 8
+"""Simple operations that are rather done again than their result kept."""
 
 
 def _given(derivative: Value | None, v: Value) -> Value:
@@ -182,9 +194,11 @@ class _Backward:
         changing = dependent(nodes, self.steps)
         read = [v for n in nodes if any(r in linear for r in n.results) for v in n.inputs]
         read += self._expressions()
-        kept = [_source(v) for v in dict.fromkeys(read) if v in changing and v not in linear]
-        xs = self.body.params[self.attrs.constants + self.attrs.carries :]
-        self.kept = [v for v in dict.fromkeys(kept) if v not in xs]
+        xs = body.params[self.attrs.constants + self.attrs.carries :]
+        free = {*body.params[: self.attrs.constants], *xs}
+        needed = [v for v in dict.fromkeys(read) if v in changing and v not in linear]
+        kept = dict.fromkeys(_origin(v, free) for v in needed)
+        self.kept = _without_easy([v for v in kept if v not in xs], free)
 
     def cotangents(self) -> Values:
         body, attrs, moving = self.body, self.attrs, self.moving
@@ -239,15 +253,60 @@ class _Backward:
         return made[len(self.body.outputs) :]
 
 
+def _without_easy(kept: Sequence[Value], free: Set[Value]) -> list[Value]:
+    """`kept` without what a few simple operations make of the others and the values `free`: to
+    compute it again is faster than to keep it."""
+    number = {node: n for n, node in enumerate(topological_order(kept))}
+    found, given = dict.fromkeys(kept), {*kept, *free}
+    for v in sorted(kept, key=lambda v: number[v.node], reverse=True):
+        given.remove(v)
+        if _edge(v, given) == set():
+            del found[v]
+        else:
+            given.add(v)
+    return list(found)
+
+
+def _origin(v: Value, free: Set[Value]) -> Value:
+    """The one value of which a few simple operations, with the values `free`, make `v`, if it is no
+    larger; else `v`. It is kept instead: others may be made of it too."""
+    found = _edge(v, free)
+    if found is None or len(found) != 1:
+        return v
+    (origin,) = found
+    return origin if origin.type.nbytes <= v.type.nbytes else v
+
+
+def _edge(v: Value, given: Set[Value]) -> set[Value] | None:
+    """The values besides those `given` of which simple operations make `v`; None if these are more
+    than a few."""
+    found: set[Value] = set()
+    nodes: set[Node] = set()
+    stack = [v]
+    while stack and len(nodes) <= _FEW:
+        u = stack.pop()
+        if u in given:
+            continue
+        if not _is_easy(u.node):
+            found.add(u)
+        elif u.node not in nodes:
+            nodes.add(u.node)
+            stack += u.node.inputs
+    return found if len(nodes) <= _FEW else None
+
+
+def _is_easy(node: Node) -> bool:
+    """Whether a node costs no more than to read its result, and is made element by element."""
+    if node.op is PARAMETER:
+        return False
+    if node.op.elementwise:
+        types = [v.type for v in node.inputs], list(node.types)
+        return node.op.cost(node.attrs, *types).flops <= node.types[0].size
+    return node.op.family in ("creation", "movement") or not node.inputs
+
+
 def _plus(total: Value, more: Value | None) -> Value:
     return total if more is None else add(total, more)
-
-
-def _source(v: Value) -> Value:
-    """What `v` is laid out from: it is kept instead."""
-    while v.node.op in (reshape, permute, broadcast_to):
-        v = v.node.inputs[0]
-    return v
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ from rung.transform.jvp import (
     no_derivative,
     node_jvp,
     or_zeros,
+    own_jvp,
     region,
 )
 from rung.transform.transpose import Cotangents, pull_back, transpose_node
@@ -59,7 +60,7 @@ def vjp_node(node: Node, cotangents: Cotangents, wanted: Sequence[int]) -> Cotan
     linear = [i for i in wanted if i in op.linear] if op.transpose is not None else []
     others = [i for i in wanted if i not in linear]
     found: dict[int, Value | None] = {}
-    if others and op.jvp is None:
+    if others and op.jvp is None and own_jvp(node) is None:
         if op.decompose is None:
             raise no_derivative(node)
         body, inputs = inlined(node), [node.inputs[i] for i in wanted]

@@ -21,6 +21,7 @@ from rung.ir.node import (
     provenance,
     topological_order,
 )
+from rung.ops.composite import CompositeAttrs, inline
 from rung.ops.creation import zeros_like
 from rung.ops.families import sum_of
 
@@ -70,10 +71,19 @@ def node_jvp(node: Node, tangents: Tangents) -> tuple[Value | None, ...]:
         moving = [i for i, t in enumerate(tangents) if t is not None]
         if op.linear and all(i in op.linear for i in moving):
             return _joint_jvp(node, tangents) if op.joint else _product_jvp(node, tangents, moving)
+        rule = own_jvp(node)
+        if rule is not None:
+            filled = [or_zeros(t, v) for t, v in zip(tangents, node.inputs, strict=True)]
+            return inline(rule, (*node.inputs, *node.results, *filled))
     if op.decompose is None:
         raise no_derivative(node)
     body = inlined(node)
     return tuple(push_forward(region(body, node.inputs), body, node.inputs, tangents))
+
+
+def own_jvp(node: Node) -> Graph | None:
+    """The rule for tangents that a composite has of its own."""
+    return node.attrs.jvp if isinstance(node.attrs, CompositeAttrs) else None
 
 
 def _joint_jvp(node: Node, tangents: Tangents) -> tuple[Value | None, ...]:

@@ -8,18 +8,23 @@ from function_cases import graph_of, run
 
 from rung.core import dtype as dt
 from rung.core.errors import AxisError, GraphError
-from rung.ir.node import Value, parameter, topological_order
+from rung.ir.interpret import interpret
+from rung.ir.node import Value, make_graph, parameter, topological_order
 from rung.ir.parse import parse_graph
 from rung.ir.text import graph_text
 from rung.ir.types import TensorType
+from rung.ops.activation import sigmoid
 from rung.ops.attention import attention
-from rung.ops.composite import COMPOSITE, CompositeAttrs, composite, inline
+from rung.ops.composite import COMPOSITE, CompositeAttrs, composite, composite_with_jvp, inline
 from rung.ops.elementwise import multiply
 from rung.ops.families import add
+from rung.ops.parse import parse
 from rung.ops.pooling import avg_pool
 from rung.ops.shorthand import times
 from rung.ops.softmax import log_softmax
 from rung.ops.table import OPS
+from rung.transform.grad import vjp_graph
+from rung.transform.jvp import jvp_graph
 
 ROW = TensorType(dt.float32, (3, 4))
 
@@ -54,6 +59,39 @@ def test_bodies_are_traced_once_for_each_type_and_attribute():
     assert first.node.attrs.body is second.node.attrs.body
     assert scaled_sum(x, factor=4.0).node.attrs.body is not first.node.attrs.body
     assert scaled_sum(z, factor=3.0).node.attrs.body is not first.node.attrs.body
+
+
+def test_a_tangent_rule_of_its_own():
+    """It is taken in both directions, prints, and reads back; the body is what is computed."""
+
+    def thrice(x: Value, y: Value, dx: Value) -> Value:
+        return multiply(times(y, 3.0), dx)
+
+    @composite_with_jvp(thrice)
+    def squared(x: Value) -> Value:
+        return multiply(x, x)
+
+    x = parameter(0, "x", ROW)
+    graph = make_graph("graph", [x], [squared(x)])
+    assert parse(graph_text(graph)) is graph
+    at, direction = np.float32(np.arange(12).reshape(3, 4)), np.ones((3, 4), np.float32)
+    for derivative in (jvp_graph(graph, [0]), vjp_graph(graph, [0])):
+        assert parse(graph_text(derivative)) is derivative
+        value, slope = interpret(derivative, [at, direction])
+        np.testing.assert_array_equal(value, at**2)
+        np.testing.assert_array_equal(slope, 3 * at**2)
+
+
+@pytest.mark.parametrize("dtype", [dt.float16, dt.bfloat16, dt.float32, dt.float64])
+def test_the_rule_of_sigmoid_is_its_derivative(dtype):
+    x = np.linspace(-30, 30, 121).astype(dtype.numpy)
+    graph = graph_of(sigmoid, [TensorType(dtype, x.shape)])
+    slope = interpret(jvp_graph(graph, [0]), [x, np.ones_like(x)])[1]
+    wide = x.astype(np.float64)
+    wanted = np.exp(-np.abs(wide)) / (1 + np.exp(-np.abs(wide))) ** 2
+    eps = {"f16": 2.0**-11, "bf16": 2.0**-8, "f32": 2.0**-24, "f64": 2.0**-53}[dtype.name]
+    np.testing.assert_allclose(slope.astype(np.float64), wanted, rtol=0, atol=2 * eps)
+    assert np.all(np.isfinite(slope.astype(np.float64)))
 
 
 def test_optional_operands_may_be_left_out():

@@ -16,6 +16,7 @@ from rung.ir.passes import run_passes
 from rung.ir.text import graph_text
 from rung.ir.types import TensorType
 from rung.ir.verify import verify
+from rung.ops.activation import sigmoid
 from rung.ops.contraction import dot_general
 from rung.ops.control import (
     AfterAttrs,
@@ -226,6 +227,37 @@ def test_loops_without_what_nobody_reads():
     made = scan.build([w, c, x], ScanAttrs(cell(), 5, 1, 1))
     (node,) = (n for n in trim_loops(make_graph("g", [w, c, x], made[:1])).nodes if n.op is scan)
     assert [str(t) for t in node.types] == ["f64[2,3]"]
+
+
+def test_equal_stacks_are_made_once_and_slices_not_stacked_again():
+    w, c, x = given((F64, (3, 3)), (F64, (2, 3)), (F64, (2, 3)))
+    unread = given((F64, (3, 3)), (F64, (2, 3)), (F64, (2, 3)), (F64, (7,)))[3]
+    twice = [multiply(c, x), multiply(c, x), x, tanh(c), multiply(c, x)]
+    body = make_graph("body", [w, c, x, unread], [add(c, x), *twice])
+    w, c, x, y = given((F64, (3, 3)), (F64, (2, 3)), (F64, (5, 2, 3)), (F64, (5, 7)))
+    made = scan.build([w, c, x, y], ScanAttrs(body, 5, 1, 1, reverse=True))
+    for shown, stacks in ((made[1:], 2), (made[3:4], 0), ((made[2], made[3], made[5]), 1)):
+        graph = make_graph("graph", [w, c, x, y], shown)
+        trimmed = trim_loops(graph)
+        arrays = drawn(graph)
+        for a, b in zip(interpret(trimmed, arrays), interpret(graph, arrays), strict=True):
+            np.testing.assert_array_equal(a, b)
+        loops = [n for n in trimmed.nodes if n.op is scan]
+        assert [n.inputs for n in loops] == [trimmed.params[1:3]] * (stacks > 0), "nothing unread"
+        assert [len(n.types) for n in loops] == [1 + stacks] * (stacks > 0)
+
+
+def test_what_is_easily_made_again_is_not_kept():
+    """Of 1 - tanh² and of y (1 - y) the way back keeps tanh and y alone."""
+    c, x = given((F64, (2, 3)), (F64, (2, 3)))
+    y = sigmoid(add(c, x))
+    t = tanh(multiply(y, c))
+    cell = make_graph("cell", [c, x], [t, t])
+    c, x = given((F64, (2, 3)), (F64, (5, 2, 3)))
+    graph = make_graph("graph", [c, x], scan.build([c, x], ScanAttrs(cell, 5, 0, 1))[1:])
+    check_derivatives(graph, [0, 1])
+    forward, _ = (n for n in lowered(vjp_graph(graph, [0, 1])).nodes if n.op is scan)
+    assert len(forward.types) == 1 + 3, "the carry; tanh, y and the carry before"
 
 
 def test_no_reverse_derivative_without_a_limit():
