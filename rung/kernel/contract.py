@@ -74,7 +74,8 @@ NEAR = 0.4
 FAR = 6
 """Sizes of that cache from which on the broadcast factor is better laid out block by block."""
 CACHE_WAY = 4096
-"""Bytes after which addresses share a set of the first-level cache."""
+"""Bytes after which addresses share a set of the first-level cache, which holds as many of them as
+its size has these."""
 FEW = 4
 """Steps of a tile that are written out where each counts for other rows."""
 PACK_ROWS = 32
@@ -424,10 +425,14 @@ class ContractionTiling:
             outer += self.block
             reduce = [k.axis.name for k in self.found.reduce if k.axis.name in free]
             along, across = stride(r, last), stride(r, row)
-            apart = across is None or across * r.dtype.itemsize % CACHE_WAY == 0
+            apart = across is None or (
+                across * r.dtype.itemsize % CACHE_WAY == 0
+                and self.tiles.height > self.s.machine.l1d_bytes // CACHE_WAY
+            )
             size = prod(v.extent for v in variables(r))
-            near = size * r.dtype.itemsize <= self.s.machine.l2_bytes
-            few = panels < (STAGE_PANELS_NEAR if near else STAGE_PANELS) or size > STAGE_MOST
+            nbytes, machine = size * r.dtype.itemsize, self.s.machine
+            most = STAGE_PANELS_NEAR if nbytes <= machine.l2_bytes else STAGE_PANELS
+            few = panels < most or nbytes <= machine.l1d_bytes or size > STAGE_MOST
             fine = (along == 1 and not apart and few) or panels <= FEW_PANELS
             fine = fine and r.source.name not in self.s.fixed
             plain = len(outer) + len(reduce) + 1 == len(free)

@@ -18,11 +18,12 @@ import numpy.typing as npt
 
 from rung.core.dtype import DType
 from rung.ir.expr import Expr, Read, read, var, walk
-from rung.ir.node import PARAMETER, Graph, Value
+from rung.ir.node import PARAMETER, Graph, Value, make_graph, provenance
 from rung.kernel.fuse import FusedGraph, fuse
 from rung.kernel.loop import Accumulate, Block, Buffer, Kernel, Stmt, Store, loop, walk_stmts
 from rung.kernel.naming import KernelCall, rename
 from rung.kernel.split_reduce import split_reductions
+from rung.ops.elementwise import cast
 
 
 @dataclass(frozen=True)
@@ -86,8 +87,22 @@ class Plan:
 def make_plan(graph: Graph, aliases: Mapping[int, int]) -> Plan:
     """Fuse a primitive graph and give memory to everything. `aliases`: output -> input whose buffer
     the caller passes for both."""
-    graph = split_reductions(graph)
+    graph = _with_outputs_apart(split_reductions(graph))
     return _Planner(graph, fuse(graph), aliases).plan()
+
+
+def _with_outputs_apart(graph: Graph) -> Graph:
+    """`graph` with a value of its own for each output: the kernel that makes a value stores it as
+    often as it is wanted, and no copy has to wait for it."""
+    outputs: list[Value] = []
+    taken: set[Value] = set()
+    for v in graph.outputs:
+        while v in taken and v.node.op is not PARAMETER:
+            with provenance(v.node.source):
+                v = cast(v, dtype=v.dtype)
+        taken.add(v)
+        outputs.append(v)
+    return make_graph(graph.name, graph.params, outputs)
 
 
 class _Planner:
