@@ -12,6 +12,14 @@ from tests.levels import check_levels
 from tests.random_graphs import RandomGraph
 
 FOUND = {
+    "a fixed image whose rows, all of one tile, are read at a quotient": """
+@graph
+def f(x0: f32[1], x1: f32[2, 2, 2, 2], x2: f32[1]):
+    v0 = broadcast_to(x2, shape=(1, 4, 8, 4))
+    v1 = conv(v0, x1, strides=(1, 1), padding=((0, 0), (0, 0)), dilation=(1, 2),
+              base_dilation=(2, 1), groups=2)
+    return v1
+""",
     "a map that is read elsewhere in the loop that stores it": """
 @graph
 def f(x0: u32[2]):

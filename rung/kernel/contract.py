@@ -27,7 +27,7 @@ from rung.ir.expr import Call, Expr, Read, Var, var, variables, walk
 from rung.kernel.domain_steps import Narrow, Skip
 from rung.kernel.loop import Accumulate, Alloc, Buffer, For, Store, walk_stmts
 from rung.kernel.loop_steps import Branch, Fuse, Peel, Split, Unroll, Vectorize
-from rung.kernel.memory_steps import Pack, PrefetchIn, PrefetchRest, Stage
+from rung.kernel.memory_steps import Pack, PrefetchIn, PrefetchRest, Stage, reads_of
 from rung.kernel.order_steps import Reorder
 from rung.kernel.recognise import SumNest, element_bytes, nest, reads, stride, sum_nest
 from rung.kernel.reduce_steps import AccumulateIn
@@ -307,6 +307,13 @@ class ContractionTiling:
         found = [x for x in reads(self.found.loops[0]) if x.source is r.source]
         return any(x is not r and variables(x) >= along for x in found)
 
+    def _moves(self, r: Read, axes: tuple[str, ...]) -> bool:
+        """Whether the tiles read the buffer of `r` along all these axes: in an index that is a
+        quotient, a loop of one iteration is nothing."""
+        assert isinstance(r.source, Buffer)
+        found = (x for phase in self.s.kernel.phases for x in reads_of(phase, r.source))
+        return any({v.name for v in variables(x)}.issuperset(axes) for x in found)
+
     def _fresh(self, name: str) -> str:
         """`name`, or with a number behind it if another tiling of the kernel took it."""
         taken = {x.buffer.name for x in walk_stmts(self.s.kernel.body) if isinstance(x, Alloc)}
@@ -402,10 +409,11 @@ class ContractionTiling:
             plain = free == {column.name, *reduce} and not outer
             assert isinstance(r.source, Buffer)
             again = (self.block and panels > FEW_PANELS) or r.source.name in self.s.fixed
-            if not again or not plain or self._is_read_twice(r):
+            order = (n0, *reduce, self.n)
+            if not again or not plain or self._is_read_twice(r) or not self._moves(r, order):
                 continue
             name = f"p_{r.source.name}"
-            self.s.do(Stage(r.source.name, (n0, *reduce, self.n), 0, name))
+            self.s.do(Stage(r.source.name, order, 0, name))
             turned = f"{name}_{reduce[-1]}" if stride(r, column) != 1 else ""
             axes = (n0,) if turned else self._by_rows(name, [], n0, reduce)
             shared = [f"{name}_{a}" for a in axes]
@@ -436,11 +444,11 @@ class ContractionTiling:
             fine = (along == 1 and not apart and few) or panels <= FEW_PANELS
             fine = fine and r.source.name not in self.s.fixed
             plain = len(outer) + len(reduce) + 1 == len(free)
-            if fine or not plain or self._is_read_twice(r):
+            order = (*outer, m0, *reduce, self.m)
+            if fine or not plain or self._is_read_twice(r) or not self._moves(r, order):
                 continue
             name = f"a_{r.source.name}"
-            axes: tuple[str, ...] = (*outer, m0, *reduce, self.m)
-            self.s.do(Stage(r.source.name, axes, 0, name))
+            self.s.do(Stage(r.source.name, order, 0, name))
             turned = f"{name}_{last.name}" if along == 1 else ""
             axes = (*outer, m0) if turned else self._by_rows(name, outer, m0, reduce)
             shared = [f"{name}_{a}" for a in axes]
