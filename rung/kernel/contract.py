@@ -441,7 +441,7 @@ class ContractionTiling:
             nbytes, machine = size * r.dtype.itemsize, self.s.machine
             most = STAGE_PANELS_NEAR if nbytes <= machine.l2_bytes else STAGE_PANELS
             few = panels < most or nbytes <= machine.l1d_bytes or size > STAGE_MOST
-            fine = (along == 1 and not apart and few) or panels <= FEW_PANELS
+            fine = panels <= FEW_PANELS or (along == 1 and not apart and few)
             fine = fine and r.source.name not in self.s.fixed
             plain = len(outer) + len(reduce) + 1 == len(free)
             order = (*outer, m0, *reduce, self.m)

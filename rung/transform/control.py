@@ -302,7 +302,7 @@ def _is_easy(node: Node) -> bool:
     if node.op.elementwise:
         types = [v.type for v in node.inputs], list(node.types)
         return node.op.cost(node.attrs, *types).flops <= node.types[0].size
-    return node.op.family in ("creation", "movement") or not node.inputs
+    return node.op.family in ("creation", "movement")
 
 
 def _plus(total: Value, more: Value | None) -> Value:

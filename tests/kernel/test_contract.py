@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from products import product_text
 
 from rung.kernel.interpret import interpret
 from rung.kernel.loop import Kernel
@@ -12,22 +13,8 @@ from rung.kernel.parse import parse_kernel
 from rung.kernel.strategy import schedule_kernel
 
 ROWS, TERMS, COLUMNS = 768, 8, 160
-PRODUCT = f"""
-@kernel
-def kernel(
-    a: input(f32[{ROWS * TERMS}]), b: input(f32[{TERMS * COLUMNS}]),
-    y: output(f32[{ROWS * COLUMNS}])
-):
-    for i in range({ROWS}):
-        for j in range({COLUMNS}):
-            t: register(f32)
-            t[()] = 0.0
-            for k in range({TERMS}):
-                t[()] += a[{{a}}]*b[{TERMS}*j + k]
-            y[{COLUMNS}*i + j] = t[()]
-"""
-BY_ROWS = PRODUCT.format(a=f"{TERMS}*i + k")
-BY_TERMS = PRODUCT.format(a=f"{ROWS}*k + i")
+BY_ROWS = product_text(ROWS, TERMS, COLUMNS, f"{TERMS}*i + k", f"{TERMS}*j + k")
+BY_TERMS = product_text(ROWS, TERMS, COLUMNS, f"{ROWS}*k + i", f"{TERMS}*j + k")
 
 
 def small_machine() -> Machine:
@@ -98,3 +85,17 @@ def test_gradients_of_filters_have_the_places_as_rows(text: str) -> None:
     scheduled = schedule_kernel(naive, "contract", small_machine())
     assert any(s.startswith("pack('dy', 'b'") for s in scheduled.schedule)
     check(naive, scheduled)
+
+
+@pytest.mark.parametrize(
+    ("rows", "terms", "ways", "staged"),
+    [(24, 1024, 12, False), (24, 1024, 4, True), (24, 1000, 4, False)],
+)
+def test_rows_that_share_a_set_of_the_cache(
+    rows: int, terms: int, ways: int, staged: bool
+) -> None:
+    """Rows 4 KB apart are laid out where a tile has more of them than the cache has ways."""
+    naive = parse_kernel(product_text(rows, terms, 256, f"{terms}*i + k", f"{terms}*j + k"))
+    machine = replace(avx512_machine(), cores=2, l1d_bytes=4096 * ways)
+    scheduled = schedule_kernel(naive, "contract", machine)
+    assert any(s.startswith("stage('a'") for s in scheduled.schedule) is staged

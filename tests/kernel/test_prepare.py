@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from products import product_text
 
 import rung
 from rung.core import dtype as dt
@@ -22,26 +23,12 @@ from rung.runtime.memory import aligned_empty
 from rung.runtime.program import CompiledGraph, compile_graph
 
 ROWS, TERMS, COLUMNS = 32, 40, 256
-PRODUCT = f"""
-@kernel
-def kernel(
-    a: input(f32[{ROWS * TERMS}]), b: input(f32[{TERMS * COLUMNS}]),
-    y: output(f32[{ROWS * COLUMNS}])
-):
-    for i in range({ROWS}):
-        for j in range({COLUMNS}):
-            t: register(f32)
-            t[()] = 0.0
-            for k in range({TERMS}):
-                t[()] += a[{TERMS}*i + k]*b[{{b}}]
-            y[{COLUMNS}*i + j] = t[()]
-"""
 LAYOUTS = [f"{COLUMNS}*k + j", f"{TERMS}*j + k"]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_fixed_factor_is_laid_out_by_a_phase_of_its_own(layout: str) -> None:
-    naive = parse_kernel(PRODUCT.format(b=layout))
+    naive = parse_kernel(product_text(ROWS, TERMS, COLUMNS, f"{TERMS}*i + k", layout))
     machine = replace(avx512_machine(), cores=2)
     assert not any(preparing(schedule_kernel(naive, "contract", machine), {"b"})[1:])
     for fixed, count in (({"b"}, 1), ({"a"}, 1), ({"a", "b"}, 2)):
@@ -157,6 +144,8 @@ def test_loops_lay_weights_out_anew_whenever_they_begin() -> None:
     for _ in range(2):
         for a, b in zip(step(*args), wide, strict=True):
             np.testing.assert_allclose(a.numpy(), b, rtol=2e-4, atol=2e-4)
+    headings = [k.heading() for k in rung.explain(step, *args).kernels]
+    assert sum("1 of its phases once, before the loop" in h for h in headings) >= 3
     other = [rung.asarray(a) for a in (-w, v + 0.1, start)]
     wide = plain(*(a.astype(np.float64) for a in (-w, v + 0.1, start)))
     for a, b in zip(step(*other), wide, strict=True):

@@ -38,6 +38,7 @@ from rung.kernel.loop import (
     grid,
     walk_stmts,
 )
+from rung.kernel.prepare import phases as phases_of
 
 _LINE_BYTES = 64
 _RECURSION_LIMIT = 50_000
@@ -61,9 +62,7 @@ def lower_kernel(kernel: Kernel, target: Target, debug: bool = False) -> Lowered
     offsets, scratch_bytes = _scratch_layout(kernel)
     phases: list[tuple[str, int]] = []
     with _deep_recursion():
-        for phase in kernel.phases:
-            if isinstance(phase, Alloc):
-                continue
+        for phase in phases_of(kernel):
             symbol = f"{_symbol(kernel.name)}_{len(phases)}"
             _lower_phase(module, kernel, target, symbol, phase, offsets, debug)
             phases.append((symbol, grid(phase)))
