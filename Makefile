@@ -5,7 +5,8 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 	done)
 VENV ?= .venv
 JOBS ?= 2
-GRAPHS ?= 50000
+CASES ?= 50000
+KIND ?= graphs
 BIN := $(VENV)/bin
 
 .PHONY: help demo test check format bench fuzz opinfo clean
@@ -16,7 +17,7 @@ help:
 	@echo "make check   ruff and mypy alone"
 	@echo "make format  lays the code out"
 	@echo "make bench   every benchmark against torch and JAX; tables, and JSON in out/bench/"
-	@echo "make fuzz    GRAPHS=$(GRAPHS) random graphs through every level"
+	@echo "make fuzz    CASES=$(CASES) generated cases of KIND=$(KIND); python -m tests.fuzz -h lists the kinds"
 	@echo "make opinfo  every operator of torch on torch's own samples; writes docs/opinfo.md"
 	@echo "make clean   removes the environment and what the commands wrote"
 
@@ -38,7 +39,7 @@ bench: $(VENV)/.with-bench
 	$(BIN)/python -m benchmarks --json out/bench $(ARGS)
 
 fuzz: $(VENV)/.with-test
-	$(BIN)/python -m tests.fuzz --graphs $(GRAPHS) --jobs $(JOBS) $(ARGS)
+	$(BIN)/python -m tests.fuzz $(KIND) --cases $(CASES) --jobs $(JOBS) $(ARGS)
 
 opinfo: $(VENV)/.with-test
 	$(BIN)/python -m tests.oracle --jobs $(JOBS) --markdown docs/opinfo.md $(ARGS)

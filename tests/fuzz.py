@@ -1,13 +1,18 @@
-"""Random graphs through every level, as many as wanted, on several processes.
+"""Generated cases of a kind, as many as wanted, on several processes.
 
-python -m tests.fuzz --graphs 50000 --jobs 2
-python -m tests.fuzz --seed 1234        # one graph, made small, with its text and inputs
+python -m tests.fuzz graphs --cases 50000 --jobs 2
+python -m tests.fuzz graphs --seed 1234        # one case, shown
+
+A generator is a module of `tests/generate` with two functions: `check(seed)`, what is wrong with a
+case as lines of text, and `show(seed)`, the case as a reader wants to see it. A case depends on its
+seed alone. A process that crashes or hangs counts as a failure of the case that it was at.
 """
 
 from __future__ import annotations
 
 import argparse
 import faulthandler
+import importlib
 import json
 import subprocess
 import sys
@@ -15,54 +20,71 @@ import time
 import traceback
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-
-import numpy as np
+from typing import Protocol, cast
 
 from rung.core.settings import configure
-from rung.ir.text import graph_text
-from tests.levels import check_levels
-from tests.random_graphs import RandomGraph, random_graph
-from tests.shrink import shrink
 
+GENERATORS = {
+    "graphs": "random graphs through every level",
+    "operands": "every function on repeated, aliased, broadcast, empty, strided and 0-d operands",
+    "styles": "one program run eagerly, lazily, under jit, in loops and under vmap",
+    "extremes": "every function at 0, tiny, huge, infinite, NaN and saturated arguments",
+    "sums": "sums and cumulative operations of 10^3 to 10^8 terms",
+    "interruptions": "signals, Ctrl-C, forks, threads and exceptions at random moments",
+    "calls": "wrong calls of the whole public API",
+}
 CHUNK = 250
 MOST_SECONDS = 120
-"""For one graph; after that the process is ended and the graph counts as hanging."""
+"""For one case; after that the process is ended and the case counts as hanging."""
 
 
-def failures(drawn: RandomGraph) -> list[str]:
-    """What is wrong with one graph, one line each."""
+class Generator(Protocol):
+    """A module of `tests/generate`."""
+
+    def check(self, seed: int) -> list[str]:
+        """What is wrong with case `seed`, one line each."""
+        ...
+
+    def show(self, seed: int) -> str:
+        """Case `seed` as text."""
+        ...
+
+
+def generator(name: str) -> Generator:
+    """The module that makes the cases of kind `name`."""
+    return cast(Generator, importlib.import_module(f"tests.generate.{name}"))
+
+
+def failures(found: Generator, seed: int) -> list[str]:
+    """What `check` finds; an exception that it lets through is a failure too."""
     try:
-        return [str(m) for m in check_levels(drawn)]
+        return found.check(seed)
     except Exception as e:
         place = traceback.extract_tb(e.__traceback__)[-1]
         message = str(e).partition("\n")[0]
         return [f"{type(e).__name__}: {message} ({place.filename}:{place.lineno})"]
 
 
-def kind_of(failure: str) -> str:
-    """The part of a failure that stays the same when the graph gets smaller."""
-    return failure.split(":")[0]
-
-
-def work(first: int, count: int) -> None:
+def work(name: str, first: int, count: int) -> None:
     """Check seeds, a line of JSON before and after each."""
     configure(cache=False, compile_jobs=1)
+    found = generator(name)
     for seed in range(first, first + count):
         print(json.dumps({"begin": seed}), flush=True)
         faulthandler.dump_traceback_later(MOST_SECONDS, exit=True)
-        found = failures(random_graph(seed))
+        lines = failures(found, seed)
         faulthandler.cancel_dump_traceback_later()
-        print(json.dumps({"end": seed, "failures": found}), flush=True)
+        print(json.dumps({"end": seed, "failures": lines}), flush=True)
 
 
-def chunk(first: int, count: int) -> Iterator[tuple[int, list[str]]]:
+def chunk(name: str, first: int, count: int) -> Iterator[tuple[int, list[str]]]:
     """(seed, failures) of seeds checked in another process, which may crash."""
     last = first + count
     while first < last:
-        command = [sys.executable, "-m", "tests.fuzz", "--worker", str(first), str(last - first)]
-        done = subprocess.run(command, capture_output=True, text=True)
+        command = [sys.executable, "-m", "tests.fuzz", name, "--worker", f"{first}"]
+        done = subprocess.run([*command, f"{last - first}"], capture_output=True, text=True)
         for line in done.stdout.splitlines():
-            record = json.loads(line)
+            record = json.loads(line) if line.startswith("{") else {}
             if "end" in record:
                 first = record["end"] + 1
                 yield record["end"], record["failures"]
@@ -72,40 +94,32 @@ def chunk(first: int, count: int) -> Iterator[tuple[int, list[str]]]:
             first += 1
 
 
-def fuzz(first: int, graphs: int, jobs: int) -> int:
-    """Check many graphs; the number of bad ones."""
+def fuzz(name: str, first: int, cases: int, jobs: int) -> int:
+    """Check many cases; the number of bad ones."""
     start, done, bad = time.perf_counter(), 0, 0
-    starts = range(first, first + graphs, CHUNK)
+    starts = range(first, first + cases, CHUNK)
     with ThreadPoolExecutor(jobs) as pool:
-        counts = [min(CHUNK, first + graphs - s) for s in starts]
-        for results in pool.map(lambda a, n: list(chunk(a, n)), starts, counts):
+        counts = [min(CHUNK, first + cases - s) for s in starts]
+        for results in pool.map(lambda a, n: list(chunk(name, a, n)), starts, counts):
             for seed, found in results:
                 done += 1
                 bad += bool(found)
                 for line in found:
                     print(f"seed {seed}: {line}", flush=True)
             rate = done / (time.perf_counter() - start)
-            print(f"{done} graphs, {bad} bad, {rate:.1f} a second", flush=True)
+            print(f"{name}: {done} cases, {bad} bad, {rate:.1f} a second", flush=True)
     return bad
 
 
-def show(seed: int) -> int:
-    """Print one graph, made as small as it goes if it fails."""
+def show(name: str, seed: int) -> int:
+    """Print one case and what is wrong with it."""
     configure(cache=False)
-    drawn = random_graph(seed)
-    found = failures(drawn)
-    if found:
-        kind = kind_of(found[0])
-        drawn = shrink(drawn, lambda d: any(kind_of(f) == kind for f in failures(d)))
-    print(graph_text(drawn.graph, data=False))
-    np.set_printoptions(threshold=60, linewidth=100)
-    for i, a in enumerate(drawn.inputs):
-        print(f"x{i} = {a!r}")
-    print(f"exact: {[drawn.exact.get(v, False) for v in drawn.graph.outputs]}")
-    print(f"aliases: {drawn.aliases}")
-    for line in failures(drawn) if found else ["no mismatch"]:
+    found = generator(name)
+    lines = failures(found, seed)
+    print(found.show(seed))
+    for line in lines or ["nothing is wrong"]:
         print(line)
-    return len(found)
+    return len(lines)
 
 
 def main() -> int:
@@ -113,19 +127,20 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--graphs", type=int, default=1000)
+    kinds = "\n".join(f"{name:14} {what}" for name, what in GENERATORS.items())
+    parser.add_argument("name", choices=GENERATORS, metavar="NAME", help=kinds)
+    parser.add_argument("--cases", type=int, default=1000)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--seed", type=int)
-    parser.add_argument("--worker", type=int, nargs=2)
+    parser.add_argument("--worker", type=int, nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.worker:
-        work(*given.worker)
+        work(given.name, *given.worker)
         return 0
-    bad = (
-        show(given.seed) if given.seed is not None else fuzz(given.first, given.graphs, given.jobs)
-    )
-    return int(bad > 0)
+    if given.seed is not None:
+        return int(show(given.name, given.seed) > 0)
+    return int(fuzz(given.name, given.first, given.cases, given.jobs) > 0)
 
 
 if __name__ == "__main__":

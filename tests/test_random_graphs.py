@@ -34,7 +34,7 @@ def test_all_levels_agree(first: int) -> None:
     """Every level of `CHUNK` graphs, and that the text of each level reads back."""
     for seed in range(first, first + CHUNK):
         found = check_levels(random_graph(seed))
-        again = f"python -m tests.fuzz --seed {seed}"
+        again = f"python -m tests.fuzz graphs --seed {seed}"
         assert not found, "\n".join(map(str, found)) + f"\n{again}"
 
 
