@@ -10,7 +10,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from rung.tensor.creation import asarray
 from rung.tensor.tensor import Tensor
 
 Array = np.ndarray[Any, Any]
+T = TypeVar("T")
 Batch = tuple[Array, ...]
 Transform = Callable[[Batch, np.random.Generator], Batch]
 """(arrays of a batch, generator for what it draws) -> arrays of the batch."""
@@ -61,10 +62,13 @@ def gather(dataset: Any, numbers: Array) -> Batch:
     """The examples of these numbers, each part stacked along a new first dim."""
     if hasattr(dataset, "batch"):
         return tuple(dataset.batch(numbers))
-    examples = [dataset[int(i)] for i in numbers]
-    if not isinstance(examples[0], tuple | list):
-        return (np.stack([np.asarray(x) for x in examples]),)
-    return tuple(np.stack([np.asarray(x) for x in part]) for part in zip(*examples, strict=True))
+    examples = [_example(dataset[int(i)]) for i in numbers]
+    return tuple(np.stack(part) for part in zip(*examples, strict=True))
+
+
+def _example(given: Any) -> list[Array]:
+    """Copies of the parts of an example: a data set may use its memory for the next one."""
+    return [np.array(x) for x in (given if isinstance(given, tuple | list) else (given,))]
 
 
 class Loader:
@@ -95,13 +99,13 @@ class Loader:
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         count = len(self)
         places = [(self.epoch, i) for i in range(self.position, count)]
-        source = (self.make(*place) for place in places)
+        source = (tuple(asarray(a) for a in self.make(*place)) for place in places)
         batches = ahead(source, self.prefetch) if self.prefetch else source
         for epoch, position in places:
-            arrays = next(batches)
+            batch = next(batches)
             last = position + 1 == count
             self.epoch, self.position = (epoch + 1, 0) if last else (epoch, position + 1)
-            yield tuple(asarray(a) for a in arrays)
+            yield batch
 
     def forever(self) -> Iterator[tuple[Tensor, ...]]:
         """Batches of one epoch after the other, without end."""
@@ -184,7 +188,7 @@ class _Failed:
 _END = object()
 
 
-def ahead(source: Iterator[Batch], count: int) -> Iterator[Batch]:
+def ahead(source: Iterator[T], count: int) -> Iterator[T]:
     """The items of `source`, up to `count` of them made ahead by a thread. An error there is raised
     where its item would have come. The thread ends with the iterator."""
     made: queue.Queue[Any] = queue.Queue(count)

@@ -224,7 +224,7 @@ class Module:
             raise _load_error(type(self).__name__, problems, bool(wrong))
         for name, value in given.items():
             if name in own:
-                own[name].assign(_kept(value))
+                own[name].assign(asarray(value))
         return LoadReport(missing, unexpected)
 
     # ---- modes
@@ -348,13 +348,6 @@ def _in_dtype(old: Tensor, dtype: dt.DType) -> Tensor:
     if isinstance(old, Parameter):
         return Parameter(old.detach(), dtype=dtype, requires_grad=old.requires_grad)
     return old.detach().astype(dtype)
-
-
-def _kept(value: Any) -> Tensor:
-    """What nobody changes behind our back."""
-    if isinstance(value, np.ndarray) and value.flags.writeable:
-        return asarray(value, copy=True)
-    return asarray(value)
 
 
 def _load_error(module: str, problems: Sequence[str], shapes: bool) -> CheckpointError:

@@ -13,10 +13,18 @@ from rung.core.errors import RungError
 from rung.ir.node import Value
 from rung.ir.types import TensorType
 from rung.tensor import tree
-from rung.tensor.leaf import LISTED, Buffer, LeafAttrs, Placeholder, others
+from rung.tensor.leaf import (
+    LISTED,
+    Buffer,
+    LeafAttrs,
+    Placeholder,
+    copied_buffer,
+    new_buffer,
+    others,
+)
 from rung.tensor.linear import Linear, Step, linearize
 from rung.tensor.pending import lock
-from rung.tensor.programs import Runnable, copied_buffer, find_program, new_buffer
+from rung.tensor.programs import Runnable, find_program
 from rung.tensor.ruled import TRANSPARENT, behind
 from rung.tensor.state import TensorState, buffer_of, new_tensor, raw_value, state
 from rung.tensor.trace import Guard, Trace
@@ -212,7 +220,7 @@ class Compiled:
         if type(result) is _Output:
             return new_tensor(buffer=outputs[result.index])
         if type(result) is _Argument:
-            return new_tensor(buffer=buffer_of(tensors[result.index]))
+            return new_tensor(buffer=buffer_of(tensors[result.index]).private())
         return result.value  # type: ignore[union-attr]
 
     def _take_away(self, tensors: Sequence[Any]) -> None:

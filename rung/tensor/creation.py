@@ -51,8 +51,13 @@ def asarray(
     """A tensor of a tensor, a NumPy array, an object with DLPack or the buffer protocol, a number
     or nested sequences. Numbers become f32, i64 or bool.
 
-    `copy`: True makes a tensor of its own. None takes over the memory of an array that is dense and
-    of the right dtype: do not change it afterwards. False raises InterchangeError otherwise."""
+    The tensor is what the array holds now: `copy=None` shares memory that nobody can write to (that
+    of another tensor, of `bytes`, of a file mapped for reading), and copies all else.
+
+    With `copy=False` the tensor is the memory of the array: what is written into the array is the
+    value of the tensor from then on, but not of what was computed from it before. An update of the
+    tensor puts its new value elsewhere. Raises InterchangeError where the array is not dense or of
+    another dtype."""
     check_device(device)
     target = None if dtype is None else dt.as_dtype(dtype)
     if isinstance(obj, TensorState):

@@ -8,43 +8,18 @@ import numpy as np
 
 from rung.core.errors import InterchangeError
 from rung.tensor.creation import check_device, dlpack_array
-from rung.tensor.leaf import Buffer
-from rung.tensor.operate import from_data
+from rung.tensor.leaf import Buffer, Export, copied_buffer, others
+from rung.tensor.operate import borrowed, from_data
 from rung.tensor.state import TensorState, buffer_of
 
 if TYPE_CHECKING:
     from rung.tensor.tensor import Tensor
 
 
-class _Export:
-    """Memory of a buffer for NumPy. Arrays made from it hold it, so the buffer lives as long as
-    they do and is not overwritten meanwhile."""
-
-    __slots__ = ("__array_interface__", "_buffer")
-
-    def __init__(self, buffer: Buffer, writable: bool) -> None:
-        self._buffer = buffer
-        size = buffer.type.dtype.itemsize
-        kind = buffer.type.dtype.kind
-        self.__array_interface__ = {
-            "version": 3,
-            "shape": buffer.type.shape,
-            "typestr": f"<u{size}" if kind in "fb" else f"<{kind}{size}",
-            "data": (buffer.pointer, not writable),
-        }
-
-
-def exported_array(buffer: Buffer, writable: bool = False) -> np.ndarray[Any, Any]:
-    """The content as an array of the same memory."""
-    array = np.asarray(_Export(buffer, writable))
-    wanted = buffer.type.dtype.numpy
-    return array if array.dtype == wanted else array.view(wanted)
-
-
 def to_numpy(tensor: TensorState) -> np.ndarray[Any, Any]:
     """The value as a read-only array of the same memory: a snapshot that later updates of the
     tensor do not change. `numpy.array(x)` makes a copy that may be written."""
-    return exported_array(buffer_of(tensor, "numpy()"))
+    return Export(buffer_of(tensor, "numpy()"), writable=False).array()
 
 
 def as_array(tensor: TensorState, dtype: Any, copy: bool | None) -> np.ndarray[Any, Any]:
@@ -68,8 +43,12 @@ def to_dlpack(
     dl_device: tuple[Any, int] | None = None,
     copy: bool | None = None,
 ) -> Any:
-    """A DLPack capsule of the same memory, or of a copy if `copy`; of the newest version that NumPy
-    makes and `max_version` allows. Raises InterchangeError for bf16, a stream or another device."""
+    """A DLPack capsule of the memory of this tensor, or of a copy if `copy`; of the newest version
+    that NumPy makes and `max_version` allows.
+
+    What is written through it is the value of this tensor from then on, and of no other: memory
+    that it shares with others (clones, parts) is copied first. An update of the tensor puts its new
+    value elsewhere. Raises InterchangeError for bf16, a stream or another device."""
     if tensor.dtype.name == "bf16":
         raise InterchangeError("dlpack: NumPy has no bf16", fix="give x.astype(rung.float32)")
     if stream is not None:
@@ -79,19 +58,35 @@ def to_dlpack(
             f"dlpack: {tensor._type} is on the CPU, not on device {tuple(dl_device)}",
             fix=f"leave dl_device out, or give {CPU}",
         )
-    array = exported_array(buffer_of(tensor, "__dlpack__"), writable=True)
+    array = Export(_own_buffer(tensor), writable=True).array()
     return (array.copy() if copy else array).__dlpack__(max_version=max_version)
 
 
+def _own_buffer(tensor: TensorState) -> Buffer:
+    """The memory of a tensor, which nobody else holds from now on. One whose graph is needed for a
+    derivative keeps what it has."""
+    found = [buffer_of(tensor, "__dlpack__")]
+    if found[0].exposed is not None and found[0].can_change():
+        return found[0]
+    if found[0].owned and found[0].base is None and others(found, 0) == 1:
+        return found[0]
+    made = copied_buffer(found[0])
+    if tensor._value is None:
+        tensor._buffer = made
+    return made
+
+
 def from_dlpack(x: Any, /, *, device: object = None, copy: bool | None = None) -> Tensor:
-    """A tensor of the same memory as any object with `__dlpack__` (do not change it afterwards),
+    """A tensor of the same memory as any object with `__dlpack__`, as `asarray(x, copy=False)`;
     copied where `copy` says so, and for None where it must be.
 
     Raises InterchangeError for memory or dtypes that cannot be taken over, DeviceError."""
     check_device(device)
-    return from_data(dlpack_array(x), None, copy)
+    array = dlpack_array(x)
+    return borrowed(array) if copy is None else from_data(array, None, copy)
 
 
 def from_numpy(x: np.ndarray[Any, Any]) -> Tensor:
-    """A tensor of the same memory as the array (do not change it afterwards)."""
-    return from_data(x, None)
+    """A tensor of the same memory as the array, as `asarray(x, copy=False)`; a copy where the array
+    is not dense."""
+    return borrowed(np.asarray(x))

@@ -27,7 +27,7 @@ from rung.ir.types import TensorType
 from rung.tensor import tree
 from rung.tensor.compiled import Compiled, compile_trace
 from rung.tensor.leaf import Placeholder, leaf_value, tensor_type
-from rung.tensor.operate import as_tensor
+from rung.tensor.operate import borrowed
 from rung.tensor.state import TensorState, buffer_of, new_tensor, state
 from rung.tensor.trace import Trace
 
@@ -150,7 +150,7 @@ class Jit(Generic[P, R]):
         tensors: list[Tensor] = []
         for i, x in enumerate(leaves):
             if isinstance(x, np.ndarray):
-                x = leaves[i] = as_tensor(x)
+                x = leaves[i] = borrowed(x)
             if isinstance(x, TensorState):
                 tensors.append(x)  # type: ignore[arg-type]
                 parts.append(tensor_type(x._type.dtype, x._type.shape))

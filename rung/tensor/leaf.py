@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from sys import getrefcount
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from weakref import ReferenceType, ref
 
 import numpy as np
@@ -43,13 +43,16 @@ class Buffer:
     """A dense row-major array in memory and its address.
 
     `owned`: rung allocated it, so it may be overwritten when nothing else refers to the buffer.
+    `exposed`: who outside of rung may write to the memory: True for memory of the caller, a weak
+    reference to what was handed out; None for nobody. What is computed reads such memory at once.
     `base`: a buffer of which this one is a part. Every holder (tensor, pending graph, view, array
     handed out) holds a reference to the object, so its reference count says who may overwrite it;
     `kept` is 1 when a program holds one as well, to use the buffer again.
     """
 
     __slots__ = (
-        "__weakref__", "_array", "_leaf", "_memory", "base", "kept", "owned", "pointer", "type"
+        "__weakref__", "_array", "_leaf", "_memory", "base", "exposed", "kept", "owned", "pointer",
+        "type",
     )  # fmt: skip
 
     def __init__(
@@ -70,6 +73,7 @@ class Buffer:
         self.owned = owned
         self.base = base
         self.kept = 0
+        self.exposed: ReferenceType[Export] | Literal[True] | None = None
         self._leaf: ReferenceType[Value] | None = None
 
     @property
@@ -80,7 +84,9 @@ class Buffer:
         return self._array
 
     def leaf(self) -> Value:
-        """The graph value that stands for the content of this buffer."""
+        """The graph value that stands for the content of this buffer as it is now."""
+        if self.exposed is not None and self.can_change():
+            return leaf_value(copied_buffer(self))
         found = None if self._leaf is None else self._leaf()
         if found is None:
             found = leaf_value(self)
@@ -89,8 +95,60 @@ class Buffer:
 
     def part(self, offset: int, type: TensorType) -> Buffer:
         """`type.size` elements from element `offset` on, in the same memory."""
-        flat = self.array.reshape(-1)[offset : offset + type.size]
-        return Buffer(flat.reshape(type.shape), type, owned=False, base=self)
+        whole = self.private()
+        flat = whole.array.reshape(-1)[offset : offset + type.size]
+        return Buffer(flat.reshape(type.shape), type, owned=False, base=whole)
+
+    def can_change(self) -> bool:
+        """Whether somebody outside may write to the memory."""
+        exposed = self.exposed
+        if exposed is None or exposed is True:
+            return exposed is True
+        if exposed() is None:
+            self.exposed = None
+        return self.exposed is not None
+
+    def private(self) -> Buffer:
+        """A buffer of this content that nobody outside writes to: itself, or a copy."""
+        return copied_buffer(self) if self.exposed is not None and self.can_change() else self
+
+
+class Export:
+    """Memory of a buffer for NumPy. Arrays made from it hold it, so the buffer lives as long as
+    they do and is not overwritten meanwhile."""
+
+    __slots__ = ("__array_interface__", "__weakref__", "buffer")
+
+    def __init__(self, buffer: Buffer, writable: bool) -> None:
+        self.buffer = buffer
+        size = buffer.type.dtype.itemsize
+        kind = buffer.type.dtype.kind
+        self.__array_interface__ = {
+            "version": 3,
+            "shape": buffer.type.shape,
+            "typestr": f"<u{size}" if kind in "fb" else f"<{kind}{size}",
+            "data": (buffer.pointer, not writable),
+        }
+        if writable and buffer.exposed is None:
+            buffer.exposed = ref(self)
+
+    def array(self) -> np.ndarray[Any, Any]:
+        """The content as an array of the same memory."""
+        array = np.asarray(self)
+        wanted = self.buffer.type.dtype.numpy
+        return array if array.dtype == wanted else array.view(wanted)
+
+
+def new_buffer(type: TensorType) -> Buffer:
+    """An uninitialized buffer that rung owns."""
+    return Buffer(Memory(type.nbytes), type, owned=True)
+
+
+def copied_buffer(source: Buffer) -> Buffer:
+    """A buffer of our own with the same content."""
+    buffer = new_buffer(source.type)
+    np.copyto(buffer.array, source.array)
+    return buffer
 
 
 def others(buffers: list[Buffer], index: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache, wraps
+from mmap import mmap
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import numpy as np
@@ -17,8 +18,7 @@ from rung.ir.types import Shape
 from rung.ops.broadcast import broadcasted
 from rung.ops.creation import constant
 from rung.ops.elementwise import cast
-from rung.tensor.leaf import Buffer, tensor_type
-from rung.tensor.programs import new_buffer
+from rung.tensor.leaf import Buffer, Export, new_buffer, tensor_type
 from rung.tensor.state import TensorState, apply, graph_value, new_tensor, state
 
 if TYPE_CHECKING:
@@ -36,8 +36,8 @@ def is_scalar(x: object) -> bool:
 
 
 def as_tensor(x: Operand, dtype: DType | None = None) -> Tensor:
-    """x as a tensor: itself, an array without a copy where possible, numbers in the default dtype
-    of their kind (f32 for floats)."""
+    """x as a tensor: itself, an array as it is now, numbers in the default dtype of their kind (f32
+    for floats)."""
     if isinstance(x, TensorState):
         return cast_to(x, dtype)
     return from_data(x, dtype)
@@ -46,20 +46,20 @@ def as_tensor(x: Operand, dtype: DType | None = None) -> Tensor:
 def from_data(data: Any, dtype: DType | None, copy: bool | None = None) -> Tensor:
     """A tensor of an array, a number or nested sequences of numbers (or of tensors).
 
-    An array is copied where `copy` says so, and for None where it must be. Raises InterchangeError
-    if it must be and `copy` is False."""
+    Of an array that anybody can write to, the tensor gets a copy, unless `copy` is False: then it
+    has the same memory, or InterchangeError is raised. True copies read-only ones as well."""
     if isinstance(data, np.ndarray | np.generic):
         array = np.asarray(data)
         given = dt.as_dtype(array.dtype.newbyteorder("="))
         target = given if dtype is None else dtype
-        if copy is False and not (target is given and _can_be_shared(array)):
+        if copy is False:
+            if target is given and _can_be_shared(array):
+                return borrowed(array)
             raise InterchangeError(
                 f"{given}{list(array.shape)} cannot become a dense {target} without a copy",
                 fix="leave copy=False out",
             )
-        if target is not given:
-            array = _converted(array, target)
-        return new_tensor(buffer=_array_buffer(array, target, bool(copy)))
+        return new_tensor(buffer=_array_buffer(array, target, fresh=False, copy=bool(copy)))
     if copy is False:
         raise InterchangeError(
             f"{type(data).__name__} has no memory that a tensor could share",
@@ -68,7 +68,19 @@ def from_data(data: Any, dtype: DType | None, copy: bool | None = None) -> Tenso
     array = _sequence_array(data)
     if dtype is None:
         dtype = dt.float32 if array.dtype.kind == "f" else dt.as_dtype(array.dtype)
-    return new_tensor(buffer=_array_buffer(_converted(array, dtype), dtype, copy=False))
+    fresh = isinstance(data, list | tuple | bool | int | float)  # else another's memory
+    return new_tensor(buffer=_array_buffer(array, dtype, fresh, copy=False))
+
+
+def borrowed(array: np.ndarray[Any, Any]) -> Tensor:
+    """A tensor that is the memory of the array, or a copy where its layout is none of ours."""
+    dtype = dt.as_dtype(array.dtype.newbyteorder("="))
+    if not _can_be_shared(array):
+        return from_data(array, dtype)
+    buffer = Buffer(array, tensor_type(dtype, array.shape), owned=False)
+    if not _cannot_change(array):
+        buffer.exposed = True
+    return new_tensor(buffer=buffer)
 
 
 def _sequence_array(data: Any) -> np.ndarray[Any, Any]:
@@ -121,11 +133,14 @@ def _converted(array: np.ndarray[Any, Any], dtype: DType) -> np.ndarray[Any, Any
         return array.astype(dtype.numpy, copy=False)
 
 
-def _array_buffer(array: np.ndarray[Any, Any], dtype: DType, copy: bool) -> Buffer:
+def _array_buffer(
+    array: np.ndarray[Any, Any], dtype: DType, fresh: bool, copy: bool
+) -> Buffer:
+    """The array in `dtype`. `fresh`: nobody else has it."""
     type = tensor_type(dtype, array.shape)
     if array.dtype != dtype.numpy or not array.dtype.isnative:
-        array = array.astype(dtype.numpy)
-    if _can_be_shared(array) and not copy:
+        array, fresh = _converted(array, dtype), True
+    if not copy and _can_be_shared(array) and (fresh or _cannot_change(array)):
         return Buffer(array, type, owned=False)
     buffer = new_buffer(type)
     np.copyto(buffer.array, array)
@@ -136,12 +151,27 @@ def _can_be_shared(array: np.ndarray[Any, Any]) -> bool:
     return array.flags.c_contiguous and array.flags.aligned and array.dtype.isnative
 
 
+def _cannot_change(array: np.ndarray[Any, Any]) -> bool:
+    """Whether nobody can write to the memory of an array: it is that of a tensor, of `bytes`, or of
+    a file that is mapped for reading. One that owns its memory can be made writable again."""
+    owner: Any = array
+    while isinstance(owner, np.ndarray):
+        if owner.flags.writeable:
+            return False
+        owner = owner.base
+    if isinstance(owner, Export):
+        return owner.buffer.exposed is None
+    if isinstance(owner, memoryview):
+        owner = owner.obj
+    return isinstance(owner, bytes) or (isinstance(owner, mmap) and memoryview(owner).readonly)
+
+
 def copied(x: Tensor) -> Tensor:
     """A tensor with the same value, updated independently; derivatives pass."""
     value = graph_value(x)
     tracked = x._requires_grad and state.grad_enabled
     if x._buffer is not None and not tracked and state.trace is None:
-        return new_tensor(buffer=x._buffer)
+        return new_tensor(buffer=x._buffer.private())
     return new_tensor(value, requires_grad=tracked, depth=x._depth)
 
 

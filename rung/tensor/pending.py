@@ -13,9 +13,18 @@ from weakref import ReferenceType, ref
 
 from rung.core.errors import TraceError
 from rung.ir.node import Value
-from rung.tensor.leaf import LEAF, Buffer, Example, LeafAttrs, Placeholder, Step, others
+from rung.tensor.leaf import (
+    LEAF,
+    Buffer,
+    Example,
+    LeafAttrs,
+    Placeholder,
+    Step,
+    copied_buffer,
+    others,
+)
 from rung.tensor.linear import Linear, linearize, rebuild
-from rung.tensor.programs import copied_buffer, find_program
+from rung.tensor.programs import find_program
 from rung.tensor.ruled import TRANSPARENT, behind
 
 if TYPE_CHECKING:

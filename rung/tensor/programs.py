@@ -13,16 +13,13 @@ from collections import OrderedDict
 from collections.abc import Hashable, Mapping, Sequence
 from sys import getrefcount
 
-import numpy as np
-
 from rung.core.dtype import Scalar
 from rung.core.errors import RungError
 from rung.core.source import Source
 from rung.ir.node import Graph
 from rung.ir.types import TensorType
-from rung.runtime.memory import Memory
 from rung.tensor.executor import Program, current_executor
-from rung.tensor.leaf import LISTED, Buffer, tensor_type
+from rung.tensor.leaf import LISTED, Buffer, new_buffer, tensor_type
 from rung.tensor.linear import Key, Linear, Step, build_graph
 
 LIFT_AFTER = 3
@@ -84,22 +81,10 @@ class Runnable:
         return [filled_buffer(t, v) for t, v in zip(self.scalar_types, values, strict=True)]
 
 
-def new_buffer(type: TensorType) -> Buffer:
-    """An uninitialized buffer that rung owns."""
-    return Buffer(Memory(type.nbytes), type, owned=True)
-
-
 def filled_buffer(type: TensorType, value: Scalar) -> Buffer:
     """A buffer with every element `value`."""
     buffer = new_buffer(tensor_type(type.dtype, type.shape))
     buffer.array[...] = value
-    return buffer
-
-
-def copied_buffer(source: Buffer) -> Buffer:
-    """A buffer of our own with the same content."""
-    buffer = new_buffer(source.type)
-    np.copyto(buffer.array, source.array)
     return buffer
 
 
