@@ -130,7 +130,7 @@ def composite_with_jvp(
     jvp: Callable[..., Value],
 ) -> Callable[[Callable[P, Value]], Callable[P, Value]]:
     """As `composite`, of a function of one result whose tangent is
-    `jvp(operands…, result, tangents…)`."""
+    `jvp(operands…, result, tangents…)`, with the static attributes as keywords."""
     return lambda function: _builder(function, jvp)
 
 
@@ -150,7 +150,7 @@ def _builder(function: Callable[P, R], jvp: Callable[..., Value] | None) -> Call
         found = bodies.get(key)
         if found is None:
             body, single = _trace(name, function, types, static)
-            rule = None if jvp is None else _trace_jvp(jvp, body)
+            rule = None if jvp is None else _trace_jvp(functools.partial(jvp, **static), body)
             attrs = CompositeAttrs(name, body, tuple(static.items()), rule)
             found = bodies[key] = attrs, single
         attrs, single = found

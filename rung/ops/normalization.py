@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from rung.core import dtype as dt
 from rung.core.errors import ShapeError
 from rung.ir.node import Value
 from rung.ops.broadcast import broadcasted, reshaped, spread
 from rung.ops.composite import composite
 from rung.ops.elementwise import multiply, plus, subtract
 from rung.ops.families import add
+from rung.ops.norm import normalized
 from rung.ops.shorthand import along, as_type, averaged, require_float, require_shape, wide
-from rung.ops.transcendental import rsqrt
+from rung.ops.transcendental import rsqrt, square
 
 
 def _last_dims(op: str, x: Value, num_dims: int, *vectors: Value | None) -> tuple[int, ...]:
@@ -32,13 +34,20 @@ def _scaled(y: Value, weight: Value | None, bias: Value | None) -> Value:
     return y
 
 
-def _standardized(w: Value, dims: tuple[int, ...], eps: float) -> tuple[Value, Value, Value]:
-    """w without its mean and over its deviation along `dims`, and that mean and variance."""
+def _standardized(
+    x: Value, dims: tuple[int, ...], eps: float
+) -> tuple[Value, Value, Value]:
+    """x without its mean and over its deviation along `dims`, and that mean and variance."""
+    w = wide(x)
     mean = averaged(w, dims)
     centred = subtract(w, spread(mean, dims, w.shape))
-    variance = averaged(multiply(centred, centred), dims)
-    scale = rsqrt(plus(variance, eps))
-    return multiply(centred, spread(scale, dims, w.shape)), mean, variance
+    variance = averaged(square(centred), dims)
+    return _normalized(centred, x, dims, eps), mean, variance
+
+
+def _normalized(w: Value, x: Value, dims: tuple[int, ...], eps: float) -> Value:
+    """w, of the size of x, over the root of its mean square."""
+    return normalized(w, dims=dims, eps=eps, overflows=x.dtype is not dt.float16)
 
 
 @composite
@@ -53,7 +62,7 @@ def layer_norm(
     """(x - mean) / sqrt(variance + eps) * weight + bias over the last `num_dims` dims, the shape of
     weight and bias (Ba, Kiros and Hinton, 2016)."""
     dims = _last_dims("layer_norm", x, num_dims, weight, bias)
-    y, _, _ = _standardized(wide(x), dims, eps)
+    y, _, _ = _standardized(x, dims, eps)
     return as_type(_scaled(y, weight, bias), x.dtype)
 
 
@@ -63,9 +72,7 @@ def rms_norm(
 ) -> Value:
     """x / sqrt(mean(x²) + eps) * weight over the last `num_dims` dims (Zhang, Sennrich, 2019)."""
     dims = _last_dims("rms_norm", x, num_dims, weight)
-    w = wide(x)
-    scale = rsqrt(plus(averaged(multiply(w, w), dims), eps))
-    return as_type(_scaled(multiply(w, spread(scale, dims, w.shape)), weight, None), x.dtype)
+    return as_type(_scaled(_normalized(wide(x), x, dims, eps), weight, None), x.dtype)
 
 
 def _channels(op: str, x: Value, **vectors: Value | None) -> int:
@@ -101,7 +108,7 @@ def batch_norm(
             fix="a larger batch, or the running statistics: batch_norm_inference",
         )
     dims = tuple(d for d in range(x.type.rank) if d != 1)
-    y, mean, variance = _standardized(wide(x), dims, eps)
+    y, mean, variance = _standardized(x, dims, eps)
     return as_type(_per_channel(y, weight, bias), x.dtype), mean, variance
 
 
@@ -145,6 +152,6 @@ def group_norm(
             fix="the number of groups must divide the channels",
         )
     grouped = (x.shape[0], num_groups, channels // num_groups, *x.shape[2:])
-    w = reshaped(wide(x), grouped)
+    w = reshaped(x, grouped)
     y, _, _ = _standardized(w, tuple(range(2, w.type.rank)), eps)
     return as_type(_per_channel(reshaped(y, x.shape), weight, bias), x.dtype)

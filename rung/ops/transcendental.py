@@ -92,7 +92,7 @@ rsqrt: Op = unary(
     "rsqrt",
     lambda x: 1 / np.sqrt(x),
     "1 / sqrt(x); infinite at 0, NaN below.",
-    derivative=lambda x, y, dx: multiply(dx, divide(scale(y, -0.5), x)),
+    derivative=lambda x, y, dx: divide(multiply(dx, scale(y, -0.5)), x),
     flops=4,
     facts=Facts(monotone=-1, domain=(0.1, 4.0)),
 )

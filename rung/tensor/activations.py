@@ -9,6 +9,7 @@ from rung.core.errors import RungError, ShapeError
 from rung.tensor import elementwise as e
 from rung.tensor.functional import floats, softmax
 from rung.tensor.operate import Operand, as_tensor
+from rung.tensor.precision import rounded_once
 from rung.tensor.random import Source, uniform
 from rung.tensor.shapes import reshape
 
@@ -24,6 +25,7 @@ def _exponential_below(x: Tensor, alpha: float, width: float = 1.0) -> Tensor:
     return e.where(x > 0, x, alpha * e.expm1(e.minimum(x, 0.0) / width))
 
 
+@rounded_once
 def celu(x: Operand, alpha: float = 1.0) -> Tensor:
     """x where it is positive, else alpha * (exp(x / alpha) - 1)  (Barron, 2017)."""
     if alpha == 0:
@@ -31,11 +33,13 @@ def celu(x: Operand, alpha: float = 1.0) -> Tensor:
     return _exponential_below(floats(x), alpha, alpha)
 
 
+@rounded_once
 def selu(x: Operand) -> Tensor:
     """elu with constants that keep mean 0 and variance 1 (Klambauer et al., 2017)."""
     return _SELU_SCALE * _exponential_below(floats(x), _SELU_ALPHA)
 
 
+@rounded_once
 def prelu(x: Operand, weight: Operand) -> Tensor:
     """x where it is positive, else weight * x; weight[C] for x[N, C, …], or weight[1]."""
     x, slope = floats(x), as_tensor(weight)
@@ -50,6 +54,7 @@ def prelu(x: Operand, weight: Operand) -> Tensor:
     return e.where(x > 0, x, slope * x)
 
 
+@rounded_once
 def rrelu(
     x: Operand,
     lower: float = 1 / 8,
@@ -89,6 +94,7 @@ def hardshrink(x: Operand, lambd: float = 0.5) -> Tensor:
     return e.where(e.abs(x) <= lambd, 0.0, x)
 
 
+@rounded_once
 def softshrink(x: Operand, lambd: float = 0.5) -> Tensor:
     """x moved by `lambd` towards 0, at most to 0."""
     if lambd < 0:
@@ -97,12 +103,14 @@ def softshrink(x: Operand, lambd: float = 0.5) -> Tensor:
     return e.where(x > lambd, x - lambd, e.where(x < -lambd, x + lambd, x * 0.0))
 
 
+@rounded_once
 def tanhshrink(x: Operand) -> Tensor:
     """x - tanh(x)."""
     x = floats(x)
     return x - e.tanh(x)
 
 
+@rounded_once
 def softsign(x: Operand) -> Tensor:
     """x / (1 + |x|)."""
     x = floats(x)

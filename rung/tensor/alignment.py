@@ -17,6 +17,7 @@ from rung.tensor.control import scan
 from rung.tensor.creation import arange, full, full_like
 from rung.tensor.functional import reduced
 from rung.tensor.operate import Operand, as_tensor
+from rung.tensor.precision import rounded_once
 from rung.tensor.reductions import cumulative_sum
 from rung.tensor.shapes import concat, expand_dims, stack
 from rung.tensor.sorting import take, take_along_axis
@@ -28,6 +29,7 @@ _NEVER = -1e30
 """The logarithm that stands for probability 0: finite, so that its derivative is."""
 
 
+@rounded_once
 def ctc_loss(
     log_probs: Operand,
     targets: Operand,

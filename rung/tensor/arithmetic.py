@@ -16,6 +16,7 @@ from rung.tensor import elementwise as e
 from rung.tensor.dtypes import finfo
 from rung.tensor.functional import floats
 from rung.tensor.operate import Operand, as_tensor, cast_to, common_dtype, operands_of
+from rung.tensor.precision import rounded_once, times
 from rung.tensor.reductions import all as all_true
 from rung.tensor.state import TensorState, apply
 
@@ -43,17 +44,19 @@ def _number(name: str, x: Operand) -> Tensor:
 # ---- sums, differences, quotients
 
 
+@rounded_once
 def add(x: Operand, y: Operand, alpha: float = 1) -> Tensor:
     """x + alpha y; bool counts as "or" where alpha is 1."""
     operands, dtype = _together(x, y)
     if dtype.is_bool:
         return e.logical_or(operands[0], e.logical_and(operands[1], bool(alpha)))
-    return e.add(x, y if alpha == 1 else e.multiply(y, alpha))
+    return e.add(x, times(y, alpha))
 
 
+@rounded_once
 def subtract(x: Operand, y: Operand, alpha: float = 1) -> Tensor:
     """x - alpha y."""
-    return e.subtract(x, y if alpha == 1 else e.multiply(y, alpha))
+    return e.subtract(x, times(y, alpha))
 
 
 def divide(x: Operand, y: Operand, rounding_mode: str | None = None) -> Tensor:
@@ -81,7 +84,7 @@ def _integer_quotient(x: Tensor, y: Tensor) -> Tensor:
 
 
 def fmod(x: Operand, y: Operand) -> Tensor:
-    """What remains of x after whole y are taken away; it has the sign of x. By an integer zero: x.
+    """What remains of x after whole y are taken away; it has the sign of x. By an integer zero: 0.
 
     >>> import rung
     >>> rung.fmod(rung.asarray([-3.0, 3.0]), 2).tolist()
@@ -90,27 +93,16 @@ def fmod(x: Operand, y: Operand) -> Tensor:
     operands, dtype = _together(x, y)
     a, b = (_as(o, dtype) for o in operands)
     if not dtype.is_float:
-        return e.subtract(a, e.multiply(_integer_quotient(a, b), b))
+        rest = e.remainder(a, b)
+        other = e.logical_and(rest != 0, (rest < 0) != (a < 0))
+        return e.subtract(rest, e.where(other, b, 0))
     rest = e.remainder(a, e.where(e.signbit(a) == e.signbit(b), b, -b))
     return e.copysign(rest, a)
 
 
-def _rounded_once(function: Callable[..., Tensor], *given: Operand) -> Tensor:
-    """`function` of the operands; 16-bit floats are computed in f32 and rounded at the end."""
-    operands, dtype = _together(*given)
-    wide = dt.accumulator(dtype)
-    if wide is dtype:
-        return function(*operands)
-    made = [cast_to(x, wide) if isinstance(x, TensorState) else x for x in operands]
-    return cast_to(function(*made), dtype)
-
-
+@rounded_once
 def lerp(start: Operand, end: Operand, weight: Operand) -> Tensor:
     """start + weight (end - start), reckoned from the nearer end, so that weight 1 gives `end`."""
-    return _rounded_once(_between, start, end, weight)
-
-
-def _between(start: Operand, end: Operand, weight: Operand) -> Tensor:
     away = e.subtract(end, start)
     near = e.abs(weight) < 0.5 if isinstance(weight, TensorState) else abs(weight) < 0.5
     from_start = e.add(start, e.multiply(weight, away))
@@ -120,14 +112,16 @@ def _between(start: Operand, end: Operand, weight: Operand) -> Tensor:
     return e.where(near, from_start, from_end)
 
 
+@rounded_once
 def addcmul(x: Operand, y: Operand, z: Operand, value: float = 1) -> Tensor:
     """x + value y z."""
-    return _rounded_once(lambda a, b, c: add(a, e.multiply(b, c), value), x, y, z)
+    return add(x, e.multiply(y, z), value)
 
 
+@rounded_once
 def addcdiv(x: Operand, y: Operand, z: Operand, value: float = 1) -> Tensor:
     """x + value y / z."""
-    return _rounded_once(lambda a, b, c: add(a, e.divide(b, c), value), x, y, z)
+    return add(x, e.divide(y, z), value)
 
 
 def nan_to_num(
@@ -155,6 +149,7 @@ def _double(x: Operand) -> Operand:
     return as_tensor(x).astype(dt.float64) if isinstance(x, TensorState) else float(x)
 
 
+@rounded_once
 def ldexp(x: Operand, exponent: Operand) -> Tensor:
     """x times 2 to the power `exponent`."""
     return e.multiply(floats(x), e.exp2(exponent))
@@ -193,11 +188,13 @@ def _power_of_two(n: Tensor) -> Tensor:
     return apply(lambda v: bitcast(v, dtype=dt.float64), bits)
 
 
+@rounded_once
 def xlogy(x: Operand, y: Operand) -> Tensor:
     """x log(y), 0 where x is 0 and y is not NaN."""
     return _times_log(x, y, e.log)
 
 
+@rounded_once
 def xlog1py(x: Operand, y: Operand) -> Tensor:
     """x log(1 + y), 0 where x is 0 and y is not NaN."""
     return _times_log(x, y, e.log1p)
@@ -211,12 +208,14 @@ def _times_log(x: Operand, y: Operand, log: Callable[[Operand], Tensor]) -> Tens
     return e.where(nothing, 0.0, e.multiply(a, log(e.where(nothing, 1.0, b))))
 
 
+@rounded_once
 def logaddexp2(x: Operand, y: Operand) -> Tensor:
     """log2(2ˣ + 2ʸ) without overflow between."""
     scale = math.log(2.0)
     return e.logaddexp(e.multiply(floats(x), scale), e.multiply(y, scale)) * (1 / scale)
 
 
+@rounded_once
 def logit(x: Operand, eps: float | None = None) -> Tensor:
     """log(x / (1 - x)), of x held within [eps, 1 - eps] if `eps` is given."""
     x = floats(x)
@@ -225,23 +224,22 @@ def logit(x: Operand, eps: float | None = None) -> Tensor:
     return e.log(e.divide(x, 1 - x))
 
 
+@rounded_once
 def deg2rad(x: Operand) -> Tensor:
     """Degrees as radians."""
     return floats(x) * (math.pi / 180)
 
 
+@rounded_once
 def rad2deg(x: Operand) -> Tensor:
     """Radians as degrees."""
     return floats(x) * (180 / math.pi)
 
 
+@rounded_once
 def sinc(x: Operand) -> Tensor:
     """sin(pi x) / (pi x), 1 at 0."""
-    return _rounded_once(_sinc, floats(x))
-
-
-def _sinc(x: Tensor) -> Tensor:
-    x = x * math.pi
+    x = floats(x) * math.pi
     near = e.abs(x) < 1e-2
     away = e.where(near, 1.0, x)
     square = e.square(e.where(near, x, 0.0))
@@ -273,6 +271,7 @@ def heaviside(x: Operand, values: Operand) -> Tensor:
     return e.where(e.isnan(a), a, found) if dtype.is_float else found
 
 
+@rounded_once
 def round_to(x: Operand, decimals: int = 0) -> Tensor:
     """x rounded to so many decimals (negative: to tens, hundreds …); halves go to the even one."""
     x = as_tensor(x)
@@ -351,6 +350,7 @@ def isreal(x: Operand) -> Tensor:
     return e.isfinite(x) | True
 
 
+@rounded_once
 def isclose(
     x: Operand, y: Operand, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False
 ) -> Tensor:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from rung.core import dtype as dt
+from rung.core.dtype import Scalar
 from rung.core.errors import DTypeError
 from rung.ir.node import Value
 from rung.ir.op import Op
@@ -64,27 +65,13 @@ add = _binary(e.add)
 subtract = _binary(e.subtract)
 multiply = _binary(e.multiply)
 divide = _binary(e.divide, floats=True)
+floor_divide = _binary(e.floor_divide)
 remainder = _binary(e.remainder)
 negative = _unary(e.negative)
 abs = _unary(e.absolute)
 sign = _unary(e.sign)
 maximum = _binary(e.maximum)
 minimum = _binary(e.minimum)
-
-
-def floor_divide(x1: Operand, x2: Operand, /) -> Tensor:
-    """x1 / x2 rounded down. Integers: 0 where x2 is 0, the least integer where it overflows.
-    Floats: (x1 - remainder) / x2 to the nearest whole number; with an infinity, as the array API
-    has it, the quotient itself rounded down (1 // -inf is -0)."""
-    operands = operands_of((x1, x2))
-    dtype = common_dtype(operands)
-    build = _floor_of_floats if dtype.is_float else e.floor_divide
-    return apply_together("floor_divide", build, operands, dtype)
-
-
-def _floor_of_floats(x: Value, y: Value) -> Value:
-    infinite = e.logical_or(e.isinf(x), e.isinf(y))
-    return e.where(infinite, e.floor(e.divide(x, y)), e.floor_divide(x, y))
 
 
 def positive(x: Operand, /) -> Tensor:
@@ -125,60 +112,27 @@ def reciprocal(x: Operand, /) -> Tensor:
 
 
 def pow(x1: Operand, x2: Operand, /) -> Tensor:
-    """x1 to the power x2. Small whole numbers x2 are products. Integers are exact; below 1 in
-    magnitude (a negative x2) they are rounded towards zero, where they overflow they wrap around
-    for some and are undefined for others."""
-    if isinstance(x2, int | float) and not isinstance(x2, bool) and isinstance(x1, TensorState):
-        short = _short_power(x1, x2)
-        if short is not None:
-            return short
+    """x1 to the power x2. Small whole numbers x2 are products. Integers wrap around; below 1 in
+    magnitude (a negative x2) they are rounded towards zero. Raises DTypeError for bool."""
     operands = operands_of((x1, x2))
     dtype = common_dtype(operands)
-    return apply_together("pow", t.power if dtype.is_float else _integer_power, operands, dtype)
-
-
-def _integer_power(x: Value, y: Value) -> Value:
-    """The product of the squares x, x², x⁴, … that the bits of y name. A y of as many bits as the
-    dtype has, or more, can do without overflow only for x of -1, 0 and 1, so its parity says all.
-    """
-    dtype = x.type.dtype
     if dtype.is_bool:
         raise DTypeError("pow of bool", fix="cast one operand to an integer dtype")
-
-    def number(n: int) -> Value:
-        return full(x.shape, n, dtype)
-
-    one, parity = number(1), e.bitwise_and(y, number(1))
-    if dtype.kind == "i":
-        below = e.less(y, number(0))
-        unit = e.equal(e.absolute(x), one)
-        x = e.where(e.logical_and(below, e.logical_not(unit)), number(0), x)
-        y = e.where(below, e.add(number(2), parity), y)
-    y = e.minimum(y, e.add(number(dtype.bits), parity))
-    found, square = one, x
-    for bit in range(dtype.bits.bit_length()):
-        named = e.not_equal(e.bitwise_and(y, number(1 << bit)), number(0))
-        found = e.where(named, e.multiply(found, square), found)
-        square = e.multiply(square, square)
-    return found
+    if isinstance(x1, TensorState) and not isinstance(operands[1], TensorState):
+        short = _short_power(operands[1], dtype)
+        if short is not None:
+            return apply_together("pow", short, operands[:1], dtype)
+    return apply_together("pow", t.power, operands, dtype)
 
 
-def _short_power(x: TensorState, y: float) -> Tensor | None:
-    if y == 2:
-        return square(x)
-    if y == 3:
-        return elementwise("power", lambda v: e.multiply(e.multiply(v, v), v), (x,))
-    if y == 1:
-        return elementwise("power", lambda v: v, (x,), floats=isinstance(y, float))
-    if x.dtype.is_integer and isinstance(y, int) and y > 0:
-        return elementwise("pow", lambda v: _whole_power(v, y), (x,))
-    if not x.dtype.is_float:
+def _short_power(y: Scalar, dtype: dt.DType) -> Callable[[Value], Value] | None:
+    """x to the power y for values of `dtype` by a few simple operations, where that is possible."""
+    if y in (1, 2, 3) or (dtype.is_integer and y > 0):
+        return lambda v: _whole_power(v, int(y))
+    if not dtype.is_float:
         return None
-    if y == 0.5:
-        return sqrt(x)
-    if y == -0.5:
-        return rsqrt(x)
-    return divide(1.0, x) if y == -1 else None
+    shorts = {0.5: t.sqrt, -0.5: t.rsqrt, -1: lambda v: e.divide(full(v.shape, 1, dtype), v)}
+    return shorts.get(y)
 
 
 def _whole_power(x: Value, n: int) -> Value:

@@ -27,6 +27,7 @@ from rung.tensor import reductions
 from rung.tensor.creation import one_hot as one_hot
 from rung.tensor.linalg import vector_norm
 from rung.tensor.operate import Operand, as_tensor, cast_to, one_axis, torch_names
+from rung.tensor.precision import rounded_once
 from rung.tensor.random import Source, draw_key
 from rung.tensor.shapes import broadcast_shapes, broadcast_to
 from rung.tensor.sorting import checked_index, known_array
@@ -93,6 +94,7 @@ def logsigmoid(x: Operand) -> Tensor:
     return apply(a.log_sigmoid, floats(x))
 
 
+@rounded_once
 def softplus(x: Operand, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
     """log(1 + exp(beta x)) / beta; x itself where beta x is above `threshold`, if that is less
     than 20 (above 20 the two agree to 1e-10)."""
@@ -131,6 +133,7 @@ def tanh(x: Operand) -> Tensor:
     return e.tanh(x)
 
 
+@rounded_once
 def glu(x: Operand, axis: int = -1) -> Tensor:
     """The first half of x along `axis` times the sigmoid of the second."""
     x = floats(x)
@@ -168,6 +171,7 @@ def linear(x: Operand, weight: Operand, bias: Operand | None = None) -> Tensor:
     return _call(_linear.linear, *_alike(x, weight, bias))
 
 
+@rounded_once
 def bilinear(x1: Operand, x2: Operand, weight: Operand, bias: Operand | None = None) -> Tensor:
     """Σ x1[…, i] weight[o, i, j] x2[…, j] plus bias[o], […, O]."""
     a, b, w, shift = _alike(x1, x2, weight, bias)
@@ -296,6 +300,7 @@ def instance_norm(
     return group_norm(x, x.shape[1], weight, bias, eps)
 
 
+@rounded_once
 def normalize(x: Operand, p: float = 2.0, dim: int = 1, eps: float = 1e-12) -> Tensor:
     """x divided by its p-norm along `dim` (at least eps)."""
     x = floats(x)
@@ -402,6 +407,7 @@ def cross_entropy(
     )  # fmt: skip
 
 
+@rounded_once
 def _cross_entropy_of_probabilities(
     logits: Tensor, target: Tensor, weight: Operand | None, reduction: str, smoothing: float
 ) -> Tensor:
@@ -443,6 +449,7 @@ def reduced(loss: Tensor, reduction: str) -> Tensor:
     return loss
 
 
+@rounded_once
 def nll_loss(
     log_probabilities: Operand,
     target: Operand,
@@ -465,23 +472,27 @@ def nll_loss(
     return reduced(loss, reduction)
 
 
+@rounded_once
 def mse_loss(x: Operand, target: Operand, reduction: str = "mean") -> Tensor:
     """Squared difference."""
     return reduced(e.square(e.subtract(x, target)), reduction)
 
 
+@rounded_once
 def l1_loss(x: Operand, target: Operand, reduction: str = "mean") -> Tensor:
     """Absolute difference."""
     return reduced(e.abs(e.subtract(x, target)), reduction)
 
 
+@rounded_once
 def huber_loss(x: Operand, target: Operand, reduction: str = "mean", delta: float = 1.0) -> Tensor:
     """Half the squared difference up to `delta`, linear beyond."""
-    away = e.abs(e.subtract(x, target))
+    away = e.abs(floats(e.subtract(x, target)))
     inner = e.minimum(away, delta)
     return reduced(inner * (away - inner * 0.5), reduction)
 
 
+@rounded_once
 def binary_cross_entropy_with_logits(
     logits: Operand,
     target: Operand,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from rung.core.errors import DTypeError, RungError, ShapeError
 from rung.tensor import reductions
+from rung.tensor.creation import full
 from rung.tensor.decompositions import (
     EighResult,
     LstsqResult,
@@ -31,11 +32,22 @@ from rung.tensor.decompositions import (
     svd,
     svdvals,
 )
-from rung.tensor.elementwise import abs, divide, multiply, pow, where
+from rung.tensor.elementwise import (
+    abs,
+    divide,
+    exp2,
+    floor,
+    isfinite,
+    log2,
+    multiply,
+    pow,
+    where,
+)
 from rung.tensor.operate import Operand, all_axes, as_tensor, cast_to, torch_names
+from rung.tensor.precision import rounded_once
 from rung.tensor.products import cross, matmul, multi_dot, outer, tensordot, vecdot
 from rung.tensor.reductions import Axis
-from rung.tensor.shapes import diagonal, expand_dims, matrix_transpose, moveaxis
+from rung.tensor.shapes import diagonal, expand_dims, matrix_transpose, moveaxis, reshape
 
 if TYPE_CHECKING:
     from rung.tensor.tensor import Tensor
@@ -86,6 +98,7 @@ def trace(x: Operand, /, offset: int = 0, dtype: object = None) -> Tensor:
 # ---- norms
 
 
+@rounded_once
 def vector_norm(
     x: Operand, /, axis: Axis = None, keepdims: bool = False, ord: float = 2
 ) -> Tensor:
@@ -105,6 +118,23 @@ def vector_norm(
         return cast_to(reductions.count_nonzero(x, axis, keepdims), x.dtype)
     if ord == 1:
         return reductions.sum(size, axis, keepdims=keepdims)
+    unit = _unit(size, axis)
+    found = _power_norm(divide(size, unit), axis, keepdims, ord)
+    return multiply(found, unit if keepdims else reshape(unit, found.shape))
+
+
+def _unit(size: Tensor, axis: Axis) -> Tensor:
+    """The power of two below the largest magnitude, in which powers do not overflow: 1 where that
+    is 0, infinite or NaN."""
+    if not size.size:
+        axes = all_axes("vector_norm", axis, size.ndim)
+        return full([1 if d in axes else n for d, n in enumerate(size.shape)], 1.0, size.dtype)
+    largest = reductions.max(size.detach(), axis, keepdims=True)
+    ordinary = (largest > 0) & isfinite(largest)
+    return exp2(floor(log2(where(ordinary, largest, 1.0))))
+
+
+def _power_norm(size: Tensor, axis: Axis, keepdims: bool, ord: float) -> Tensor:
     if ord < 0:
         return pow(reductions.sum(pow(size, ord), axis, keepdims=keepdims), 1 / ord)
     nothing = size == 0  # where the slope of a power below 1 is infinite
@@ -112,6 +142,7 @@ def vector_norm(
     return reductions.nonzero_root(reductions.sum(powers, axis, keepdims=keepdims), ord)
 
 
+@rounded_once
 def matrix_norm(x: Operand, /, keepdims: bool = False, ord: float | str = "fro") -> Tensor:
     """The norm of each matrix in the last two dims: "fro", the root of the sum of squares; 1 and
     inf, the largest sum of magnitudes in a column and in a row; -1 and -inf, the smallest; 2 and
@@ -174,6 +205,7 @@ def norm(
     return expand_dims(found, axes) if keepdims else found
 
 
+@rounded_once
 def cond(x: Operand, /, p: float | str | None = None) -> Tensor:
     """The condition number of matrices: the quotient of the largest and the smallest singular value
     (`p` None or 2; -2: its inverse), or the product of the norms of x and of its inverse."""

@@ -15,7 +15,9 @@ from rung.tensor import elementwise as e
 from rung.tensor import reductions as r
 from rung.tensor.creation import arange
 from rung.tensor.functional import floats, logsigmoid, reduced, softplus
+from rung.tensor.linalg import vector_norm
 from rung.tensor.operate import Operand, as_tensor
+from rung.tensor.precision import rounded_once
 from rung.tensor.shapes import broadcast_arrays, expand_dims, reshape
 from rung.tensor.sorting import take_along_axis
 
@@ -33,20 +35,10 @@ def _weighted(loss: Tensor, weight: Operand | None) -> Tensor:
 def p_norm(x: Operand, p: float = 2.0, axis: int = -1, keepdims: bool = False) -> Tensor:
     """(Σ |x|^p)^(1/p) along `axis`; the largest and smallest |x| for p = inf and -inf,
     how many are not 0 for p = 0."""
-    x = floats(x)
-    if p == 2:
-        return r.norm(x, axis, keepdims)
-    if p == math.inf:
-        return r.max(e.abs(x), axis, keepdims)
-    if p == 1:
-        return r.sum(e.abs(x), axis, keepdims=keepdims)
-    if p == -math.inf:
-        return r.min(e.abs(x), axis, keepdims)
-    if p == 0:
-        return r.count_nonzero(x, axis, keepdims).astype(x.dtype)
-    return r.sum(e.abs(x) ** p, axis, keepdims=keepdims) ** (1 / p)
+    return vector_norm(floats(x), axis, keepdims, ord=p)
 
 
+@rounded_once
 def pairwise_distance(
     x1: Operand, x2: Operand, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False
 ) -> Tensor:
@@ -54,29 +46,32 @@ def pairwise_distance(
     return p_norm(floats(x1) - floats(x2) + eps, p, -1, keepdim)
 
 
+@rounded_once
 def cosine_similarity(x1: Operand, x2: Operand, dim: int = 1, eps: float = 1e-8) -> Tensor:
     """Σ x1 x2 / (max(|x1|, eps) max(|x2|, eps)) along `dim`; the other dims broadcast."""
     a, b = broadcast_arrays(floats(x1), floats(x2))
-    lengths = e.maximum(r.norm(a, dim), eps) * e.maximum(r.norm(b, dim), eps)
-    return r.sum(a * b, dim) / lengths
+    first, second = (x / e.maximum(r.norm(x, dim, keepdims=True), eps) for x in (a, b))
+    return r.sum(first * second, dim)
 
 
 # ---- losses of a number
 
 
+@rounded_once
 def smooth_l1_loss(
     x: Operand, target: Operand, reduction: str = "mean", beta: float = 1.0
 ) -> Tensor:
     """Half the squared difference over `beta` up to a difference of `beta`, linear beyond."""
     if beta < 0:
         raise RungError(f"smooth_l1_loss: beta={beta}", fix="give a number of at least 0")
-    away = e.abs(e.subtract(x, target))
+    away = e.abs(floats(e.subtract(x, target)))
     if beta == 0:
         return reduced(away, reduction)
     inner = e.minimum(away, beta)
     return reduced(inner * (away - inner * 0.5) / beta, reduction)
 
 
+@rounded_once
 def poisson_nll_loss(
     x: Operand,
     target: Operand,
@@ -96,6 +91,7 @@ def poisson_nll_loss(
     return reduced(loss, reduction)
 
 
+@rounded_once
 def gaussian_nll_loss(
     x: Operand,
     target: Operand,
@@ -115,13 +111,15 @@ def gaussian_nll_loss(
             fix="var has the shape of x, or a last dim of length 1",
         )
     variance = variance + (e.maximum(variance, eps) - variance).detach()
-    loss = 0.5 * (e.log(variance) + e.square(x - t) / variance)
+    away = x - t
+    loss = 0.5 * (e.log(variance) + away / variance * away)
     return reduced(loss + 0.5 * math.log(2 * math.pi) if full else loss, reduction)
 
 
 # ---- losses of probabilities
 
 
+@rounded_once
 def binary_cross_entropy(
     x: Operand, target: Operand, weight: Operand | None = None, reduction: str = "mean"
 ) -> Tensor:
@@ -132,6 +130,7 @@ def binary_cross_entropy(
     return reduced(_weighted((t - 1) * no - t * yes, weight), reduction)
 
 
+@rounded_once
 def kl_div(
     x: Operand, target: Operand, reduction: str = "mean", log_target: bool = False
 ) -> Tensor:
@@ -148,11 +147,13 @@ def kl_div(
     return reduced(loss, reduction)
 
 
+@rounded_once
 def soft_margin_loss(x: Operand, target: Operand, reduction: str = "mean") -> Tensor:
     """log(1 + exp(-target x)) for targets of 1 and -1."""
     return reduced(softplus(-as_tensor(target) * floats(x)), reduction)
 
 
+@rounded_once
 def multilabel_soft_margin_loss(
     x: Operand, target: Operand, weight: Operand | None = None, reduction: str = "mean"
 ) -> Tensor:
@@ -170,6 +171,7 @@ def _positive(x: Tensor) -> Tensor:
     return e.maximum(x, 0.0)
 
 
+@rounded_once
 def cosine_embedding_loss(
     x1: Operand, x2: Operand, target: Operand, margin: float = 0.0, reduction: str = "mean"
 ) -> Tensor:
@@ -181,13 +183,14 @@ def cosine_embedding_loss(
             f"cosine_embedding_loss: target {t._type} for {a._type} and {b._type}",
             fix="the target has the shape of x1 without the last dim",
         )
-    squares = (r.sum(a * a, -1) + 1e-12) * (r.sum(b * b, -1) + 1e-12)
-    cosine = r.sum(a * b, -1) / e.sqrt(squares)
+    first, second = (x / e.hypot(r.norm(x, -1, keepdims=True), 1e-6) for x in (a, b))
+    cosine = r.sum(first * second, -1)
     alike, apart = t == 1, t == -1
     loss = e.where(alike, 1 - cosine, 0.0) + e.where(apart, _positive(cosine - margin), 0.0)
     return reduced(loss, reduction)
 
 
+@rounded_once
 def margin_ranking_loss(
     x1: Operand, x2: Operand, target: Operand, margin: float = 0.0, reduction: str = "mean"
 ) -> Tensor:
@@ -196,6 +199,7 @@ def margin_ranking_loss(
     return reduced(_positive(margin - as_tensor(target) * away), reduction)
 
 
+@rounded_once
 def hinge_embedding_loss(
     x: Operand, target: Operand, margin: float = 1.0, reduction: str = "mean"
 ) -> Tensor:
@@ -205,6 +209,7 @@ def hinge_embedding_loss(
     return reduced(loss, reduction)
 
 
+@rounded_once
 def triplet_margin_loss(
     anchor: Operand,
     positive: Operand,
@@ -232,6 +237,7 @@ def triplet_margin_loss(
     )
 
 
+@rounded_once
 def triplet_margin_with_distance_loss(
     anchor: Operand,
     positive: Operand,
@@ -250,6 +256,7 @@ def triplet_margin_with_distance_loss(
     return reduced(_positive(margin + near - far), reduction)
 
 
+@rounded_once
 def multi_margin_loss(
     x: Operand,
     target: Operand,
@@ -277,6 +284,7 @@ def multi_margin_loss(
     return reduced(r.sum(e.where(others, excess, 0.0), -1) / x.shape[-1], reduction)
 
 
+@rounded_once
 def multilabel_margin_loss(x: Operand, target: Operand, reduction: str = "mean") -> Tensor:
     """Σ max(0, 1 - x[t] + x[c]) / C over the classes t of the target and all other classes c.
 

@@ -22,6 +22,7 @@ from rung.tensor import statistics as st
 from rung.tensor.functional import floats
 from rung.tensor.linalg import vector_norm
 from rung.tensor.operate import Operand, as_tensor, cast_to, torch_names
+from rung.tensor.precision import rounded_once
 from rung.tensor.reductions import Axis
 from rung.tensor.shapes import broadcast_to
 
@@ -174,9 +175,10 @@ def std(
     dtype: object = None, mask: Operand | None = None,
 ) -> Tensor:  # fmt: skip
     """Square root of the variance of the elements where the mask is true."""
-    return e.sqrt(
-        var(x, axis, correction=correction, keepdims=keepdims, dtype=dtype, mask=mask)
-    )
+    x = floats(x) if dtype is None else as_tensor(x).astype(dtype)
+    wide = cast_to(x, dt.accumulator(x.dtype))
+    found = var(wide, axis, correction=correction, keepdims=keepdims, mask=mask)
+    return cast_to(e.sqrt(found), x.dtype)
 
 
 @torch_names
@@ -238,6 +240,11 @@ def normalize(
 ) -> Tensor:  # fmt: skip
     """The elements where the mask is true, over their norm (at least eps); 0 elsewhere."""
     x = floats(x) if dtype is None else as_tensor(x).astype(dtype)
+    return _over_length(x, ord, axis, eps, mask)
+
+
+@rounded_once
+def _over_length(x: Tensor, ord: float, axis: int, eps: float, mask: Operand | None) -> Tensor:
     length = norm(x, ord, axis, keepdims=True, mask=mask)
     return _filled(x, mask, 0) / e.maximum(length, eps)
 
@@ -251,6 +258,7 @@ def logsumexp(
     return r.logsumexp(_filled(floats(x), mask, -math.inf, dtype), axis, keepdims)
 
 
+@rounded_once
 def logaddexp(
     x: Operand, y: Operand, *, dtype: object = None, input_mask: Operand | None = None,
     other_mask: Operand | None = None,

@@ -13,7 +13,8 @@ from rung.tensor import elementwise as e
 from rung.tensor import reductions as r
 from rung.tensor.functional import floats
 from rung.tensor.linalg import vector_norm
-from rung.tensor.operate import Operand, as_tensor, cast_to, one_axis
+from rung.tensor.operate import Operand, as_tensor, cast_to, common_dtype, one_axis
+from rung.tensor.precision import rounded_once, times
 from rung.tensor.products import matmul, outer
 from rung.tensor.shapes import expand_dims, matrix_transpose, reshape
 from rung.tensor.sorting import take
@@ -76,11 +77,10 @@ def inner(x: Operand, y: Operand) -> Tensor:
 
 def _sum(x: Operand, product: Tensor, beta: float, alpha: float) -> Tensor:
     """beta x + alpha product; x does not count for beta = 0, NaN or not."""
-    scaled = product if alpha == 1 else e.multiply(product, alpha)
+    given, scaled = times(x, beta), times(product, alpha)
     if beta == 0:
-        return scaled
-    given = as_tensor(x)
-    return e.add(given if beta == 1 else e.multiply(given, beta), scaled)
+        return cast_to(scaled, common_dtype((given, scaled)))
+    return e.add(given, scaled)
 
 
 def addmm(x: Operand, a: Operand, b: Operand, beta: float = 1, alpha: float = 1) -> Tensor:
@@ -128,11 +128,13 @@ def kron(x: Operand, y: Operand) -> Tensor:
 # ---- distances
 
 
+@rounded_once
 def dist(x: Operand, y: Operand, p: float = 2) -> Tensor:
     """The p-norm of all elements of x - y."""
     return vector_norm(floats(e.subtract(x, y)), ord=p)
 
 
+@rounded_once
 def cdist(
     x1: Operand, x2: Operand, p: float = 2.0,
     compute_mode: str = "use_mm_for_euclid_dist_if_necessary",
@@ -147,6 +149,7 @@ def cdist(
     return vector_norm(expand_dims(a, -2) - expand_dims(b, -3), axis=-1, ord=p)
 
 
+@rounded_once
 def pdist(x: Operand, p: float = 2.0) -> Tensor:
     """The p-norms of the differences of each two rows of x[n, d], [n (n - 1) / 2]."""
     (x,) = _ranks("pdist", (floats(x), 2))
@@ -154,6 +157,7 @@ def pdist(x: Operand, p: float = 2.0) -> Tensor:
     return vector_norm(take(x, first, 0) - take(x, second, 0), axis=-1, ord=p)
 
 
+@rounded_once
 def renorm(x: Operand, p: float, dim: int, maxnorm: float) -> Tensor:
     """x with each slice along `dim` scaled down to the p-norm `maxnorm` where it is longer."""
     x = floats(x)

@@ -32,6 +32,7 @@ from rung.tensor.operate import (
     is_scalar,
     one_axis,
 )
+from rung.tensor.precision import times
 from rung.tensor.reductions import cumulative_sum
 from rung.tensor.shapes import (
     broadcast_shapes,
@@ -241,7 +242,7 @@ def index_select(x: Operand, dim: int, index: Operand) -> Tensor:
 
 def index_add(x: Operand, dim: int, index: Operand, source: Operand, alpha: float = 1) -> Tensor:
     """x with alpha times the slices of `source` added at the positions `index` along `dim`."""
-    source = as_tensor(source) if alpha == 1 else e.multiply(source, alpha)
+    source = times(source, alpha)
     return _indexed("index_add", x, dim, index, source, _added)
 
 

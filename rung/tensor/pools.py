@@ -22,6 +22,7 @@ from rung.tensor.creation import arange, zeros
 from rung.tensor.functional import floats
 from rung.tensor.functional import max_pool2d as _max_pool
 from rung.tensor.operate import Operand, as_tensor
+from rung.tensor.precision import rounded_once
 from rung.tensor.shapes import broadcast_to, expand_dims, moveaxis, pad, reshape, squeeze
 from rung.tensor.sorting import take, take_along_axis
 from rung.tensor.state import apply
@@ -189,6 +190,7 @@ def _mean_pool(
 
 
 def _avg(rank: int) -> Callable[..., Tensor]:
+    @rounded_once
     def function(
         x: Operand,
         kernel_size: Size,
@@ -227,6 +229,7 @@ avg_pool1d, avg_pool2d, avg_pool3d = _avg(1), _avg(2), _avg(3)
 
 
 def _lp(rank: int) -> Callable[..., Tensor]:
+    @rounded_once
     def function(
         x: Operand,
         norm_type: float,
@@ -376,6 +379,7 @@ adaptive_max_pool1d, adaptive_max_pool2d, adaptive_max_pool3d = map(_with_places
 # ---- over channels
 
 
+@rounded_once
 def local_response_norm(
     x: Operand, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
 ) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from math import prod as _product
+from math import sqrt
 from typing import TYPE_CHECKING
 
 from rung.core import dtype as dt
@@ -18,6 +19,7 @@ from rung.ops.cumulative import cumulative_prod as _cumulative_prod
 from rung.ops.cumulative import cumulative_sum as _cumulative_sum
 from rung.ops.elementwise import multiply, scale, subtract
 from rung.ops.movement import concat, cut
+from rung.ops.norm import euclidean_norm
 from rung.ops.shorthand import permuted
 from rung.ops.softmax import logsumexp as _logsumexp
 from rung.tensor import elementwise
@@ -31,6 +33,7 @@ from rung.tensor.operate import (
     one_axis,
     torch_names,
 )
+from rung.tensor.precision import rounded_once
 from rung.tensor.state import apply
 
 if TYPE_CHECKING:
@@ -141,18 +144,24 @@ def _var_value(v: Value, dims: tuple[int, ...], correction: float) -> Value:
 
 
 @torch_names
+@rounded_once
 def std(
     x: Operand, /, axis: Axis = None, correction: float = 0.0, keepdims: bool = False
 ) -> Tensor:
     """Square root of the variance over `axis`. (PyTorch's default is correction=1.)"""
-    return elementwise.sqrt(var(x, axis, correction, keepdims))
+    x = _floats(x)
+    axes = all_axes("std", axis, x.ndim)
+    count = _product(x.shape[a] for a in axes) - correction
+    away = elementwise.subtract(x, mean(x, axes, keepdims=True))
+    length = norm(away, axes, keepdims)
+    return elementwise.multiply(length, 1 / sqrt(count) if count > 0 else float("nan"))
 
 
 @torch_names
+@rounded_once
 def norm(x: Operand, /, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """Square root of the sum of squares over `axis`. Its derivative is 0 where it is 0."""
-    total = sum(elementwise.square(_floats(x)), axis, keepdims=keepdims)
-    return nonzero_root(total, 2)
+    return _reduce("norm", euclidean_norm, _floats(x), axis, keepdims)
 
 
 def nonzero_root(total: Tensor, degree: float) -> Tensor:

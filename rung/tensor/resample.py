@@ -17,6 +17,7 @@ from rung.tensor.creation import eye
 from rung.tensor.functional import conv_transpose2d, floats
 from rung.tensor.operate import Operand, as_tensor
 from rung.tensor.pools import adaptive_mean
+from rung.tensor.precision import rounded_once
 from rung.tensor.shapes import moveaxis, permute_dims, reshape, stack
 from rung.tensor.shapes import pad as pad_constant
 from rung.tensor.sorting import take
@@ -73,6 +74,7 @@ def _sources(x: Tensor, dim: int, widths: tuple[int, int], mode: str) -> Array:
 # ---- resizing
 
 
+@rounded_once
 def interpolate(
     x: Operand,
     size: Size | None = None,

@@ -19,6 +19,7 @@ from rung.tensor.arithmetic import logit, sinc, xlog1py, xlogy
 from rung.tensor.custom import custom_jvp
 from rung.tensor.functional import floats, log_softmax, sigmoid, softmax
 from rung.tensor.operate import Operand, as_tensor, cast_to
+from rung.tensor.precision import rounded_once
 from rung.tensor.reductions import logsumexp
 from rung.tensor.series import ERFCX, I0_LARGE, I0_SMALL, I1_LARGE, I1_SMALL, Series
 
@@ -56,7 +57,8 @@ def _in_f64(name: str, doc: str, compute: Function, slope: Function) -> Function
     @ruled.defjvp
     def rule(primals: Any, tangents: Any) -> Any:
         (x,), (dx,) = primals, tangents
-        return ruled(x), dx * slope(x)
+        moved = cast_to(dx, dt.float64) * slope(cast_to(x, dt.float64))
+        return ruled(x), cast_to(moved, x.dtype)
 
     def function(x: Operand) -> Tensor:
         found: Tensor = ruled(floats(x))
@@ -161,6 +163,7 @@ erfinv = _in_f64(
 # ---- the normal distribution
 
 
+@rounded_once
 def ndtr(x: Operand) -> Tensor:
     """The normal distribution function: the probability of less than x (to 1e-12)."""
     return erfc(floats(x) * (-1 / _ROOT_TWO)) * 0.5
@@ -205,6 +208,7 @@ ndtri = _in_f64(
 )
 
 
+@rounded_once
 def entr(x: Operand) -> Tensor:
     """-x log(x), 0 at 0, -inf below."""
     x = floats(x)
@@ -276,6 +280,7 @@ digamma = _in_f64(
 psi = digamma
 
 
+@rounded_once
 def zeta(x: Operand, q: Operand) -> Tensor:
     """Hurwitz' zeta function Σ (q + k)^-x, k = 0, 1, …, for x > 1 and q > -20 (NaN below; infinite
     at q = 0, -1, …); the sum of the first terms and Euler and Maclaurin's of the others."""
@@ -329,6 +334,7 @@ def _polygamma_of(n: int) -> Function:
     return _POLYGAMMAS[n]
 
 
+@rounded_once
 def multigammaln(x: Operand, p: int) -> Tensor:
     """The logarithm of the gamma function of p dims, for x > (p - 1) / 2."""
     if p < 1:

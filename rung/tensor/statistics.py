@@ -21,6 +21,7 @@ from rung.tensor.indexing import getitem
 from rung.tensor.linalg import matmul
 from rung.tensor.operate import Operand, all_axes, as_tensor, cast_to, one_axis, torch_names
 from rung.tensor.picking import index_add
+from rung.tensor.precision import rounded_once
 from rung.tensor.reductions import Axis
 from rung.tensor.shapes import (
     broadcast_to,
@@ -148,6 +149,7 @@ def mode(x: Operand, axis: int = -1, keepdims: bool = False) -> Pair:
 
 
 @torch_names
+@rounded_once
 def quantile(
     x: Operand,
     q: Operand,
@@ -166,6 +168,7 @@ def quantile(
 
 
 @torch_names
+@rounded_once
 def nanquantile(
     x: Operand,
     q: Operand,
@@ -245,6 +248,7 @@ def _nan_as_zero(x: Tensor) -> Tensor:
 
 
 @torch_names
+@rounded_once
 def nanmean(x: Operand, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """Mean of the elements that are not NaN; NaN where there are none."""
     x = floats(x)
@@ -315,6 +319,7 @@ def _running(x: Operand, axis: int, name: str, wins: Callable[..., Tensor]) -> P
 
 
 @torch_names
+@rounded_once
 def logcumsumexp(x: Operand, axis: int = -1) -> Tensor:
     """log of the running sum of exp(x) along `axis`, without overflow: by doubling."""
     given = floats(x)
@@ -332,6 +337,7 @@ def logcumsumexp(x: Operand, axis: int = -1) -> Tensor:
 # ---- integrals and slopes
 
 
+@rounded_once
 def trapezoid(
     y: Operand, x: Operand | None = None, dx: float = 1.0, axis: int = -1
 ) -> Tensor:
@@ -339,6 +345,7 @@ def trapezoid(
     return r.sum(_trapezoids("trapezoid", y, x, dx, axis), axis)
 
 
+@rounded_once
 def cumulative_trapezoid(
     y: Operand, x: Operand | None = None, dx: float = 1.0, axis: int = -1
 ) -> Tensor:
@@ -371,6 +378,7 @@ def _neighbours(x: Tensor, dim: int) -> Pair:
     return getitem(x, (*front, slice(0, max(n - 1, 0)))), getitem(x, (*front, slice(1, n)))
 
 
+@rounded_once
 def gradient(
     x: Operand, spacing: Any = 1.0, axis: Axis = None, edge_order: int = 1
 ) -> tuple[Tensor, ...]:
@@ -417,6 +425,7 @@ def _slopes(x: Tensor, dim: int, spacing: Operand, edge_order: int) -> Tensor:
 # ---- together
 
 
+@rounded_once
 def cov(
     x: Operand,
     correction: float = 1.0,
@@ -456,6 +465,7 @@ def _observation_weights(
     return weights, total, total - correction
 
 
+@rounded_once
 def corrcoef(x: Operand) -> Tensor:
     """Correlations of the rows of x[variables, observations], within [-1, 1]."""
     c = cov(x)
@@ -468,6 +478,7 @@ def corrcoef(x: Operand) -> Tensor:
 # ---- histograms
 
 
+@rounded_once
 def histogram(
     x: Operand,
     bins: int | Operand,
@@ -509,6 +520,7 @@ def _edges(x: Tensor, bins: int, range: Sequence[float] | None) -> Tensor:
     return linspace(low, high, bins + 1, dtype=x.dtype)
 
 
+@rounded_once
 def histc(x: Operand, bins: int = 100, min: float = 0, max: float = 0) -> Tensor:
     """How many elements lie in each of `bins` equal parts of [min, max], in the dtype of x; with
     min = max = 0 from the least to the largest element."""

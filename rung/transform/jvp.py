@@ -24,8 +24,11 @@ from rung.ir.node import (
 from rung.ops.composite import CompositeAttrs, inline
 from rung.ops.creation import zeros_like
 from rung.ops.families import sum_of
+from rung.ops.shorthand import as_type, wide
 
 Tangents = Sequence[Value | None]
+COMPUTING = ("elementwise", "reduction", "cumulative")
+"""Families whose derivatives are formulas, not movements of elements."""
 
 
 def jvp_values(
@@ -67,7 +70,7 @@ def node_jvp(node: Node, tangents: Tangents) -> tuple[Value | None, ...]:
         return (None,) * len(node.results)
     with provenance(derivative_source(node.source, "jvp")):
         if op.jvp is not None:
-            return op.jvp(node.attrs, node.inputs, node.results, tangents)
+            return _ruled_jvp(node, tangents)
         moving = [i for i, t in enumerate(tangents) if t is not None]
         if op.linear and all(i in op.linear for i in moving):
             return _joint_jvp(node, tangents) if op.joint else _product_jvp(node, tangents, moving)
@@ -79,6 +82,23 @@ def node_jvp(node: Node, tangents: Tangents) -> tuple[Value | None, ...]:
         raise no_derivative(node)
     body = inlined(node)
     return tuple(push_forward(region(body, node.inputs), body, node.inputs, tangents))
+
+
+def _ruled_jvp(node: Node, tangents: Tangents) -> tuple[Value | None, ...]:
+    """The tangents by the rule of the op. What it computes of 16-bit floats it computes in f32: the
+    square of 300 in the slope of an arc tangent would be infinite."""
+    op = node.op
+    assert op.jvp is not None
+    computes = op.axes is not None and op.family in COMPUTING and not op.joint
+    if not computes or all(wide(v) is v for v in (*node.inputs, *node.results)):
+        return op.jvp(node.attrs, node.inputs, node.results, tangents)
+    inputs, results = [wide(v) for v in node.inputs], [wide(v) for v in node.results]
+    moved = [None if t is None else wide(t) for t in tangents]
+    found = op.jvp(node.attrs, inputs, results, moved)
+    return tuple(
+        None if t is None else as_type(t, r.dtype)
+        for t, r in zip(found, node.results, strict=True)
+    )
 
 
 def own_jvp(node: Node) -> Graph | None:

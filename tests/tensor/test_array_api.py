@@ -253,8 +253,8 @@ BINARY = [
     ("copysign", [(nan, -1.0, nan), (1.0, -0.0, -1.0), (-3.0, 0.0, 3.0), (0.0, -inf, -0.0)]),
     ("divide", [(0.0, -0.0, nan), (1.0, -0.0, -inf), (inf, inf, nan), (-1.0, inf, -0.0)]),
     ("floor_divide", [
-        (inf, 2.0, inf), (inf, -2.0, -inf), (-inf, 2.0, -inf), (inf, inf, nan),
-        (1.0, -inf, -0.0), (-1.0, inf, -0.0), (1.0, inf, 0.0), (-7.0, 2.0, -4.0), (1.0, 0.0, inf),
+        (inf, 2.0, nan), (inf, -2.0, nan), (-inf, 2.0, nan), (inf, inf, nan), (-1.0, -0.0, inf),
+        (1.0, -inf, -1.0), (-1.0, inf, -1.0), (1.0, inf, 0.0), (-7.0, 2.0, -4.0), (1.0, 0.0, inf),
     ]),
     ("hypot", [(inf, nan, inf), (nan, -inf, inf), (nan, 1.0, nan), (0.0, -0.0, 0.0)]),
     ("logaddexp", [(nan, 1.0, nan), (inf, 1.0, inf), (-inf, -inf, -inf)]),
