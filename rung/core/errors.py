@@ -1,15 +1,15 @@
 """Typed errors, each with the op, the place in the user's program and the fix.
 
-    ShapeError: matmul: inner dimensions differ: f32[8,64] @ f32[32,16]
-      at train.py:41   y = x @ w
-      fix: the right operand needs 64 rows; did you mean w.T?
+ShapeError: matmul: inner dimensions differ: f32[8,64] @ f32[32,16]
+  at train.py:41   y = x @ w
+  fix: the right operand needs 64 rows; did you mean w.T?
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from rung.core.source import Source, mistaken_source
+from rung.core.source import NOWHERE, Source, mistaken_source
 
 
 class RungError(Exception):
@@ -32,6 +32,15 @@ class RungError(Exception):
     def at(self, source: Source) -> RungError:
         """The same error on another line of the user's."""
         return type(self)(self.message, fix=self.fix, source=source)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_rebuilt, (type(self), self.message, self.fix, self.source), vars(self))
+
+
+def _rebuilt(
+    kind: type[RungError], message: str, fix: str | None, source: Source | None
+) -> RungError:
+    return kind(message, fix=fix, source=source or NOWHERE)
 
 
 class ShapeError(RungError, ValueError):

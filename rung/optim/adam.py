@@ -7,7 +7,7 @@ parameters are kept in f32.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from rung.core import dtype as dt
@@ -15,6 +15,7 @@ from rung.core.errors import RungError
 from rung.optim.optimizer import (
     Group,
     Optimizer,
+    Pairs,
     Params,
     Rate,
     filled,
@@ -26,6 +27,11 @@ from rung.tensor import elementwise as e
 from rung.tensor.tensor import Tensor
 
 Betas = tuple[float, float]
+
+
+def _steps(count: Tensor) -> Tensor:
+    """The number of the step after `count` of them, from 1, f64[]."""
+    return (count + 1).astype("f64")
 
 
 class _Moments(Optimizer):
@@ -40,10 +46,6 @@ class _Moments(Optimizer):
         if hyperparameters["eps"] < 0 or hyperparameters["weight_decay"] < 0:
             raise RungError(f"{name}: eps and weight_decay must not be negative")
 
-    def _steps(self) -> Tensor:
-        """The number of this step, from 1, f64[]."""
-        return (self.step_count + 1).astype("f64")
-
     def _decay(self, group: Group, lr: Tensor) -> Tensor | None:
         """lr * weight_decay where that multiplies the parameter itself."""
         return lr * group["weight_decay"] if group.get("decoupled_weight_decay") else None
@@ -51,7 +53,7 @@ class _Moments(Optimizer):
     def _averages(self, group: Group, p: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
         """The averages of g and of g², brought up to date."""
         beta1, beta2 = group["betas"]
-        state = self.state[id(p)]
+        state = self.state[p]
         before, square = state["exp_avg"], state["exp_avg_sq"]
         m = lerp(before, g, 1 - beta1)
         v = square * beta2 + (1 - beta2) * g * g
@@ -95,16 +97,16 @@ class Adam(_Moments):
     def _decay(self, group: Group, lr: Tensor) -> Tensor | None:
         return lr * group["weight_decay"] if self.decoupled else None
 
-    def _update(self, group: Group, lr: Tensor, pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
+    def _update(self, group: Group, lr: Tensor, count: Tensor, pairs: Pairs) -> None:
         beta1, beta2 = group["betas"]
-        t = self._steps()
+        t = _steps(count)
         step_size = lr / (1 - beta1**t)
         root = (1 - beta2**t).sqrt()
         for p, grad in pairs:
             old, g = in_accumulator(group, p, grad, self._decay(group, lr))
             m, v = self._averages(group, p, g)
             if group["amsgrad"]:
-                largest = self.state[id(p)]["max_exp_avg_sq"]
+                largest = self.state[p]["max_exp_avg_sq"]
                 v = e.maximum(largest, v)
                 largest.assign(v)
             below = v.sqrt() / root.astype(old.dtype) + group["eps"]
@@ -149,12 +151,12 @@ class Adamax(_Moments):
             params, lr, betas=betas, eps=eps, weight_decay=weight_decay, maximize=maximize
         )
 
-    def _update(self, group: Group, lr: Tensor, pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
+    def _update(self, group: Group, lr: Tensor, count: Tensor, pairs: Pairs) -> None:
         beta1, beta2 = group["betas"]
-        step_size = lr / (1 - beta1 ** self._steps())
+        step_size = lr / (1 - beta1 ** _steps(count))
         for p, grad in pairs:
             old, g = in_accumulator(group, p, grad)
-            state = self.state[id(p)]
+            state = self.state[p]
             m = lerp(state["exp_avg"], g, 1 - beta1)
             u = e.maximum(state["exp_inf"] * beta2, g.abs() + group["eps"])
             state["exp_avg"].assign(m)
@@ -195,15 +197,15 @@ class NAdam(_Moments):
     def _new_state(self, group: Group, p: Tensor) -> dict[str, Tensor]:
         return {**super()._new_state(group, p), "mu_product": filled((), dt.float64, 1.0)}
 
-    def _update(self, group: Group, lr: Tensor, pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
+    def _update(self, group: Group, lr: Tensor, count: Tensor, pairs: Pairs) -> None:
         beta1, beta2 = group["betas"]
-        t = self._steps()
+        t = _steps(count)
         now = beta1 * (1 - 0.5 * 0.96 ** (t * group["momentum_decay"]))
         following = beta1 * (1 - 0.5 * 0.96 ** ((t + 1) * group["momentum_decay"]))
         for p, grad in pairs:
             old, g = in_accumulator(group, p, grad, self._decay(group, lr))
             m, v = self._averages(group, p, g)
-            product = self.state[id(p)]["mu_product"]
+            product = self.state[p]["mu_product"]
             product.assign(product * now)
             below = (v / (1 - beta2**t).astype(v.dtype)).sqrt() + group["eps"]
             of_gradient = lr * (1 - now) / (1 - product)
@@ -236,9 +238,9 @@ class RAdam(_Moments):
             maximize=maximize,
         )
 
-    def _update(self, group: Group, lr: Tensor, pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
+    def _update(self, group: Group, lr: Tensor, count: Tensor, pairs: Pairs) -> None:
         beta1, beta2 = group["betas"]
-        t = self._steps()
+        t = _steps(count)
         left = 1 - beta2**t
         longest = 2 / (1 - beta2) - 1
         length = longest - 2 * t * beta2**t / left

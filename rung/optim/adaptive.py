@@ -6,7 +6,7 @@ The formulas, and the order of their operations, are those of `torch.optim`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from rung.core import dtype as dt
@@ -14,6 +14,7 @@ from rung.core.errors import RungError
 from rung.optim.optimizer import (
     Group,
     Optimizer,
+    Pairs,
     Params,
     Rate,
     filled,
@@ -62,10 +63,10 @@ class RMSprop(Optimizer):
         momentum = ("momentum_buffer",) if group["momentum"] > 0 else ()
         return ("square_avg", *centered, *momentum)
 
-    def _update(self, group: Group, lr: Tensor, pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
+    def _update(self, group: Group, lr: Tensor, count: Tensor, pairs: Pairs) -> None:
         for p, grad in pairs:
             old, g = in_accumulator(group, p, grad)
-            state = self.state[id(p)]
+            state = self.state[p]
             step = g / (self._size(group, state, g) + group["eps"])
             if group["momentum"] > 0:
                 step = state["momentum_buffer"] * group["momentum"] + step
@@ -115,11 +116,11 @@ class Adagrad(Optimizer):
         start = group["initial_accumulator_value"]
         return {"sum": filled(p.shape, dt.accumulator(p.dtype), start)}
 
-    def _update(self, group: Group, lr: Tensor, pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
-        rate = lr / (1 + self.step_count.astype("f64") * group["lr_decay"])
+    def _update(self, group: Group, lr: Tensor, count: Tensor, pairs: Pairs) -> None:
+        rate = lr / (1 + count.astype("f64") * group["lr_decay"])
         for p, grad in pairs:
             old, g = in_accumulator(group, p, grad)
-            total = self.state[id(p)]["sum"]
+            total = self.state[p]["sum"]
             total.assign(total + g * g)
             p.assign(old - rate.astype(old.dtype) * g / (total.sqrt() + group["eps"]))
 
@@ -147,11 +148,11 @@ class Adadelta(Optimizer):
         names = ("eps", "weight_decay")
         require_range("Adadelta", **{n: hyperparameters[n] for n in names})
 
-    def _update(self, group: Group, lr: Tensor, pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
+    def _update(self, group: Group, lr: Tensor, count: Tensor, pairs: Pairs) -> None:
         rho, eps = group["rho"], group["eps"]
         for p, grad in pairs:
             old, g = in_accumulator(group, p, grad)
-            state = self.state[id(p)]
+            state = self.state[p]
             square, moved = state["square_avg"], state["acc_delta"]
             new = square * rho + (1 - rho) * g * g
             delta = (moved + eps).sqrt() / (new + eps).sqrt() * g
@@ -186,11 +187,11 @@ class Rprop(Optimizer):
         first = float(group["lr"])
         return {"prev": filled(p.shape, kind), "step_size": filled(p.shape, kind, first)}
 
-    def _update(self, group: Group, lr: Tensor, pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
+    def _update(self, group: Group, lr: Tensor, count: Tensor, pairs: Pairs) -> None:
         (shrink, grow), (low, high) = group["etas"], group["step_sizes"]
         for p, grad in pairs:
             old, g = in_accumulator(group, p, grad)
-            state = self.state[id(p)]
+            state = self.state[p]
             turned = (g * state["prev"]).sign()
             factor = e.where(turned > 0, grow, e.where(turned < 0, shrink, turned * 0 + 1))
             size = e.clip(state["step_size"] * factor, low, high)
@@ -229,13 +230,13 @@ class ASGD(Optimizer):
     def _check(self, hyperparameters: Mapping[str, Any]) -> None:
         require_range("ASGD", weight_decay=hyperparameters["weight_decay"])
 
-    def _update(self, group: Group, lr: Tensor, pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
-        done = self.step_count.astype("f64")
+    def _update(self, group: Group, lr: Tensor, count: Tensor, pairs: Pairs) -> None:
+        done = count.astype("f64")
         rate = lr / (1 + group["lambd"] * lr * done) ** group["alpha"]
         weight = 1 / e.maximum(done - group["t0"], 1.0)
         for p, grad in pairs:
             old, g = in_accumulator(group, p, grad)
-            average = self.state[id(p)]["ax"]
+            average = self.state[p]["ax"]
             kept = old * (1 - group["lambd"] * rate).astype(old.dtype)
             new = kept - rate.astype(old.dtype) * g
             mixed = average + (new - average) * weight.astype(old.dtype)

@@ -268,13 +268,19 @@ class LBFGS(Optimizer):
 
     def _named_state_of(self, given: Mapping[str, Any]) -> dict[str, Any]:
         known, size = given["state"].get(0, {}), self.memory.d.size
-        found = {**super()._named_state_of(given), **self._memory_arrays()}
+        steps = super()._named_state_of({**given, "state": {0: known}})
+        found = {"step": steps["step"], "lr.0": steps["lr.0"], **self._memory_arrays()}
         if "d" not in known:
             return found
-        found.update({n: np.array([np.asarray(x) for x in known[n]]) for n in _LISTS})
-        found.update({n: np.asarray(known[n]) for n in _FIELDS if n not in _LISTS})
-        for name in ("old_dirs", "old_stps"):
-            found[name] = found[name].reshape(-1, size)
+        try:
+            found.update({n: np.array([np.asarray(x) for x in known[n]]) for n in _LISTS})
+            found.update({n: np.asarray(known[n]) for n in _FIELDS if n not in _LISTS})
+            for name in ("old_dirs", "old_stps"):
+                found[name] = found[name].reshape(-1, size)
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"LBFGS: the memory given does not fit ({type(error).__name__}: {error})"
+            ) from None
         return found
 
     def _places(self) -> dict[str, Tensor]:

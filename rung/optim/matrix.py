@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Final
 
 from rung.core import dtype as dt
@@ -11,6 +11,7 @@ from rung.core.errors import RungError, ShapeError
 from rung.optim.optimizer import (
     Group,
     Optimizer,
+    Pairs,
     Params,
     Rate,
     filled,
@@ -73,8 +74,8 @@ class Adafactor(Optimizer):
             "col_var": filled((*lead, 1, columns), kind),
         }
 
-    def _update(self, group: Group, lr: Tensor, pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
-        t = (self.step_count + 1).astype("f64")
+    def _update(self, group: Group, lr: Tensor, count: Tensor, pairs: Pairs) -> None:
+        t = (count + 1).astype("f64")
         forgotten = t ** group["beta2_decay"]
         rho = e.minimum(lr, 1 / t.sqrt())
         floor = group["eps"][1]
@@ -85,7 +86,7 @@ class Adafactor(Optimizer):
             small = _EPSILON.get(p.dtype, 2.0**-52) if small is None else small
             size = _rms(p.detach().astype(kind)).astype("f64")
             alpha = e.maximum(size, floor) * rho
-            estimate = self._estimate(self.state[id(p)], g, forgotten.astype(kind), small)
+            estimate = self._estimate(self.state[p], g, forgotten.astype(kind), small)
             update = e.maximum(estimate, small * small).rsqrt() * g
             below = e.maximum(_rms(update) / group["d"], 1.0)
             p.assign(old - (alpha / below.astype("f64")).astype(kind) * update)
@@ -156,10 +157,10 @@ class Muon(Optimizer):
             )
         return {"momentum_buffer": filled(p.shape, dt.accumulator(p.dtype))}
 
-    def _update(self, group: Group, lr: Tensor, pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
+    def _update(self, group: Group, lr: Tensor, count: Tensor, pairs: Pairs) -> None:
         for p, grad in pairs:
             old, g = in_accumulator(group, p, grad, lr * group["weight_decay"])
-            buffer = self.state[id(p)]["momentum_buffer"]
+            buffer = self.state[p]["momentum_buffer"]
             buffer.assign(lerp(buffer, g, 1 - group["momentum"]))
             update = lerp(g, buffer, group["momentum"]) if group["nesterov"] else buffer.detach()
             turned = _orthogonal(update, group["ns_coefficients"], group["ns_steps"], group["eps"])
@@ -214,11 +215,11 @@ class Lion(Optimizer):
         require_range("Lion", high=1.0, beta1=beta1, beta2=beta2)
         require_range("Lion", weight_decay=hyperparameters["weight_decay"])
 
-    def _update(self, group: Group, lr: Tensor, pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
+    def _update(self, group: Group, lr: Tensor, count: Tensor, pairs: Pairs) -> None:
         beta1, beta2 = group["betas"]
         for p, grad in pairs:
             old, g = in_accumulator(group, p, grad, lr * group["weight_decay"])
-            average = self.state[id(p)]["exp_avg"]
+            average = self.state[p]["exp_avg"]
             direction = (average * beta1 + (1 - beta1) * g).sign()
             average.assign(average * beta2 + (1 - beta2) * g)
             p.assign(old - lr.astype(old.dtype) * direction)

@@ -1,8 +1,10 @@
-"""What all optimizers share: parameter groups, a step and learning rates that are tensors, state.
+"""What all optimizers share: parameter groups, steps and learning rates that are tensors, state.
 
-The step count (i64) and the learning rate of each group (f64) are 0-d tensors, so a jitted train
+Counts of steps (i64) and the learning rate of each group (f64) are 0-d tensors, so a jitted train
 step reads them anew and is never compiled again when they change. All updates are written in place:
 in a jitted step into the same memory.
+
+Each parameter counts the steps in which it had a gradient (`rung/optim/counts.py`).
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import numpy as np
 from rung.core import dtype as dt
 from rung.core.errors import CheckpointError, GradientError, RungError
 from rung.nn.module import Module
+from rung.optim.counts import StepCounts
 from rung.optim.schedule import Schedule
 from rung.tensor import tree
 from rung.tensor.autograd import no_grad
@@ -27,6 +30,8 @@ from rung.tensor.tensor import Tensor
 Rate = float | Schedule
 Params = Module | Iterable[Any]
 """A module, tensors, (name, tensor) pairs, or groups: dicts with "params" and hyperparameters."""
+Pairs = Sequence[tuple[Tensor, Tensor]]
+"""(parameter, gradient)."""
 
 
 class Group(dict[str, Any]):
@@ -53,7 +58,9 @@ class Optimizer:
     `_update`.
 
     `step()` reads `p.grad`; `step(grads)` takes gradients in a tree or module of the order of the
-    parameters."""
+    parameters, None for one that has none. `state[p]` has the slots of parameter p;
+    `step_count` (i64[]) is the number of calls of `step`, which schedules follow. Copies and
+    pickles of a model and its optimizer, made together, go on together."""
 
     slots: ClassVar[tuple[str, ...]] = ()
 
@@ -61,7 +68,8 @@ class Optimizer:
         self.defaults = {"lr": lr, **defaults}
         self.step_count = array(0, dtype=dt.int64)
         self.param_groups: list[Group] = []
-        self.state: dict[int, dict[str, Tensor]] = {}
+        self.state: dict[Tensor, dict[str, Tensor]] = {}
+        self._counts = StepCounts(self.step_count)
         for group in _groups(params):
             self.add_param_group(group)
         if not any(group["params"] for group in self.param_groups):
@@ -86,7 +94,8 @@ class Optimizer:
         new = Group(given, lr=array(first, dtype=dt.float64), schedule=schedule)
         self.param_groups.append(new)
         for p in new["params"]:
-            self.state[id(p)] = self._new_state(new, p)
+            self.state[p] = self._new_state(new, p)
+        self._counts.add(new["params"])
 
     def _named(self, group: Mapping[str, Any]) -> tuple[list[Tensor], list[str]]:
         """The parameters of a group and their names: those given, or numbers."""
@@ -97,7 +106,7 @@ class Optimizer:
             name, p = item if isinstance(item, tuple) else (str(known + len(params)), item)
             if not isinstance(p, TensorState) or not p.dtype.is_float:
                 raise RungError(f"{type(self).__name__}: parameter {name} is no float tensor")
-            if id(p) in self.state or any(p is q for q in params):
+            if p in self.state or any(p is q for q in params):
                 raise RungError(f"{type(self).__name__}: parameter {name} is given twice")
             params.append(p)  # type: ignore[arg-type]
             names.append(name)
@@ -149,15 +158,20 @@ class Optimizer:
         Raises GradientError when no parameter has one, or `grads` has not one for each."""
         given = self._gradients(grads)
         with no_grad():
+            self._counts.divide(given)
+            guard(lambda: self._counts.version, "which parameters of the optimizer step together")
             for group in self.param_groups:
                 guard(_hyperparameters(group), "the hyperparameters of the optimizer")
-                pairs = [(p, g) for p in group["params"] if (g := given[id(p)]) is not None]
-                self._update(group, self._rate(group), pairs)
-            self.step_count.assign(self.step_count + 1)
+                rate = self._rate(group)
+                pairs = [(p, given[p]) for p in group["params"] if p in given]
+                for count, together in self._counts.grouped(pairs):
+                    self._update(group, rate, count, together)
+            self._counts.advance(given)
 
-    def _gradients(self, grads: Any) -> dict[int, Tensor | None]:
+    def _gradients(self, grads: Any) -> dict[Tensor, Tensor]:
+        """The gradient of each parameter that has one."""
         params = [p for group in self.param_groups for p in group["params"]]
-        found = [p.grad for p in params] if grads is None else tree.leaves(grads)
+        found = [p.grad for p in params] if grads is None else tree.leaves(grads, _is_none)
         if len(found) != len(params):
             raise GradientError(
                 f"{type(self).__name__}: {len(found)} gradients for {len(params)} parameters"
@@ -167,10 +181,11 @@ class Optimizer:
                 f"{type(self).__name__}.step: no parameter has a gradient",
                 fix="call loss.backward() first, or pass gradients: step(grads)",
             )
-        return {id(p): g for p, g in zip(params, found, strict=True)}
+        return {p: g for p, g in zip(params, found, strict=True) if g is not None}
 
-    def _update(self, group: Group, lr: Tensor, pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
-        """Update parameters by their gradients; `lr` is f64[]."""
+    def _update(self, group: Group, lr: Tensor, count: Tensor, pairs: Pairs) -> None:
+        """Update parameters by their gradients; `lr` is f64[], `count` (i64[]) the number of steps
+        that each of these parameters has made before."""
         raise NotImplementedError
 
     # ---- state
@@ -178,18 +193,17 @@ class Optimizer:
     def _each(self) -> Iterator[tuple[str, Tensor, dict[str, Tensor]]]:
         for group in self.param_groups:
             for name, p in zip(group["names"], group["params"], strict=True):
-                yield name, p, self.state[id(p)]
+                yield name, p, self.state[p]
 
     def named_state(self) -> dict[str, Tensor]:
-        """What must be kept, by name: `step`, `lr.<group>`, `<slot>.<parameter>`; a snapshot."""
-        found = {"step": self.step_count.detach()}
-        for i, group in enumerate(self.param_groups):
-            found[f"lr.{i}"] = group["lr"].detach()
-        for name, _, state in self._each():
-            found.update({f"{slot}.{name}": t.detach() for slot, t in state.items()})
+        """What must be kept, by name: `step`, `lr.<group>`, `step.<parameter>` and
+        `<slot>.<parameter>`; a snapshot."""
+        found = {name: place.detach() for name, place in self._places().items()}
+        found.update({_step_of(name): self._counts.of(p).detach() for name, p, _ in self._each()})
         return found
 
     def _places(self) -> dict[str, Tensor]:
+        """Tensors of the state by name, without the counts of parameters, which may share one."""
         places = {"step": self.step_count}
         places.update({f"lr.{i}": g["lr"] for i, g in enumerate(self.param_groups)})
         for name, _, state in self._each():
@@ -197,14 +211,25 @@ class Optimizer:
         return places
 
     def check_named_state(self, given: Mapping[str, Any]) -> None:
-        """Raise CheckpointError unless `given` has what `named_state` has, in the same shapes."""
+        """Raise CheckpointError unless `given` has what `named_state` has, in the same shapes.
+        Older files lack `step.<parameter>`: all parameters had the count `step`."""
         places = self._places()
+        shapes = {n: tuple(t.shape) for n, t in places.items()}
+        shapes.update({_step_of(name): () for name, _, _ in self._each()})
         problems = [f"missing: {n}" for n in places if n not in given]
-        problems += [f"unexpected: {n}" for n in given if n not in places]
+        problems += [f"unexpected: {n}" for n in given if n not in shapes]
         problems += [
-            f"shape of {n}: {list(np.shape(x))}, the optimizer has {list(places[n].shape)}"
+            f"shape of {n}: {list(np.shape(x))}, the optimizer has {list(shapes[n])}"
             for n, x in given.items()
-            if n in places and tuple(np.shape(x)) != tuple(places[n].shape)
+            if n in shapes and tuple(np.shape(x)) != shapes[n]
+        ]
+        problems += [
+            f"{n} is {x}, which is no number of steps"
+            for n, x in given.items()
+            if n.partition(".")[0] == "step"
+            and n in shapes
+            and np.shape(x) == ()
+            and not _is_count(x)
         ]
         if problems:
             text = "".join(f"\n    {p}" for p in problems[:20])
@@ -217,48 +242,84 @@ class Optimizer:
         self.check_named_state(given)
         for name, place in self._places().items():
             place.assign(asarray(given[name]))
+        self._counts.load(
+            {p: int(given.get(_step_of(n), given["step"])) for n, p, _ in self._each()}
+        )
 
     def state_dict(self) -> dict[str, Any]:
-        """{"state": {number: {slot: tensor}}, "param_groups": [...]}, as in PyTorch; a snapshot."""
-        numbers = {id(p): i for i, (_, p, _) in enumerate(self._each())}
+        """{"state": {number: {slot: tensor}}, "param_groups": [...], "step": the number of calls of
+        `step`}, as in PyTorch, which has no "step" beside the others; a snapshot."""
+        numbers = {p: i for i, (_, p, _) in enumerate(self._each())}
         groups = []
         for group in self.param_groups:
             plain = {k: v for k, v in group.items() if k not in ("params", "names", "schedule")}
             plain["lr"] = float(group["lr"])
-            groups.append({**plain, "params": [numbers[id(p)] for p in group["params"]]})
-        step = self.step_count.detach()
+            groups.append({**plain, "params": [numbers[p] for p in group["params"]]})
         state = {
-            numbers[id(p)]: {"step": step, **{n: t.detach() for n, t in own.items()}}
+            numbers[p]: {
+                "step": self._counts.of(p).detach(),
+                **{n: t.detach() for n, t in own.items()},
+            }
             for _, p, own in self._each()
         }
-        return {"state": state, "param_groups": groups}
+        return {"state": state, "param_groups": groups, "step": self.step_count.detach()}
 
     def load_state_dict(self, given: Mapping[str, Any]) -> None:
         """Put back what `state_dict` gave, of this optimizer or of PyTorch's of the same name.
 
         Raises CheckpointError unless groups and shapes are the same."""
-        groups = given["param_groups"]
-        sizes = [len(g["params"]) for g in groups]
-        if sizes != [len(g["params"]) for g in self.param_groups]:
-            raise CheckpointError(f"{type(self).__name__}: groups of {sizes} parameters are given")
+        groups = self._groups_of(given)
         self.load_named_state(self._named_state_of(given))
         for group, saved in zip(self.param_groups, groups, strict=True):
             group.update({k: v for k, v in saved.items() if k in self.defaults and k != "lr"})
+
+    def _groups_of(self, given: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+        """The saved groups. Raises CheckpointError unless they fit."""
+        name = type(self).__name__
+        wanted = [len(g["params"]) for g in self.param_groups]
+        try:
+            groups = list(given["param_groups"])
+            sizes = [len(g["params"]) for g in groups]
+            rates = [float(g["lr"]) for g in groups]
+            known = all(isinstance(s, Mapping) for s in given["state"].values())
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise CheckpointError(
+                f"{name}: what is given is no state_dict of an optimizer "
+                f"({type(error).__name__}: {error})",
+                fix="give what state_dict() gave",
+            ) from None
+        if sizes != wanted:
+            raise CheckpointError(
+                f"{name}: groups of {sizes} parameters are given, the optimizer has {wanted}"
+            )
+        if not known or any(math.isnan(rate) for rate in rates):
+            raise CheckpointError(f"{name}: the state_dict given has no state or rates")
+        for group, saved in zip(self.param_groups, groups, strict=True):
+            self._check({**group, **{k: v for k, v in saved.items() if k in self.defaults}})
+        return groups
 
     def _named_state_of(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """What `state_dict` gave, in the form of `named_state`."""
         flat: dict[str, Any] = {"step": np.int64(0)}
         for i, group in enumerate(given["param_groups"]):
             flat[f"lr.{i}"] = np.float64(group["lr"])
-        for number, (name, _, own) in enumerate(self._each()):
+        for number, (name, p, own) in enumerate(self._each()):
             known = given["state"].get(number, {})
-            flat["step"] = np.int64(np.asarray(known.get("step", flat["step"])))
+            flat[_step_of(name)] = self._begun(p, known)
             for slot, tensor in own.items():
                 value = known.get(slot)
-                flat[f"{slot}.{name}"] = (
-                    np.zeros(tensor.shape, np.float32) if value is None else _copied(value)
-                )
+                flat[f"{slot}.{name}"] = np.asarray(tensor) if value is None else _copied(value)
+        steps = [flat[_step_of(name)] for name, _, _ in self._each()]
+        total = given.get("step")
+        flat["step"] = max(steps) if total is None else _copied(total)
         return flat
+
+    def _begun(self, p: Tensor, known: Mapping[str, Any]) -> Any:
+        """How many steps a parameter with this saved state has made: 1, which stands for any
+        number, where a state without a count says that there were some."""
+        if known.get("step") is not None:
+            return _copied(known["step"])
+        return np.int64(any(known.get(slot) is not None for slot in self.state[p]))
 
     def __repr__(self) -> str:
         lines = [type(self).__name__]
@@ -293,6 +354,19 @@ def _groups(params: Params) -> list[Mapping[str, Any]]:
     if given and isinstance(given[0], dict):
         return given
     return [{"params": given}]
+
+
+def _is_none(x: Any) -> bool:
+    return x is None
+
+
+def _step_of(parameter: str) -> str:
+    return f"step.{parameter}"
+
+
+def _is_count(value: Any) -> bool:
+    number = np.asarray(value)
+    return number.dtype.kind in "iuf" and bool(number >= 0) and bool(number == np.floor(number))
 
 
 def _copied(value: Any) -> np.ndarray[Any, Any]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from rung.core.errors import RungError
-from rung.optim.optimizer import Group, Optimizer, Params, Rate, in_accumulator
+from rung.optim.optimizer import Group, Optimizer, Pairs, Params, Rate, in_accumulator
 from rung.tensor import elementwise as e
 from rung.tensor.tensor import Tensor
 
@@ -48,17 +48,17 @@ class SGD(Optimizer):
     def _slots(self, group: Group) -> tuple[str, ...]:
         return ("momentum_buffer",) if group["momentum"] != 0 else ()
 
-    def _update(self, group: Group, lr: Tensor, pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
+    def _update(self, group: Group, lr: Tensor, count: Tensor, pairs: Pairs) -> None:
         for p, grad in pairs:
             old, g = in_accumulator(group, p, grad)
             if group["momentum"] != 0:
-                g = self._with_momentum(group, p, g)
+                g = self._with_momentum(group, count, p, g)
             p.assign(old - lr.astype(old.dtype) * g)
 
-    def _with_momentum(self, group: Group, p: Tensor, g: Tensor) -> Tensor:
-        buffer = self.state[id(p)]["momentum_buffer"]
+    def _with_momentum(self, group: Group, count: Tensor, p: Tensor, g: Tensor) -> Tensor:
+        buffer = self.state[p]["momentum_buffer"]
         velocity = group["momentum"] * buffer + (1 - group["dampening"]) * g
         if group["dampening"] != 0:
-            velocity = e.where(self.step_count == 0, g, velocity)
+            velocity = e.where(count == 0, g, velocity)
         buffer.assign(velocity)
         return g + group["momentum"] * velocity if group["nesterov"] else velocity

@@ -21,6 +21,7 @@ from typing import Any, Generic, ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
 
 from rung.core.errors import RungError, SourceError
+from rung.core.wrapper import Wrapper
 from rung.source.convert import Converter, new_function
 from rung.source.flow import Flow
 from rung.source.reading import definition
@@ -32,11 +33,13 @@ R = TypeVar("R")
 _BRANCHING = (ast.If, ast.While, ast.For, ast.IfExp, ast.BoolOp, ast.Assert, ast.Compare, ast.Not)
 
 
-class Converted(Generic[P, R]):
+class Converted(Wrapper, Generic[P, R]):
     """A function whose control flow may become part of a graph; made by `function`."""
 
+    forgotten = {"_made": lambda: None}  # noqa: RUF012
+
     def __init__(self, function: Callable[P, R], max_iterations: int | None) -> None:
-        functools.update_wrapper(self, function)
+        super().__init__(function)
         self.function = function
         self.max_iterations = max_iterations
         self._made: tuple[FunctionType, str] | None = None

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rung.core.errors import GradientError, ShapeError
+from rung.core.wrapper import Wrapper
 from rung.ir.node import Value
 from rung.ir.op import Op
 from rung.ir.types import TensorType
@@ -29,11 +29,11 @@ def stop_gradient(x: Any) -> Any:
     return tree.map(lambda t: detach(t) if isinstance(t, TensorState) else t, x)
 
 
-class _Custom:
+class _Custom(Wrapper):
     """A function with a rule that is still to be given."""
 
     def __init__(self, function: Function) -> None:
-        functools.update_wrapper(self, function)
+        super().__init__(function)
         self.function = function
         self.name = getattr(function, "__name__", type(function).__name__)
 

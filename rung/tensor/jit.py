@@ -12,7 +12,6 @@ to other Python objects happens only while it is traced.
 
 from __future__ import annotations
 
-import functools
 import sys
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ import numpy as np
 
 from rung.core.errors import TraceError
 from rung.core.settings import settings
+from rung.core.wrapper import Wrapper
 from rung.ir.types import TensorType
 from rung.tensor import tree
 from rung.tensor.compiled import Compiled, compile_trace
@@ -56,9 +56,7 @@ class _Signature:
 
     __slots__ = ("_hash", "grad_enabled", "leaves", "structure")
 
-    def __init__(
-        self, structure: tree.Structure, leaves: tuple[TensorType | _Static, ...]
-    ) -> None:
+    def __init__(self, structure: tree.Structure, leaves: tuple[TensorType | _Static, ...]) -> None:
         self.structure = structure
         self.leaves = leaves
         self.grad_enabled = state.grad_enabled
@@ -81,11 +79,13 @@ def _by_reference(x: object) -> bool:
     return getattr(type(x), "__by_reference__", False)
 
 
-class Jit(Generic[P, R]):
+class Jit(Wrapper, Generic[P, R]):
     """A function that is compiled when it is called; made by `jit`."""
 
+    forgotten = {"_entries": dict, "_last": lambda: None, "_reasons": list}  # noqa: RUF012
+
     def __init__(self, function: Callable[P, R], donate: tuple[int, ...], name: str) -> None:
-        functools.update_wrapper(self, function)
+        super().__init__(function)
         self.function = function
         self.donate = donate
         self.name = name
@@ -307,6 +307,20 @@ def guard(read: Callable[[], Hashable], what: str) -> None:
     reads its `training` flag so). Nothing outside of a trace."""
     if state.trace is not None:
         state.trace.guards.append((read, read(), what))
+
+
+def outside_copy(tensor: Tensor) -> Tensor:
+    """A tensor with memory of its own that holds what `tensor`, which is from outside of any trace,
+    does. Inside a trace it is from outside too: made once, not by each call, except that calls copy
+    what the function has put into `tensor` before."""
+    trace, state.trace = state.trace, None
+    try:
+        made = type(tensor)(np.array(buffer_of(tensor).array))
+    finally:
+        state.trace = trace
+    if trace is not None and id(tensor) in trace.written:
+        made.assign(tensor)
+    return made
 
 
 def is_tracing() -> bool:

@@ -11,7 +11,7 @@ its draws; the count is a tensor, so jit reads it anew and writes it back at eac
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from weakref import ReferenceType, ref
 
 import numpy as np
@@ -61,6 +61,10 @@ class Generator:
         self._last: ReferenceType[Value] | None = None
         self._base: ReferenceType[Value] | None = None
         self._ahead = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What copies and pickles have: the state, without what draws were counted from."""
+        return {**vars(self), "_last": None, "_base": None, "_ahead": 0}
 
     def manual_seed(self, seed: int) -> Generator:
         """Start the sequence of `seed`."""

@@ -220,14 +220,22 @@ class Tensor(Methods, TensorState):
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
         """A tensor of the same class and value, updated independently; no derivative passes."""
         made = object.__new__(type(self))
-        made.__dict__.update({k: v for k, v in self.__dict__.items() if k not in _FIELDS})
+        memo[id(self)] = made
+        made.__dict__.update(self._attributes())
         _set_data(made, self.detach())
         made._requires_grad = made._is_leaf = self._is_leaf
-        memo[id(self)] = made
         return made
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (_unpickled, (type(self), np.array(self), self._is_leaf))
+        return (
+            _unpickled,
+            (type(self), np.array(self), self._is_leaf),
+            self._attributes() or None,
+        )
+
+    def _attributes(self) -> dict[str, Any]:
+        """What a user has put beside the fields."""
+        return {k: v for k, v in self.__dict__.items() if k not in _FIELDS}
 
     def __dlpack_device__(self, /) -> tuple[Int, Int]:
         return interchange.CPU
