@@ -27,7 +27,7 @@ from rung.tensor.pending import lock
 from rung.tensor.programs import Runnable, find_program
 from rung.tensor.ruled import TRANSPARENT, behind
 from rung.tensor.state import TensorState, buffer_of, new_tensor, raw_value, state
-from rung.tensor.trace import Guard, Trace
+from rung.tensor.trace import Argument, Guard, Trace, type_of
 
 if TYPE_CHECKING:
     pass
@@ -58,23 +58,44 @@ Result = _Output | _Argument | _Constant
 
 
 @dataclass(slots=True)
-class _State:
-    """A tensor from outside that each call updates: by output `output`, whose buffer is that of
-    input `alias` too where the program reads the old value."""
+class _Place:
+    """Where a call finds a tensor: the argument of this number, or what `.grad` of it, or of a
+    tensor from outside, is."""
 
-    tensor: TensorState
+    owner: int | TensorState
+    grad: bool
+
+    def find(self, tensors: Sequence[Any]) -> Any:
+        """The tensor in a call with these arguments."""
+        owner = tensors[self.owner] if isinstance(self.owner, int) else self.owner
+        return owner._grad if self.grad else owner
+
+
+@dataclass(slots=True, eq=False)
+class _State:
+    """A tensor that each call updates: by output `output`, whose buffer is that of input `alias`
+    too where the program reads the old value."""
+
+    tensor: TensorState | _Place
     output: int
     alias: int
 
+    def target(self, tensors: Sequence[Any]) -> Any:
+        """The tensor in a call with these arguments."""
+        tensor = self.tensor
+        return tensor.find(tensors) if type(tensor) is _Place else tensor
+
 
 class _Gradients:
-    """What each call does to `.grad` of tensors: (tensor, output, or -1 for None)."""
+    """What each call does to `.grad` of tensors, from outside or the argument of a number: (tensor,
+    output, or -1 for None)."""
 
     def __init__(self, entries: list[tuple[Any, int]]) -> None:
         self.entries = entries
 
-    def write(self, outputs: Sequence[Buffer]) -> None:
-        for tensor, at in self.entries:
+    def write(self, tensors: Sequence[Any], outputs: Sequence[Buffer]) -> None:
+        for owner, at in self.entries:
+            tensor = tensors[owner] if type(owner) is int else owner
             tensor._grad = None if at < 0 else new_tensor(buffer=outputs[at])
 
 
@@ -97,7 +118,7 @@ class Compiled:
         self.inputs: list[Any] = []
         self.arguments: list[tuple[int, int]] = []
         self.captured: list[tuple[int, TensorState]] = []
-        self.captured_grads: list[tuple[int, TensorState]] = []
+        self.placed: list[tuple[int, _Place]] = []
         self.scalars: list[int] = []
         self.scalar_buffers: list[Buffer] = []
         self.states: list[_State] = []
@@ -107,6 +128,13 @@ class Compiled:
         self.gradients = _Gradients([])
         self.replaced: list[tuple[Any, int]] = []
         self.fresh: list[int] = []
+        self.has_changes = False
+        self.updates: list[int] = []
+        self.followed: list[int] = []
+        self.watched: set[int] = set()
+        self.same: list[tuple[int, TensorState]] = []
+        self.grad_types: list[tuple[int, TensorType | None]] = []
+        self.watchful = False
 
     # ---- matching
 
@@ -132,7 +160,28 @@ class Compiled:
                 tensors.append(x)
             elif type(x) is not wanted.kind or x != wanted.value:
                 return None
-        return tensors
+        return tensors if not self.watchful or self.accepts(tensors) else None
+
+    def accepts(self, tensors: Sequence[Any]) -> bool:
+        """Whether the arguments are the same tensors as each other, or as those from outside, just
+        where those of the trace were, as far as that counts: where tensors are updated."""
+        if not self.watchful:
+            return True
+        if self.same:
+            if not all(tensors[number] is tensor for number, tensor in self.same):
+                return False
+            same = {number for number, _ in self.same}
+            tensors_apart = [t for i, t in enumerate(tensors) if i not in same]
+        else:
+            tensors_apart = tensors  # type: ignore[assignment]
+        if not self.watched.isdisjoint(map(id, tensors_apart)):
+            return False
+        apart = self.flat is not None and (self.updates or self.donated) and len(tensors) > 1
+        if apart and len(set(map(id, tensors))) != len(tensors):
+            return False
+        return not self.grad_types or all(
+            type_of(tensors[n]._grad) == wanted for n, wanted in self.grad_types
+        )
 
     def guards_hold(self) -> bool:
         """Whether what the trace saw of the Python program is still so."""
@@ -153,9 +202,14 @@ class Compiled:
     # ---- running
 
     def run(self, tensors: Sequence[Any]) -> Any:
-        """One call with the tensors among the arguments."""
+        """The result of one call with the tensors among the arguments."""
         with lock:
             return self._run(tensors)
+
+    def run_all(self, tensors: Sequence[Any]) -> tuple[Any, Any]:
+        """The result, and what has become of containers among the arguments."""
+        found = self.run(tensors)
+        return found if self.has_changes else (found, ())
 
     def _run(self, tensors: Sequence[Any]) -> Any:
         runnable = self.runnable
@@ -168,9 +222,11 @@ class Compiled:
                 pointers += [b.pointer for b in self.scalar_buffers]
             runnable.run(pointers, [b.pointer for b in outputs], self.steps)
             for s in self.states:
-                _store(s.tensor, outputs[s.output])
+                _store(s.target(tensors), outputs[s.output])
         if self.gradients.entries:
-            self.gradients.write(outputs)
+            self.gradients.write(tensors, outputs)
+        for number in self.followed:
+            tensors[number]._requires_grad = tensors[number]._is_leaf = True
         results = self.results
         if len(results) == 1 and self.structure is tree.LEAF:
             result = results[0]
@@ -193,9 +249,8 @@ class Compiled:
         for at, tensor in self.captured:
             buffer = tensor._buffer
             inputs[at] = buffer_of(tensor) if buffer is None else buffer
-        for at, owner in self.captured_grads:
-            assert owner._grad is not None
-            inputs[at] = buffer_of(owner._grad)
+        for at, place in self.placed:
+            inputs[at] = buffer_of(place.find(tensors))
         return inputs
 
     def _outputs(
@@ -203,14 +258,15 @@ class Compiled:
     ) -> list[Buffer]:
         outputs: list[Any] = [None] * len(runnable.types)
         for owner, i in self.replaced:
-            outputs[i] = _old_gradient(owner, runnable.types[i])
+            tensor = tensors[owner] if type(owner) is int else owner
+            outputs[i] = _old_gradient(tensor, runnable.types[i])
         for i in self.fresh:
             if outputs[i] is None:
                 outputs[i] = runnable.output_buffer(i)
         for s in self.states:
             if outputs[s.output] is None:
                 outputs[s.output] = _place(
-                    s.tensor, s.alias, inputs, runnable.types[s.output]
+                    s.target(tensors), s.alias, inputs, runnable.types[s.output]
                 )
         for number, output, alias in self.donations:
             outputs[output] = _place(tensors[number], alias, inputs, runnable.types[output])
@@ -263,6 +319,8 @@ def _store(tensor: TensorState, buffer: Buffer) -> None:
     tensor._tag = None
     tensor._origin = 0
     tensor._gone = ""
+    if not tensor._is_leaf:
+        tensor._requires_grad = tensor._spent = False
 
 
 # ---- from a trace
@@ -270,32 +328,62 @@ def _store(tensor: TensorState, buffer: Buffer) -> None:
 
 def compile_trace(
     trace: Trace,
-    arguments: Sequence[Placeholder],
-    result: Any,
+    result: tuple[Any, Any],
     donated: set[int],
     leaves: Sequence[Any],
 ) -> Compiled:
-    """The program of a trace that has just ended (and is still active)."""
+    """The program of a trace that has just ended (and is still active). `result`: that of the
+    function, and what has become of containers among the arguments."""
     found = Compiled(trace.name, leaves, tuple(trace.guards))
-    out_leaves, found.structure = tree.flatten(result)
+    found.has_changes = bool(result[1])
+    out_leaves, found.structure = tree.flatten(result if found.has_changes else result[0])
     if found.structure == tree.LEAF:
         found.structure = tree.LEAF
-    numbers = {holder: i for i, holder in enumerate(arguments)}
-    values: list[Value] = []
-    found.results = [_result_of(x, trace, numbers, values) for x in out_leaves]
-    if any(isinstance(x, TensorState) and x._trace is trace and x.keeps_graph for x in out_leaves):
+    arguments = list(trace.arguments.values())
+    made = [*out_leaves, *(a.tensor for a in arguments)]
+    if any(isinstance(x, TensorState) and x._trace is trace and x.keeps_graph for x in made):
         found.inline = True
         return found
-    written = list(trace.written.values())
-    values += [trace.overlay[id(t)] for t in written]
-    changed = [(t, g) for t, g in trace.grads.values() if g is not t._grad]
+    updated = [a for a in arguments if _is_updated(a) and a.number not in donated]
+    numbers = {a.holder: a.number for a in arguments}
+    unchanged = {a.holder: a.number for a in arguments if a not in updated}
+    values: list[Value] = []
+    found.results = [_result_of(x, trace, unchanged, values) for x in out_leaves]
+    written: list[TensorState | Argument] = [*trace.written.values(), *updated]
+    values += [trace.overlay[key] for key in trace.written]
+    values += [raw_value(a.tensor) for a in updated]
+    changed: list[tuple[Any, Any]] = [
+        (t, g) for t, g in trace.grads.values() if g is not t._grad
+    ]
+    changed += [
+        (a.number, a.tensor._grad) for a in arguments if a.tensor._grad is not a.given._grad
+    ]
     values += [raw_value(g) for _, g in changed if g is not None]
     found.donated = sorted(donated)
     if values:
         _plan(found, trace, numbers, values, written, changed, donated)
     else:
         found.gradients = _Gradients([(t, -1) for t, _ in changed])
+    _watch(found, trace, [a.number for a in updated])
     return found
+
+
+def _is_updated(argument: Argument) -> bool:
+    return _holder(raw_value(argument.tensor)) is not argument.holder
+
+
+def _watch(found: Compiled, trace: Trace, updates: list[int]) -> None:
+    """Note what the arguments of a call must be for the program to hold, beside their types."""
+    arguments = trace.arguments.values()
+    found.updates = updates
+    found.followed = [a.number for a in arguments if a.tensor._is_leaf]
+    found.same = [(a.number, a.given) for a in arguments if a.met]
+    found.grad_types = [(a.number, type_of(a.given._grad)) for a in arguments if a.grad_read]
+    if found.states or found.donated:
+        found.watched = set(trace.captured) | set(trace.written)
+    found.watchful = bool(
+        found.same or found.grad_types or found.watched or updates or found.donated
+    )
 
 
 def _result_of(
@@ -326,7 +414,7 @@ def _plan(
     trace: Trace,
     numbers: dict[Placeholder, int],
     values: Sequence[Value],
-    written: Sequence[TensorState],
+    written: Sequence[TensorState | Argument],
     changed: Sequence[tuple[Any, Any]],
     donated: set[int],
 ) -> None:
@@ -339,28 +427,32 @@ def _plan(
     found.results = [
         _Output(places[r.index]) if type(r) is _Output else r for r in found.results
     ]
-    inputs = _bind_inputs(found, trace, numbers, linear)
+    owners = _owners_of_gradients(trace)
+    inputs = _bind_inputs(found, trace, numbers, linear, owners)
     aliases: dict[int, int] = {}
     results = set(places[:num_results])
     # an input that is itself an output must not be overwritten by another output
     given = {number for number, _ in linear.inputs}
     fixed = {at for at, (number, _) in enumerate(linear.inputs) if number in order}
     for t, at in zip(written, places[num_results:], strict=False):
-        alias = inputs.get(id(t), -1)
+        place = _place_of(t, owners)
+        alias = inputs.get(id(t.given if isinstance(t, Argument) else t), -1)
         if at in aliases or at in results or alias in fixed or linear.outputs[at] in given:
             alias = -1
         if alias >= 0:
             aliases[at] = alias
-        found.states.append(_State(t, at, alias))
+        found.states.append(_State(place, at, alias))
     _bind_gradients(found, changed, places[num_results + len(written) :])
     _bind_donations(found, linear, donated, aliases, values, places[:num_results], fixed)
     taken = {s.output for s in found.states if s.output not in results}
     taken |= {output for _, output, _ in found.donations}
     found.fresh = [i for i in range(len(linear.outputs)) if i not in taken]
-    read = {id(owner) for _, owner in found.captured_grads}
+    read = [p.owner for _, p in found.placed if p.grad]
     free = set(found.fresh) - results
     found.replaced = [
-        (t, at) for t, at in found.gradients.entries if at in free and id(t) not in read
+        (t, at)
+        for t, at in found.gradients.entries
+        if at in free and not any(t is owner for owner in read)
     ]
     runnable, scalars = find_program(linear, aliases, trace.name)
     found.runnable = runnable
@@ -368,18 +460,40 @@ def _plan(
     found.scalar_buffers = runnable.scalar_buffers(scalars)
 
 
+def _owners_of_gradients(trace: Trace) -> dict[int, _Place]:
+    """Where each gradient that the trace may have found is, by its id."""
+    found = {
+        id(owner._grad): _Place(owner, True)
+        for owner, _ in trace.grads.values()
+        if owner._grad is not None
+    }
+    for a in trace.arguments.values():
+        if a.given._grad is not None:
+            found[id(a.given._grad)] = _Place(a.number, True)
+    return found
+
+
+def _place_of(tensor: TensorState | Argument, owners: dict[int, _Place]) -> TensorState | _Place:
+    if isinstance(tensor, Argument):
+        return _Place(tensor.number, False)
+    return owners.get(id(tensor), tensor)
+
+
 def _bind_inputs(
-    found: Compiled, trace: Trace, numbers: dict[Placeholder, int], linear: Linear
+    found: Compiled,
+    trace: Trace,
+    numbers: dict[Placeholder, int],
+    linear: Linear,
+    owners: dict[int, _Place],
 ) -> dict[int, int]:
-    """Where each input comes from; the input number of each captured tensor by its id."""
+    """Where each input comes from; the input number of each captured tensor or argument by its
+    id."""
+    given = {a.holder: id(a.given) for a in trace.arguments.values()}
     captured: dict[Placeholder, TensorState] = {}
     for key, value in trace.inputs.items():
         holder = _holder(value)
         assert isinstance(holder, Placeholder)
         captured[holder] = trace.captured[key]
-    owners = {
-        id(owner._grad): owner for owner, _ in trace.grads.values() if owner._grad is not None
-    }
     of_tensor: dict[int, int] = {}
     found.inputs = [None] * len(linear.holders)
     for at, holder in enumerate(linear.holders):
@@ -387,12 +501,13 @@ def _bind_inputs(
             found.inputs[at] = holder
         elif holder in numbers:
             found.arguments.append((at, numbers[holder]))
+            of_tensor[given[holder]] = at
         elif holder in captured:
             tensor = captured[holder]
             of_tensor[id(tensor)] = at
-            owner = owners.get(id(tensor))
-            if owner is not None and id(tensor) not in trace.written:
-                found.captured_grads.append((at, owner))
+            place = owners.get(id(tensor))
+            if place is not None:
+                found.placed.append((at, place))
             else:
                 found.captured.append((at, tensor))
         else:

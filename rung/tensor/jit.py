@@ -25,6 +25,7 @@ from rung.core.settings import settings
 from rung.core.wrapper import Wrapper
 from rung.ir.types import TensorType
 from rung.tensor import tree
+from rung.tensor.arguments import Given, apply_changes
 from rung.tensor.compiled import Compiled, compile_trace
 from rung.tensor.leaf import Placeholder, leaf_value, tensor_type
 from rung.tensor.operate import borrowed
@@ -52,15 +53,22 @@ class _Static:
 
 
 class _Signature:
-    """What a trace holds for: structure of the arguments, types of tensors, values of the rest."""
+    """What a trace holds for: structure of the arguments, types of tensors, values of the rest.
+    `same`: where one tensor is given twice, for each tensor the number of the first that it is."""
 
-    __slots__ = ("_hash", "grad_enabled", "leaves", "structure")
+    __slots__ = ("_hash", "grad_enabled", "leaves", "same", "structure")
 
-    def __init__(self, structure: tree.Structure, leaves: tuple[TensorType | _Static, ...]) -> None:
+    def __init__(
+        self,
+        structure: tree.Structure,
+        leaves: tuple[TensorType | _Static, ...],
+        same: tuple[int, ...] | None,
+    ) -> None:
         self.structure = structure
         self.leaves = leaves
+        self.same = same
         self.grad_enabled = state.grad_enabled
-        self._hash = hash((structure, leaves, self.grad_enabled))
+        self._hash = hash((structure, leaves, same, self.grad_enabled))
 
     def __hash__(self) -> int:
         return self._hash
@@ -69,6 +77,7 @@ class _Signature:
         return (
             isinstance(other, _Signature)
             and self.leaves == other.leaves
+            and self.same == other.same
             and self.grad_enabled == other.grad_enabled
             and self.structure == other.structure
         )
@@ -112,7 +121,12 @@ class Jit(Wrapper, Generic[P, R]):
         if found is None or found.inline:
             return self.function(*args, **kwargs)
         self._last = found
-        return found.run(tensors)
+        result, changes = found.run_all(tensors)
+        if found.updates:
+            _fill_arrays(found.updates, tensors, (args, kwargs))
+        if changes:
+            apply_changes(changes, (args, kwargs))
+        return result
 
     def _prepare(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -123,7 +137,7 @@ class Jit(Wrapper, Generic[P, R]):
         signature, tensors = self._signature(leaves, structure)
         if state.grad_enabled and any(t._requires_grad for t in tensors):
             return None, tensors
-        found = self._find(signature)
+        found = self._find(signature, tensors)
         if found is None:
             found = self._trace(leaves, signature)
         return found, tensors
@@ -156,7 +170,7 @@ class Jit(Wrapper, Generic[P, R]):
                 parts.append(tensor_type(x._type.dtype, x._type.shape))
             else:
                 parts.append(_Static(type(x), self._hashable(x)))
-        return _Signature(structure, tuple(parts)), tensors
+        return _Signature(structure, tuple(parts), _repeated(tensors)), tensors
 
     def _hashable(self, x: Any) -> Hashable:
         try:
@@ -168,9 +182,9 @@ class Jit(Wrapper, Generic[P, R]):
             ) from None
         return x  # type: ignore[no-any-return]
 
-    def _find(self, signature: _Signature) -> Compiled | None:
+    def _find(self, signature: _Signature, tensors: Sequence[Tensor]) -> Compiled | None:
         for entry in self._entries.get(signature, ()):
-            if entry.inline or entry.guards_hold():
+            if entry.inline or (entry.accepts(tensors) and entry.guards_hold()):
                 return entry
         return None
 
@@ -182,11 +196,13 @@ class Jit(Wrapper, Generic[P, R]):
         before = state.trace
         state.trace = trace
         try:
-            given, args = _placeholders(trace, leaves)
-            positional, named = tree.unflatten(signature.structure, args)
+            args = _stand_ins(trace, leaves)
+            given = Given(signature.structure, args)
+            positional, named = given.tree
             result = self.function(*positional, **named)
+            changes = given.changes()
             found = compile_trace(
-                trace, given, result, self._donated(leaves, signature), signature.leaves
+                trace, (result, changes), self._donated(leaves, signature), signature.leaves
             )
         finally:
             state.trace = before
@@ -226,6 +242,8 @@ class Jit(Wrapper, Generic[P, R]):
         known = self._entries.get(new)
         if known is not None:
             changed = [g for entry in known for g in entry.changed_guards()]
+            if not changed:
+                return "other arguments are tensors from outside, or have a .grad"
             return f"changed outside: {', '.join(dict.fromkeys(changed))}"
         differences = min((_differences(new, old) for old in self._entries), key=len)
         return "; ".join(differences)
@@ -233,6 +251,16 @@ class Jit(Wrapper, Generic[P, R]):
     def explain_recompiles(self) -> list[str]:
         """Why each trace was made: `first call`, or what differed from the nearest earlier one."""
         return list(self._reasons)
+
+
+def _repeated(tensors: Sequence[TensorState]) -> tuple[int, ...] | None:
+    """For each tensor the number of the first that it is; None where all differ."""
+    first: dict[int, int] = {}
+    for number, tensor in enumerate(tensors):
+        first.setdefault(id(tensor), number)
+    if len(first) == len(tensors):
+        return None
+    return tuple([first[id(t)] for t in tensors])
 
 
 def _differences(new: _Signature, old: _Signature) -> list[str]:
@@ -244,6 +272,8 @@ def _differences(new: _Signature, old: _Signature) -> list[str]:
         for name, a, b in zip(names, new.leaves, old.leaves, strict=True)
         if a != b
     ]
+    if new.same != old.same:
+        found.append("other arguments are the same tensor")
     if new.grad_enabled != old.grad_enabled:
         found.append("gradients are " + ("followed" if new.grad_enabled else "not followed"))
     return found
@@ -256,23 +286,38 @@ def argument_names(structure: tree.Structure) -> list[str]:
     return first + [f"argument {path}" for path in tree.paths(named)]
 
 
-def _placeholders(trace: Trace, leaves: list[Any]) -> tuple[list[Placeholder], list[Any]]:
-    given: list[Placeholder] = []
+def _stand_ins(trace: Trace, leaves: list[Any]) -> list[Any]:
+    """What the function gets for the leaves of its arguments; the same for the same tensor."""
     args: list[Any] = []
+    number = 0
     for x in leaves:
-        if isinstance(x, TensorState):
-            holder = Placeholder(trace.name)
-            given.append(holder)
-            args.append(new_tensor(leaf_value(holder, x._type)))
-        else:
+        if not isinstance(x, TensorState):
             args.append(x)
-    return given, args
+            continue
+        known = trace.arguments.get(id(x))
+        if known is None:
+            args.append(new_tensor(leaf_value(Placeholder(trace.name), x._type)))
+            trace.add_argument(x, number, args[-1])
+        else:
+            args.append(known.tensor)
+        number += 1
+    return args
+
+
+def _fill_arrays(updates: Sequence[int], tensors: Sequence[TensorState], args: Any) -> None:
+    """Put the values of arguments that were updated into those given as arrays."""
+    given = [x for x in tree.leaves(args, _by_reference) if isinstance(x, np.ndarray | TensorState)]
+    for number in updates:
+        array = given[number]
+        if isinstance(array, np.ndarray):
+            np.copyto(array, buffer_of(tensors[number]).array)
 
 
 def _flat_arguments(signature: _Signature) -> tuple[TensorType | _Static, ...] | None:
     """What each positional argument must be, if each is one leaf and none is named."""
     positional, named = signature.structure.children
-    if named.num_leaves or any(c.kind is not None for c in positional.children):
+    nested = any(c.kind is not None for c in positional.children)
+    if named.num_leaves or nested or signature.same is not None:
         return None
     return signature.leaves
 

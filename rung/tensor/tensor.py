@@ -424,9 +424,7 @@ class Tensor(Methods, TensorState):
     def grad(self) -> Tensor | None:
         """The gradient that `backward()` has accumulated, or None."""
         trace = state.trace
-        if trace is not None and self._trace is not trace:
-            return trace.get_grad(self)
-        return self._grad
+        return self._grad if trace is None else trace.get_grad(self)
 
     @grad.setter
     def grad(self, grad: Tensor | None) -> None:
