@@ -63,13 +63,22 @@ def vjp_node(node: Node, cotangents: Cotangents, wanted: Sequence[int]) -> Cotan
     if others and op.jvp is None and own_jvp(node) is None:
         if op.decompose is None:
             raise no_derivative(node)
-        body, inputs = inlined(node), [node.inputs[i] for i in wanted]
-        return pull_back(region(body, node.inputs), body, inputs, cotangents, vjp_node)
+        return _by_body(node, cotangents, wanted)
     if linear:
         found.update(zip(linear, transpose_node(node, cotangents, linear), strict=True))
     if others:
         found.update(zip(others, _linearized(node, cotangents, others), strict=True))
     return [found[i] for i in wanted]
+
+
+def _by_body(node: Node, cotangents: Cotangents, wanted: Sequence[int]) -> Cotangents:
+    """By what `node` decomposes to. There an operand is a value, whose cotangent is that of all
+    the places where it stands together: it is given to the first of them."""
+    body = inlined(node)
+    operands = list(dict.fromkeys(node.inputs[i] for i in wanted))
+    found = pull_back(region(body, node.inputs), body, operands, cotangents, vjp_node)
+    totals = dict(zip(operands, found, strict=True))
+    return [totals.pop(node.inputs[i], None) for i in wanted]
 
 
 def _linearized(node: Node, cotangents: Cotangents, wanted: Sequence[int]) -> Cotangents:

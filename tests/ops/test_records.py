@@ -293,6 +293,54 @@ class Gradient:
 
 
 @every_op
+def test_repeated_operands(op: Op):
+    """One value at several places: its gradient is the sum of those of separate equal values, its
+    tangent that of all moving together."""
+    if not differentiable(op):
+        return
+    for case in smooth_cases(op):
+        for places in equal_types(case):
+            check_repeated(case, places)
+
+
+def equal_types(case: Case) -> list[list[int]]:
+    """The float operands of one type, where there are several."""
+    found: dict[TensorType, list[int]] = {}
+    for i, type in enumerate(case.types):
+        if type.dtype.is_float:
+            found.setdefault(type, []).append(i)
+    return [places for places in found.values() if len(places) > 1]
+
+
+def check_repeated(case: Case, places: list[int]) -> None:
+    operands = [case.operands[places[0] if i in places else i] for i in range(len(case.operands))]
+    apart = [parameter(i, f"x{i}", t) for i, t in enumerate(case.types)]
+    first = apart[places[0]]
+    rng = rng_of(case.op)
+    direction = rng.standard_normal(first.shape)
+    at = [first if i in places else p for i, p in enumerate(apart)]
+    results = {k: case.op.build(v, case.attrs) for k, v in (("apart", apart), ("one", at))}
+    floats = [k for k, v in enumerate(results["one"]) if v.dtype.is_float]
+    cts = [rng.standard_normal(results["one"][k].shape) for k in floats]
+    symbols = [parameter(len(apart) + n, f"ct{n}", results["one"][k].type)
+               for n, k in enumerate(floats)]  # fmt: skip
+    move = parameter(len(apart) + len(cts), "move", first.type)
+    made: dict[str, list[Array]] = {}
+    for kind, wanted in (("apart", [apart[i] for i in places]), ("one", [first])):
+        outputs = [results[kind][k] for k in floats]
+        pulled_back = vjp_values(outputs, wanted, symbols)
+        pushed_on = jvp_values(outputs, wanted, [move] * len(wanted))
+        known = [v for v in (*pulled_back, *pushed_on) if v is not None]
+        graph = make_graph("derivatives", (*apart, *symbols, move), known)
+        values = iter(interpret(graph, [*operands, *cts, direction]))
+        total = sum((next(values) for v in pulled_back if v is not None), np.zeros(first.shape))
+        made[kind] = [total, *(np.zeros(()) if v is None else next(values) for v in pushed_on)]
+    for a, b in zip(made["one"], made["apart"], strict=True):
+        assert np.allclose(a, b, 1e-12, 1e-12, equal_nan=True), f"{case}: at places {places}"
+    counts["repeated operands"] += 1
+
+
+@every_op
 def test_second_derivatives(op: Op):
     """Forward over reverse is the limit of differences of the gradient, and reverse over reverse
     its transpose."""
