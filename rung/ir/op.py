@@ -139,7 +139,8 @@ class Op:
     - `jvp`: for a nonlinear op, or a linear one that has a better rule than the derived one.
       Neither `linear` nor `jvp` = not differentiable (integers, bool); `blank` then says why, as
       for every other blank cell.
-    - `vjp`: a reverse rule that stands alone, of a user's function; without `jvp`.
+    - `vjp`: a reverse rule that stands alone, of a user's function, or goes before what `jvp`
+      and `transpose` would give: (attrs, inputs, cotangents, wanted) -> cotangents of `wanted`.
     - `emit`: name under which the code generators know the scalar op (element-wise ops and
       combiners), or None: it is made from its loop form, or must be decomposed by `decompose`.
     - `decompose`: (attrs, inputs) -> values, for ops that are always rewritten into others.

@@ -10,7 +10,7 @@ The functions of analysis (exp, sin, …) stand in `rung.ops.transcendental`. Co
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 from typing import Any
@@ -178,12 +178,23 @@ negative: Op = unary(
     facts=Facts(monotone=-1),
 )
 
+def _abs_slope(x: Value, y: Value, dx: Value) -> Value:
+    return multiply(dx, sign(x))
+
+
 absolute: Op = unary(
     "abs",
     np.abs,
-    "|x|; the least integer stays. Derivative 0 at 0.",
+    "|x|; the least integer stays. Derivative 0 at 0; that of its square is 2x all the same.",
     dtypes=NUMBERS,
-    derivative=lambda x, y, dx: multiply(dx, sign(x)),
+    derivative=_abs_slope,
+    vjp=lambda attrs, inputs, cotangents, wanted: cancelling_vjp(
+        absolute(*inputs),
+        inputs,
+        cotangents,
+        lambda x, rest: [multiply(rest, x)],
+        lambda x, y, ct: [_abs_slope(x, y, ct)],
+    ),
     facts=Facts(idempotent=True, kinks=(0.0,)),
 )
 
@@ -521,6 +532,48 @@ RECORDS = (
 
 
 # ---- functions
+
+
+def cancelling_vjp(
+    y: Value,
+    inputs: Values,
+    cotangents: Tangents,
+    parts: Callable[..., Sequence[Value]],
+    slopes: Callable[..., Sequence[Value]],
+) -> Tangents:
+    """The reverse rule of a function y of `inputs` whose slopes are some s / y, with a kink where y
+    is 0, for all of them.
+
+    Where the cotangent is a multiple of y, as that of y² is, y goes away: `parts(*inputs, ct / y)`
+    holds at the kink too, and so do its derivatives. Else they are `slopes(*inputs, y, ct)`."""
+    (ct,) = cotangents
+    if ct is None:
+        return [None] * len(inputs)
+    rest = quotient(ct, y)
+    return slopes(*inputs, y, ct) if rest is None else parts(*inputs, rest)
+
+
+def quotient(v: Value, y: Value, depth: int = 7) -> Value | None:
+    """v / y where v is a product with the factor y, or a sum of such; None if that is not seen.
+    Elements keep their order in reshapes, of v as of y."""
+    node, same = v.node, y.node
+    if node.op is same.op and node.inputs == same.inputs and node.attrs == same.attrs:
+        return full_like(v, 1)
+    if not depth:
+        return None
+    if node.op in (multiply, divide):
+        a, b = node.inputs
+        rest = quotient(a, y, depth - 1)
+        if rest is not None:
+            return node.op(rest, b)
+        rest = quotient(b, y, depth - 1) if node.op is multiply else None
+        return None if rest is None else multiply(a, rest)
+    each = node.op in (add, subtract, negative) or node.op.name == "reshape"
+    if each or (node.op is cast and v.dtype.is_float):
+        found = [quotient(u, y, depth - 1) for u in node.inputs]
+        if all(u is not None for u in found):
+            return node.op.build(found, node.attrs)[0]  # type: ignore[arg-type]
+    return None
 
 
 def clip(x: Value, low: Value | Scalar, high: Value | Scalar) -> Value:

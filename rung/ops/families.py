@@ -37,6 +37,7 @@ from rung.ir.op import (
     SampleRule,
     TransposeRule,
     TypeRule,
+    VjpRule,
     later,
 )
 from rung.ir.types import Shape, TensorType
@@ -241,6 +242,7 @@ def elementwise(
     flops: int = 1,
     facts: Facts = NO_FACTS,
     jvp: JvpRule | None = None,
+    vjp: VjpRule | None = None,
     linear: tuple[int, ...] | range = (),
     joint: bool = False,
     transpose: TransposeRule | None = None,
@@ -272,6 +274,7 @@ def elementwise(
         linear=linear,
         joint=joint,
         jvp=jvp,
+        vjp=vjp,
         transpose=transpose,
         facts=facts,
         emit=name if body is None else None,

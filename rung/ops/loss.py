@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from rung.core import dtype as dt
 from rung.core.errors import DTypeError, RungError, ShapeError
 from rung.ir.node import Value
 from rung.ops.broadcast import reduce_sum, spread
-from rung.ops.composite import composite
-from rung.ops.elementwise import divide, equal, multiply, subtract, where
+from rung.ops.composite import composite, composite_with_jvp
+from rung.ops.elementwise import (
+    divide,
+    equal,
+    maximum,
+    multiply,
+    negative,
+    plus,
+    subtract,
+    where,
+)
 from rung.ops.families import add
 from rung.ops.shorthand import (
     along,
@@ -21,6 +32,7 @@ from rung.ops.shorthand import (
     wide,
 )
 from rung.ops.softmax import log_sum_exp
+from rung.ops.transcendental import log, log1p
 
 
 @composite
@@ -103,6 +115,37 @@ def _even_loss(w: Value, total: Value, by_class: Value | None, dim: int) -> Valu
     if by_class is not None:
         losses = multiply(losses, as_type(by_class, w.dtype))
     return averaged(losses, (dim,))
+
+
+_LEAST_LOG: Final = -100.0
+_LEAST_VARIANCE: Final = 1e-12
+
+
+def _binary_jvp(p: Value, target: Value, loss: Value, dp: Value, dt: Value) -> Value:
+    w, t = wide(p), wide(target)
+    one = number(1, w)
+    variance = maximum(multiply(w, subtract(one, w)), number(_LEAST_VARIANCE, w))
+    by_p = multiply(wide(dp), divide(subtract(w, t), variance))
+    yes, no = _held_logs(w)
+    return as_type(add(by_p, multiply(wide(dt), subtract(no, yes))), p.dtype)
+
+
+def _held_logs(w: Value) -> tuple[Value, Value]:
+    """log(w) and log(1 - w), at least -100."""
+    least = number(_LEAST_LOG, w)
+    return maximum(log(w), least), maximum(log1p(negative(w)), least)
+
+
+@composite_with_jvp(_binary_jvp)
+def binary_cross_entropy(p: Value, target: Value) -> Value:
+    """-target log(p) - (1 - target) log(1 - p) of each probability; a logarithm counts as at least
+    -100. The derivative by p is (p - target) / max(p (1 - p), 1e-12): finite at 0 and 1, as PyTorch
+    has it."""
+    require_float("binary_cross_entropy", "p", p)
+    t = wide(target)
+    yes, no = _held_logs(wide(p))
+    loss = subtract(multiply(plus(t, -1.0), no), multiply(t, yes))
+    return as_type(loss, p.dtype)
 
 
 def _reduced(loss: Value, weight: Value, reduction: str) -> Value:

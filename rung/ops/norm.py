@@ -8,32 +8,65 @@ Euclidean norm of a vector, 1978). Ordinary values get the bits of the plain sum
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
+
+import numpy as np
 
 from rung.core import dtype as dt
 from rung.ir.node import Value
+from rung.ir.op import Array, Cost, Op, Sample
+from rung.ir.types import TensorType
 from rung.ops.broadcast import reduce_sum, spread
 from rung.ops.composite import composite_with_jvp
-from rung.ops.elementwise import clip, divide, equal, isinf, less, multiply, plus, subtract, where
+from rung.ops.elementwise import (
+    cancelling_vjp,
+    clip,
+    divide,
+    equal,
+    isinf,
+    less,
+    multiply,
+    plus,
+    subtract,
+    where,
+)
+from rung.ops.families import (
+    ReduceAttrs,
+    Types,
+    check_reduce,
+    nbytes,
+    reduced_shape,
+    require_dtype,
+    structured,
+)
 from rung.ops.shorthand import averaged, number, require_float, times
 from rung.ops.transcendental import rsqrt, sqrt, square
 
 SCALE: Final = {dt.float32: 2.0**100, dt.float64: 2.0**600}
 LEAST: Final = {dt.float32: 2.0**-100, dt.float64: 2.0**-900}
 """A sum of squares below this may have lost terms."""
+Tangents = Sequence["Value | None"]
 
 
-def _norm_jvp(x: Value, y: Value, dx: Value, *, dims: tuple[int, ...]) -> Value:
-    """Σ x dx / y, and 0 where y is 0."""
-    zero = equal(y, number(0, y))
-    length = spread(where(zero, number(1, y), y), dims, x.shape)
-    return reduce_sum(multiply(divide(x, length), dx), dims=dims)
+def _norm_type(attrs: ReduceAttrs, types: Types) -> tuple[TensorType, ...]:
+    (x,) = types
+    require_dtype("euclidean_norm", "x", x, tuple(SCALE))
+    check_reduce("euclidean_norm", attrs.dims, x)
+    return (TensorType(x.dtype, reduced_shape(x.shape, attrs.dims)),)
 
 
-@composite_with_jvp(_norm_jvp)
-def euclidean_norm(x: Value, *, dims: tuple[int, ...]) -> Value:
-    """sqrt(Σ x²) over `dims`, x being f32 or f64. Its derivative is 0 where it is 0."""
-    require_float("euclidean_norm", "x", x)
+def _norm_ref(attrs: ReduceAttrs, operands: Sequence[Array]) -> tuple[Array, ...]:
+    (x,) = operands
+    with np.errstate(all="ignore"):
+        largest = np.abs(x).max(attrs.dims, keepdims=True, initial=0)
+        scale = np.where(np.isfinite(largest) & (largest > 0), largest, x.dtype.type(1))
+        root = np.sqrt(np.square(x / scale).sum(attrs.dims, keepdims=True)) * scale
+    return (np.asarray(root.reshape(reduced_shape(x.shape, attrs.dims)), x.dtype),)
+
+
+def _norm_body(attrs: ReduceAttrs, inputs: Sequence[Value]) -> Sequence[Value]:
+    (x,), dims = inputs, attrs.dims
     scale = SCALE[x.dtype]
     plain = reduce_sum(square(x), dims=dims)
     large = reduce_sum(square(times(x, 1 / scale)), dims=dims)
@@ -44,7 +77,63 @@ def euclidean_norm(x: Value, *, dims: tuple[int, ...]) -> Value:
     factor = where(is_large, times(one, scale), where(is_small, times(one, 1 / scale), one))
     nothing = equal(total, number(0, total))
     root = multiply(sqrt(where(nothing, one, total)), factor)
-    return where(nothing, number(0, root), root)
+    return (where(nothing, number(0, root), root),)
+
+
+def _unit(x: Value, y: Value, dims: tuple[int, ...]) -> Value:
+    """x / y, and 0 where y is 0."""
+    zero = equal(y, number(0, y))
+    return divide(x, spread(where(zero, number(1, y), y), dims, x.shape))
+
+
+def _norm_jvp(
+    attrs: ReduceAttrs, inputs: Sequence[Value], outputs: Sequence[Value], tangents: Tangents
+) -> tuple[Value | None, ...]:
+    """Σ x dx / y, and 0 where y is 0."""
+    (x,), (y,), (dx,) = inputs, outputs, tangents
+    if dx is None:
+        return (None,)
+    return (reduce_sum(multiply(_unit(x, y, attrs.dims), dx), dims=attrs.dims),)
+
+
+def _norm_vjp(
+    attrs: ReduceAttrs, inputs: Sequence[Value], cotangents: Tangents, wanted: Sequence[int]
+) -> Tangents:
+    (x,), dims = inputs, attrs.dims
+    return cancelling_vjp(
+        euclidean_norm(x, attrs=attrs),
+        inputs,
+        cotangents,
+        lambda x, rest: [multiply(x, spread(rest, dims, x.shape))],
+        lambda x, y, ct: [multiply(_unit(x, y, dims), spread(ct, dims, x.shape))],
+    )
+
+
+def _norm_samples(rng: np.random.Generator) -> Sequence[Sample]:
+    cases: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...] = (
+        ((5,), (0,)), ((3, 7), (1,)), ((3, 7), (0, 1)), ((2, 3, 5), (0, 2)), ((2, 0), (1,)),
+        ((), ()),
+    )  # fmt: skip
+    return [Sample((TensorType(d, s),), ReduceAttrs(dims)) for d in SCALE for s, dims in cases]
+
+
+euclidean_norm: Op = structured(
+    "euclidean_norm",
+    "composite",
+    "sqrt(Σ x²) over `dims`. Its derivative is 0 where it is 0, and that of its square 2x.",
+    arity=1,
+    attrs=ReduceAttrs,
+    type=_norm_type,
+    ref=_norm_ref,
+    axes=None,
+    jvp=_norm_jvp,
+    vjp=_norm_vjp,
+    decompose=_norm_body,
+    cost=lambda attrs, ins, outs: Cost(6 * ins[0].size, nbytes(*ins, *outs)),
+    dtypes=tuple(SCALE),
+    samples=_norm_samples,
+    blank={"axes": "decomposed before anything needs the index map", "emit": "decomposed"},
+)
 
 
 def _normalized_jvp(
@@ -77,3 +166,5 @@ def _inverse_root(c: Value, dims: tuple[int, ...], eps: float, overflows: bool) 
     root = rsqrt(where(is_large, large, total))
     return multiply(root, where(is_large, times(one, 1 / scale), one))
 
+
+RECORDS = (euclidean_norm,)

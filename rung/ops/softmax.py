@@ -139,11 +139,13 @@ def logsumexp(x: Value, *, dim: int = -1) -> Value:
 
 
 def log_sum_exp(w: Value, dim: int) -> Value:
-    """`logsumexp` without a name, in the dtype of w."""
+    """`logsumexp` without a name, in the dtype of w. Its derivative is 0 where it is -inf."""
     top = _largest(w, dim)
     top = where(isfinite(top), top, number(0, top))
     total = reduce_sum(exp(subtract(w, _under(w, top, dim))), dims=(dim,))
-    return add(log(total), top)
+    nothing = equal(total, number(0, total))
+    found = add(log(where(nothing, number(1, total), total)), top)
+    return where(nothing, number(float("-inf"), found), found)
 
 
 RECORDS = (softmax_op,)

@@ -18,6 +18,7 @@ from rung.ops import (
     indexing,
     linalg,
     movement,
+    norm,
     pooling,
     random,
     reduction,
@@ -45,6 +46,7 @@ RECORDS: Final[tuple[Op, ...]] = (
     *gradient.RECORDS,
     *composite.RECORDS,
     *softmax.RECORDS,
+    *norm.RECORDS,
     *control.RECORDS,
     *linalg.RECORDS,
 )

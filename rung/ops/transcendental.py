@@ -8,6 +8,7 @@ the last place.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,11 +17,15 @@ import numpy as np
 from rung.core.dtype import as_dtype
 from rung.ir.expr import Expr, const
 from rung.ir.node import Value
-from rung.ir.op import Array, Facts, Op
+from rung.ir.op import Array, Attrs, Facts, Op
 from rung.ops.creation import full_like, zeros_like
 from rung.ops.elementwise import (
+    cancelling_vjp,
     divide,
     equal,
+    greater_equal,
+    isinf,
+    logical_and,
     multiply,
     negative,
     plus,
@@ -30,7 +35,6 @@ from rung.ops.elementwise import (
 )
 from rung.ops.families import (
     NUMBERS,
-    add,
     binary,
     number,
     predicate,
@@ -53,8 +57,9 @@ def _power(x: Array, y: Array) -> Array:
 
 
 def _power_by_exponent(x: Value, y: Value, z: Value, dy: Value) -> Value:
-    slope = multiply(z, log(where(equal(x, zeros_like(x)), full_like(x, 1), x)))
-    return multiply(dy, slope)
+    zero = zeros_like(x)
+    nothing = logical_and(equal(x, zero), greater_equal(y, zero))
+    return multiply(dy, multiply(z, log(where(nothing, full_like(x, 1), x))))
 
 
 def _power_by_base(x: Value, y: Value, z: Value, dx: Value) -> Value:
@@ -66,7 +71,7 @@ power: Op = binary(
     "power",
     _power,
     "x to the power y, as C's pow. Integers wrap around; a negative exponent gives 1 / x rounded "
-    "towards zero, and 0 where x is 0. The derivative by y at x = 0 is 0.",
+    "towards zero, and 0 where x is 0. The derivative by y at x = 0 is 0 unless y is negative.",
     dtypes=NUMBERS,
     derivatives=(_power_by_base, _power_by_exponent),
     flops=30,
@@ -106,11 +111,29 @@ def _hypot_part(operand: int) -> Any:
     return rule
 
 
+def _hypot_vjp(
+    attrs: Attrs,
+    inputs: Sequence[Value],
+    cotangents: Sequence[Value | None],
+    wanted: Sequence[int],
+) -> Sequence[Value | None]:
+    found = cancelling_vjp(
+        hypot(*inputs),
+        inputs,
+        cotangents,
+        lambda x, y, rest: [multiply(rest, x), multiply(rest, y)],
+        lambda x, y, z, ct: [_hypot_part(k)(x, y, z, ct) for k in (0, 1)],
+    )
+    return [found[i] for i in wanted]
+
+
 hypot: Op = binary(
     "hypot",
     np.hypot,
-    "sqrt(x² + y²) without overflow between; infinite if one is. Derivative 0 where both are 0.",
+    "sqrt(x² + y²) without overflow between; infinite if one is. Derivative 0 where both are 0; "
+    "that of its square is 2x and 2y all the same.",
     derivatives=(_hypot_part(0), _hypot_part(1)),
+    vjp=_hypot_vjp,
     flops=10,
     facts=Facts(commutative=True),
 )
@@ -140,7 +163,7 @@ expm1: Op = unary(
     "expm1",
     np.expm1,
     "exp(x) - 1, accurate near 0.",
-    derivative=lambda x, y, dx: multiply(dx, plus(y, 1)),
+    derivative=lambda x, y, dx: multiply(dx, exp(x)),
     flops=14,
     facts=Facts(monotone=1),
 )
@@ -182,13 +205,21 @@ log10: Op = unary(
 )
 
 
+def _below(x: Value, y: Value, z: Value) -> Value:
+    """x - z, the logarithm of the share of x in z = logaddexp(x, y); of an infinite z half where
+    both are that, else all or nothing."""
+    wins = where(equal(x, z), zeros_like(x), full_like(x, -math.inf))
+    share = where(equal(x, y), full_like(x, math.log(0.5)), wins)
+    return where(isinf(z), share, subtract(x, z))
+
+
 logaddexp: Op = binary(
     "logaddexp",
     np.logaddexp,
     "log(exp(x) + exp(y)) without overflow between.",
     derivatives=(
-        lambda x, y, z, dx: multiply(dx, exp(subtract(x, z))),
-        lambda x, y, z, dy: multiply(dy, exp(subtract(y, z))),
+        lambda x, y, z, dx: multiply(dx, exp(_below(x, y, z))),
+        lambda x, y, z, dy: multiply(dy, exp(_below(y, x, z))),
     ),
     flops=30,
     facts=Facts(commutative=True, associative=True, identity=-math.inf),
@@ -225,19 +256,24 @@ tan: Op = unary(
 atan2: Op = binary(
     "atan2",
     np.arctan2,
-    "The angle of the point (x, y), in [-pi, pi]: the arc tangent of y / x in its quadrant.",
+    "The angle of the point (x, y), in [-pi, pi]: the arc tangent of y / x in its quadrant. "
+    "Derivative 0 where both are 0.",
     operands=("y", "x"),
     derivatives=(
-        lambda y, x, z, dy: multiply(dy, divide(x, _norm(x, y))),
-        lambda y, x, z, dx: negative(multiply(dx, divide(y, _norm(x, y)))),
+        lambda y, x, z, dy: multiply(dy, _over_square(x, x, y)),
+        lambda y, x, z, dx: negative(multiply(dx, _over_square(y, x, y))),
     ),
     flops=25,
     facts=Facts(domain=(0.2, 3.0)),
 )
 
 
-def _norm(x: Value, y: Value) -> Value:
-    return add(square(x), square(y))
+def _over_square(part: Value, x: Value, y: Value) -> Value:
+    """part / (x² + y²), without overflow between; 0 where that is 0."""
+    length = hypot(x, y)
+    nothing = equal(length, zeros_like(length))
+    safe = where(nothing, full_like(length, 1), length)
+    return where(nothing, zeros_like(part), divide(divide(part, safe), safe))
 
 
 asin: Op = unary(

@@ -22,7 +22,14 @@ _SELU_SCALE: Final = 1.0507009873554804934193349852946
 
 def _exponential_below(x: Tensor, alpha: float, width: float = 1.0) -> Tensor:
     """x where it is positive, else alpha * (exp(x / width) - 1)."""
-    return e.where(x > 0, x, alpha * e.expm1(e.minimum(x, 0.0) / width))
+    positive = x > 0
+    return e.where(positive, x, alpha * e.expm1(e.where(positive, 0.0, x) / width))
+
+
+def _scaled_below(x: Tensor, slope: Operand) -> Tensor:
+    """x where it is positive, else slope * x."""
+    positive = x > 0
+    return e.where(positive, x, slope * e.where(positive, 0.0, x))
 
 
 @rounded_once
@@ -51,7 +58,7 @@ def prelu(x: Operand, weight: Operand) -> Tensor:
                 f"prelu: weight {slope._type} for x {x._type}", fix="one weight, or one a channel"
             )
         slope = reshape(slope, (slope.size, *(1,) * (x.ndim - 2)))
-    return e.where(x > 0, x, slope * x)
+    return _scaled_below(x, slope)
 
 
 @rounded_once
@@ -66,7 +73,7 @@ def rrelu(
     and their mean otherwise (Xu et al., 2015)."""
     x = floats(x)
     slope = uniform(x.shape, lower, upper, x.dtype, key) if training else (lower + upper) / 2
-    return e.where(x > 0, x, slope * x)
+    return _scaled_below(x, slope)
 
 
 def relu6(x: Operand) -> Tensor:

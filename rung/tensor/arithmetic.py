@@ -204,7 +204,8 @@ def _times_log(x: Operand, y: Operand, log: Callable[[Operand], Tensor]) -> Tens
     operands, dtype = _together(x, y)
     dtype = dtype if dtype.is_float else dt.float32
     a, b = (_as(o, dtype) for o in operands)
-    nothing = e.logical_and(a == 0, e.logical_not(e.isnan(b)))
+    infinite = e.logical_not(e.isfinite(log(b)))
+    nothing = e.logical_and(e.logical_and(a == 0, infinite), e.logical_not(e.isnan(b)))
     return e.where(nothing, 0.0, e.multiply(a, log(e.where(nothing, 1.0, b))))
 
 

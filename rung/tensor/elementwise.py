@@ -302,16 +302,25 @@ def where(condition: Operand, x1: Operand, x2: Operand, /) -> Tensor:
 
 
 def clip(x: Operand, /, min: Operand = None, max: Operand = None) -> Tensor:
-    """x held between min and max (None: no bound), in the dtype of x."""
+    """x held between min and max (None: no bound), in the dtype of x. The derivative by x is 1 at
+    bounds that are numbers."""
     x = as_tensor(x)
     if min is not None:
-        x = _bounded("clip", e.maximum, x, min)
+        x = _bounded("clip", e.maximum, e.less, x, min)
     if max is not None:
-        x = _bounded("clip", e.minimum, x, max)
+        x = _bounded("clip", e.minimum, e.greater, x, max)
     return x
 
 
-def _bounded(name: str, op: Op, x: Tensor, bound: Operand) -> Tensor:
+def _bounded(name: str, op: Op, beyond: Op, x: Tensor, bound: Operand) -> Tensor:
+    if isinstance(bound, int | float) and x.dtype.is_float and bound == bound:
+        limit = float(bound)
+
+        def held(v: Value) -> Value:
+            number = full(v.shape, limit, v.type.dtype)
+            return e.where(beyond(v, number), number, v)
+
+        return elementwise(name, held, (x,))
     if isinstance(bound, TensorState) and x.dtype.is_float and not bound.dtype.is_float:
         bound = cast_to(bound, x.dtype)  # type: ignore[arg-type]
     operands = operands_of((x, bound))

@@ -464,9 +464,9 @@ def nll_loss(
     dim = min(1, x.ndim - 1)
     counts = labels != ignore_index
     at = e.where(counts, labels, 0)
-    picked = x.take_along_axis(at.expand_dims(dim), dim).squeeze(dim)
+    picked = e.where(counts, x.take_along_axis(at.expand_dims(dim), dim).squeeze(dim), 0.0)
     factor = counts.astype(x.dtype) if weight is None else as_tensor(weight)[at] * counts
-    loss = e.where(counts, -picked * factor, 0.0)
+    loss = -picked * factor
     if reduction == "mean":
         return reductions.sum(loss) / reductions.sum(factor)
     return reduced(loss, reduction)
@@ -487,8 +487,8 @@ def l1_loss(x: Operand, target: Operand, reduction: str = "mean") -> Tensor:
 @rounded_once
 def huber_loss(x: Operand, target: Operand, reduction: str = "mean", delta: float = 1.0) -> Tensor:
     """Half the squared difference up to `delta`, linear beyond."""
-    away = e.abs(floats(e.subtract(x, target)))
-    inner = e.minimum(away, delta)
+    away = floats(e.subtract(x, target))
+    inner = e.clip(away, -delta, delta)
     return reduced(inner * (away - inner * 0.5), reduction)
 
 

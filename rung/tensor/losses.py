@@ -11,12 +11,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from rung.core.errors import RungError, ShapeError
+from rung.ops.loss import binary_cross_entropy as _binary
 from rung.tensor import elementwise as e
 from rung.tensor import reductions as r
 from rung.tensor.creation import arange
 from rung.tensor.functional import floats, logsigmoid, reduced, softplus
 from rung.tensor.linalg import vector_norm
-from rung.tensor.operate import Operand, as_tensor
+from rung.tensor.operate import Operand, apply_together, as_tensor, common_dtype
 from rung.tensor.precision import rounded_once
 from rung.tensor.shapes import broadcast_arrays, expand_dims, reshape
 from rung.tensor.sorting import take_along_axis
@@ -64,10 +65,10 @@ def smooth_l1_loss(
     """Half the squared difference over `beta` up to a difference of `beta`, linear beyond."""
     if beta < 0:
         raise RungError(f"smooth_l1_loss: beta={beta}", fix="give a number of at least 0")
-    away = e.abs(floats(e.subtract(x, target)))
+    away = floats(e.subtract(x, target))
     if beta == 0:
-        return reduced(away, reduction)
-    inner = e.minimum(away, beta)
+        return reduced(e.abs(away), reduction)
+    inner = e.clip(away, -beta, beta)
     return reduced(inner * (away - inner * 0.5) / beta, reduction)
 
 
@@ -124,10 +125,10 @@ def binary_cross_entropy(
     x: Operand, target: Operand, weight: Operand | None = None, reduction: str = "mean"
 ) -> Tensor:
     """-target log(x) - (1 - target) log(1 - x) for probabilities x; a logarithm counts as at least
-    -100."""
-    x, t = floats(x), as_tensor(target)
-    yes, no = e.maximum(e.log(x), -100.0), e.maximum(e.log1p(-x), -100.0)
-    return reduced(_weighted((t - 1) * no - t * yes, weight), reduction)
+    -100. The derivative is finite at 0 and 1."""
+    operands = (floats(x), as_tensor(target))
+    loss = apply_together("binary_cross_entropy", _binary, operands, common_dtype(operands))
+    return reduced(_weighted(loss, weight), reduction)
 
 
 @rounded_once

@@ -161,12 +161,18 @@ def var(
     """Variance of the elements where the mask is true, over their number - `correction`."""
     x = floats(x) if dtype is None else as_tensor(x).astype(dtype)
     wide = cast_to(x, dt.accumulator(x.dtype))
-    count = _counted(wide, mask, axis, True, wide.dtype)
-    middle = r.sum(_filled(wide, mask, 0), axis, keepdims=True) / count
-    away = e.square(_filled(wide - middle, mask, 0))
-    total = r.sum(away, axis, keepdims=keepdims)
-    number = _counted(wide, mask, axis, keepdims, wide.dtype) - correction
-    return cast_to(total / e.maximum(number, 0), x.dtype)
+    away, number = _away(wide, axis, correction, keepdims, mask)
+    return cast_to(r.sum(e.square(away), axis, keepdims=keepdims) / number, x.dtype)
+
+
+def _away(
+    x: Tensor, axis: Axis, correction: float, keepdims: bool, mask: Operand | None
+) -> tuple[Tensor, Tensor]:
+    """Elements without their mean, 0 where the mask is false; their number - `correction`."""
+    count = _counted(x, mask, axis, True, x.dtype)
+    middle = r.sum(_filled(x, mask, 0), axis, keepdims=True) / count
+    number = _counted(x, mask, axis, keepdims, x.dtype) - correction
+    return _filled(x - middle, mask, 0), e.maximum(number, 0)
 
 
 @torch_names
@@ -177,8 +183,8 @@ def std(
     """Square root of the variance of the elements where the mask is true."""
     x = floats(x) if dtype is None else as_tensor(x).astype(dtype)
     wide = cast_to(x, dt.accumulator(x.dtype))
-    found = var(wide, axis, correction=correction, keepdims=keepdims, mask=mask)
-    return cast_to(e.sqrt(found), x.dtype)
+    away, number = _away(wide, axis, correction, keepdims, mask)
+    return cast_to(r.norm(away, axis, keepdims) / e.sqrt(number), x.dtype)
 
 
 @torch_names

@@ -148,7 +148,8 @@ def _var_value(v: Value, dims: tuple[int, ...], correction: float) -> Value:
 def std(
     x: Operand, /, axis: Axis = None, correction: float = 0.0, keepdims: bool = False
 ) -> Tensor:
-    """Square root of the variance over `axis`. (PyTorch's default is correction=1.)"""
+    """Square root of the variance over `axis`. (PyTorch's default is correction=1.) Its derivative
+    is 0 where it is 0."""
     x = _floats(x)
     axes = all_axes("std", axis, x.ndim)
     count = _product(x.shape[a] for a in axes) - correction
@@ -168,8 +169,7 @@ def nonzero_root(total: Tensor, degree: float) -> Tensor:
     """total ** (1 / degree), with the derivative 0 where `total` is 0, not an infinite one."""
     nothing = total == 0
     safe = elementwise.where(nothing, 1.0, total)
-    root = elementwise.sqrt(safe) if degree == 2 else elementwise.pow(safe, 1 / degree)
-    return elementwise.where(nothing, 0.0, root)
+    return elementwise.where(nothing, 0.0, elementwise.pow(safe, 1 / degree))
 
 
 @torch_names

@@ -208,14 +208,14 @@ ndtri = _in_f64(
 )
 
 
-@rounded_once
-def entr(x: Operand) -> Tensor:
-    """-x log(x), 0 at 0, -inf below."""
-    x = floats(x)
+def _entr64(x: Tensor) -> Tensor:
     positive = x > 0
     safe = e.where(positive, x, 1.0)
-    other = e.where(e.isnan(x), x, e.where(x < 0, -math.inf, e.where(positive, x, 0.0)))
+    other = e.where(e.isnan(x), x, e.where(x < 0, -math.inf, 0.0))
     return e.where(positive, -safe * e.log(safe), other)
+
+
+entr = _in_f64("entr", "-x log(x), 0 at 0, -inf below.", _entr64, lambda x: -1 - e.log(x))
 
 
 # ---- the gamma function

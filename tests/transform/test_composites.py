@@ -15,10 +15,10 @@ from rung.ops import activation, loss, normalization
 from rung.ops import attention as attention_module
 from rung.ops import linear as linear_module
 from rung.ops import softmax as softmax_op
-from rung.ops.activation import gelu, mish, relu, silu, softplus
+from rung.ops.activation import gelu, mish, relu, sigmoid, silu, softplus
 from rung.ops.attention import attention
 from rung.ops.linear import embedding, linear
-from rung.ops.loss import cross_entropy
+from rung.ops.loss import binary_cross_entropy, cross_entropy
 from rung.ops.normalization import (
     batch_norm,
     batch_norm_inference,
@@ -72,6 +72,7 @@ REPEATED: dict[str, Program] = {
     "group_norm": lambda: group_norm(
         param(0, (2, 4)), param(1, (4,)), param(1, (4,)), num_groups=2),
     "cross_entropy": lambda: cross_entropy(param(0, ROW), integers(1, ()), param(0, ROW)),
+    "binary_cross_entropy": lambda: binary_cross_entropy(*(sigmoid(param(0)),) * 2),
     "attention": lambda: attention(*(param(0, (2, 2, 3, 4)),) * 3),
     "attention_mask": lambda: attention(*(param(0, (1, 3, 3)),) * 4),
 }  # fmt: skip
