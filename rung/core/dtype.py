@@ -136,6 +136,13 @@ def weak_dtype(value: Scalar, other: DType) -> DType:
     return other if other.is_float else float32
 
 
+def weak_beside(own: DType, other: DType) -> DType:
+    """The dtype that what stands for a Python number, of dtype `own`, takes beside an operand of
+    dtype `other`: as `weak_dtype` has it for the number."""
+    order = {"b": 0, "u": 1, "i": 1, "f": 2}
+    return other if order[own.kind] <= order[other.kind] else own
+
+
 def fits(value: int, dtype: DType) -> bool:
     """Whether the Python integer `value` can be held by the integer type `dtype`."""
     if dtype.kind == "u":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from rung.core.errors import GraphError
 from rung.ir.node import (
@@ -71,6 +71,13 @@ def dependent(nodes: Iterable[Node], given: Iterable[Value]) -> set[Value]:
         if any(v in found for v in node.inputs):
             found.update(node.results)
     return found
+
+
+def reached(output: Value, given: Collection[Value]) -> list[Value]:
+    """The values of `given` that lead to `output`."""
+    nodes = between([output], given)
+    read = dict.fromkeys(v for n in nodes for v in n.inputs if v in given)
+    return [output] if output in given else list(read)
 
 
 def _name(v: Value, number: int) -> str:

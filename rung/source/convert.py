@@ -22,7 +22,7 @@ from typing import TypeVar
 
 from rung.core.errors import SourceError
 from rung.source.jumps import lower_jumps
-from rung.source.names import FreshNames, Liveness, changed_name, parameters, writes
+from rung.source.names import FreshNames, Liveness, changed_name, parameters, rebound, writes
 from rung.source.reading import Definition, in_scope
 from rung.source.state import Refusal, Site
 
@@ -228,7 +228,9 @@ class _Scope:
         file = self.converter.definition.file
         word = {ast.If: "if", ast.While: "while loop", ast.For: "for loop"}[type(s)]
         made = frozenset(self.converter.made)
-        self.converter.sites[name] = Site(file, word, tuple(names), writes([s]), made, refusal)
+        self.converter.sites[name] = Site(
+            file, word, tuple(names), writes([s]), made, refusal, rebound([s])
+        )
         return name
 
     def _body(

@@ -6,16 +6,16 @@ from __future__ import annotations
 import builtins
 import operator
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rung.core import dtype as dt
 from rung.core.errors import DTypeError, ShapeError, SourceError, TraceError
 from rung.core.source import Source
-from rung.source.state import Again, Carries, Constant, Guess, Paths, Site, Undefined, is_value
+from rung.source.state import Again, Carries, Guess, Paths, Site, Undefined, is_value, on_one_path
 from rung.tensor import elementwise as e
 from rung.tensor.control import branch, scan, while_loop
-from rung.tensor.operate import as_tensor
+from rung.tensor.operate import as_tensor, cast_weak
 from rung.tensor.shapes import reshape
 from rung.tensor.state import TensorState
 
@@ -76,15 +76,10 @@ class Flow:
     ) -> State:
         if site.refusal is not None:
             raise _refused(site)
-        if not site.names:
-            return ()
-        before, paths = Carries(site, state, self.guess), Paths(site, self.guess)
-        both = [lambda *ts, f=f: f(*before.variables(ts)) for f in (otherwise, then)]
+        paths = Paths(site, self.guess)
+        both = [lambda f=f: f(*on_one_path(state)) for f in (otherwise, then)]
         name, index = f"{site.kind} {then.__name__}", test.astype(dt.int32)
-        try:
-            found = branch(name, index, both, tuple(before.start()), paths.alike)
-        except Constant:
-            found = []
+        found = branch(name, index, both, (), paths.alike)
         return paths.variables(found)
 
     def choose(self, test: Any, then: Function, otherwise: Function) -> Any:
@@ -147,8 +142,7 @@ class Flow:
         self, site: Site, items: TensorRange, body: Function, state: State, flags: list[int],
         limit: int | None,
     ) -> State:  # fmt: skip
-        index = Site(site.file, site.kind, ("the index", *site.names), site.lines, site.made,
-                     site.refusal)  # fmt: skip
+        index = replace(site, names=("the index", *site.names))
         bounds = [x for x in (items.start, items.stop, items.step) if isinstance(x, TensorState)]
         dtype = bounds[0].dtype if bounds else dt.int64
         for t in bounds:
@@ -163,7 +157,7 @@ class Flow:
             return (i + items.step, *body(i, *now))
 
         step.__name__ = body.__name__
-        begin = (as_tensor(items.start).astype(dtype), *state)
+        begin = (cast_weak(as_tensor(items.start), dtype), *state)
         return self._graph_while(index, test, step, begin, limit)[1:]
 
     def _rest_of_range(
@@ -206,17 +200,15 @@ class Flow:
     def _settled(self, site: Site, state: State, run: Callable[[Carries], State]) -> State:
         """A loop, traced again where a number before it must have another dtype."""
         sure = False
-        for _ in builtins.range(4 + 2 * len(state)):
-            carries = Carries(site, state, self.guess)
-            guessing = carries.guesses and not sure
+        other: set[tuple[int, int]] = set()
+        for _ in builtins.range(4 + 3 * len(state)):
+            carries = Carries(site, state, self.guess, other)
+            carries.guessing = guessing = carries.guesses and not sure
             self.guess.open += guessing
             try:
-                found = run(carries)
-                if not guessing or self.guess.open > 1 or not self.guess.used:
-                    return found
-                sure = True  # the types do not come together: say where
+                return run(carries)
             except Again as again:
-                state = again.make()
+                state, sure = again.make(), sure or again.sure
             finally:
                 self.guess.open -= guessing
                 self.guess.used &= self.guess.open > 0

@@ -82,6 +82,17 @@ def _written(node: ast.AST, changes: bool) -> list[tuple[str, int]]:
     return found
 
 
+def rebound(nodes: Iterable[ast.AST]) -> Names:
+    """The names that are given another object: not by `x += y`, which a tensor does in place."""
+    in_place = {id(n.target) for s in nodes for n in ast.walk(s) if isinstance(n, ast.AugAssign)}
+    return frozenset(
+        n.id
+        for s in nodes
+        for n in ast.walk(s)
+        if isinstance(n, ast.Name) and not isinstance(n.ctx, ast.Load) and id(n) not in in_place
+    )
+
+
 def changed_name(node: ast.AST) -> str | None:
     """x where the node is `x[…]` to be stored, or a call of a method that changes x."""
     if isinstance(node, ast.Subscript) and not isinstance(node.ctx, ast.Load):

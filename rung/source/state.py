@@ -15,7 +15,7 @@ from rung.core.source import Source
 from rung.ir.types import TensorType
 from rung.tensor import tree
 from rung.tensor.creation import zeros
-from rung.tensor.operate import as_tensor, copied
+from rung.tensor.operate import as_tensor, cast_weak, common_dtype, copied, weakly
 from rung.tensor.state import TensorState
 
 
@@ -31,7 +31,8 @@ class Refusal:
 @dataclass(frozen=True)
 class Site:
     """A statement that may become a node: its variables, with the line that sets each last, and
-    those that only the transformation knows (`made`)."""
+    those that only the transformation knows (`made`), and those that are given another object
+    (`rebound`), not only updated in place."""
 
     file: str
     kind: str
@@ -39,6 +40,7 @@ class Site:
     lines: dict[str, int] = field(default_factory=dict)
     made: frozenset[str] = frozenset()
     refusal: Refusal | None = None
+    rebound: frozenset[str] = frozenset()
 
     def source(self, name: str) -> Source | None:
         """The line that sets a variable, if it is known."""
@@ -106,15 +108,24 @@ class Guess:
         """The dtype for two types that differ in their floats alone; None: that is an error."""
         if not self.open or a.shape != b.shape or not (a.dtype.is_float and b.dtype.is_float):
             return None
-        self.used = True
+        self.used = self.used or a.dtype is not b.dtype
         return dt.promote(a.dtype, b.dtype)
 
 
 # ---- two paths
 
 
-class Constant(Exception):
-    """No variable depends on which branch is taken."""
+def on_one_path(state: Sequence[Any]) -> tuple[Any, ...]:
+    """The variables for one of two paths: containers of its own, and arrays as tensors."""
+    parts = [flatten(x) for x in state]
+    return tuple(
+        tree.unflatten(kind, [x if _stays_python(x) else as_tensor(x) for x in leaves])
+        for leaves, kind in parts
+    )
+
+
+def _stays_python(x: Any) -> bool:
+    return not isinstance(x, np.ndarray | np.generic)
 
 
 class Paths:
@@ -136,8 +147,6 @@ class Paths:
                 self._constants.append(pair[0] if constant else _TENSOR)
                 for tensors, t in zip(found, () if constant else pair, strict=False):
                     tensors.append(t)
-        if not found[0]:
-            raise Constant
         return found
 
     def variables(self, tensors: Sequence[Any]) -> tuple[Any, ...]:
@@ -169,8 +178,9 @@ class Paths:
                 SourceError, name, f"is {b!r:.40} on one path and {a!r:.40} on the other",
                 "only tensors and numbers can depend on a tensor",
             )  # fmt: skip
-        dtype = common_weak(a, b)
-        x, y = as_tensor(a, _weak(a, dtype)), as_tensor(b, _weak(b, dtype))
+        x, y = weakly(a), weakly(b)
+        dtype = common_dtype((x, y))
+        x, y = (cast_weak(t, dtype) if t._weak else t for t in (x, y))
         if (wide := self.guess.together(x._type, y._type)) is not None:
             x, y = x.astype(wide), y.astype(wide)
         if x._type != y._type:
@@ -204,23 +214,6 @@ class Paths:
 _TENSOR = object()
 
 
-def common_weak(a: Any, b: Any) -> dt.DType | None:
-    """The dtype of a number beside a tensor, or of two numbers; None for two tensors."""
-    tensors = [x for x in (a, b) if isinstance(x, TensorState | np.ndarray)]
-    if len(tensors) == 2:
-        return None
-    if not tensors:
-        kinds = [dt.as_dtype(type(x)) if isinstance(x, bool | int | float) else
-                 dt.as_dtype(x.dtype) for x in (a, b)]  # fmt: skip
-        return dt.promote(*kinds)
-    number = b if tensors[0] is a else a
-    return dt.weak_dtype(number, as_tensor(tensors[0]).dtype)
-
-
-def _weak(x: Any, dtype: dt.DType | None) -> dt.DType | None:
-    return None if isinstance(x, TensorState) else dtype
-
-
 def _zeros(like: Any) -> Any:
     """Zeros in the place of a value that is never looked at."""
     leaves, structure = flatten(like)
@@ -229,7 +222,9 @@ def _zeros(like: Any) -> Any:
 
 def _zero(x: Any) -> Any:
     if isinstance(x, TensorState):
-        return zeros(x.shape, dtype=x.dtype)
+        found = zeros(x.shape, dtype=x.dtype)
+        found._weak = x._weak
+        return found
     return x if isinstance(x, bool | int | float) else x * 0
 
 
@@ -237,35 +232,47 @@ def _zero(x: Any) -> Any:
 
 
 class Again(Exception):
-    """A loop must be traced again, with other values of its variables before it."""
+    """A loop must be traced again, with other values of its variables before it, or without a
+    guess (`sure`)."""
 
-    def __init__(self, make: Callable[[], tuple[Any, ...]]) -> None:
+    def __init__(self, make: Callable[[], tuple[Any, ...]], sure: bool = False) -> None:
         self.make = make
+        self.sure = sure
 
 
 class Carries:
-    """The variables of a loop: tensors that are carried, and what stays as it is."""
+    """The variables of a loop: tensors that are carried, and what stays as it is. A tensor that a
+    body only updates in place stays what it is, and the loop updates it; `other` are the places of
+    those that an earlier trace has found to be given another object."""
 
-    def __init__(self, site: Site, state: Sequence[Any], guess: Guess) -> None:
+    def __init__(
+        self, site: Site, state: Sequence[Any], guess: Guess, other: set[tuple[int, int]]
+    ) -> None:
         self.site = site
         self.guess = guess
+        self.other = other
+        self.guessing = False
         self.state = tuple(state)
         self.parts = [flatten(x) for x in state]
         self.places = [
             (v, i)
             for v, (leaves, _) in enumerate(self.parts)
             for i, x in enumerate(leaves)
-            if is_value(x)
+            if is_value(x) and not self._stays(v, i, x)
         ]
+
+    def _stays(self, v: int, i: int, x: Any) -> bool:
+        plain = isinstance(x, TensorState) and not x._weak
+        return plain and self.site.names[v] not in self.site.rebound and (v, i) not in self.other
 
     @property
     def guesses(self) -> bool:
         """Whether a number before the loop may turn out to have another dtype."""
-        return any(isinstance(self.parts[v][0][i], bool | int | float) for v, i in self.places)
+        return any(weakly(self.parts[v][0][i])._weak for v, i in self.places)
 
     def start(self) -> list[Any]:
         """The tensors before the first iteration."""
-        return [as_tensor(self.parts[v][0][i]) for v, i in self.places]
+        return [weakly(self.parts[v][0][i]) for v, i in self.places]
 
     def variables(self, tensors: Sequence[Any]) -> tuple[Any, ...]:
         """The variables, with these tensors in their places."""
@@ -293,24 +300,29 @@ class Carries:
             for i, (old, x) in enumerate(zip(before, leaves, strict=True)):
                 if (v, i) in carried:
                     found[v, i] = self._leaf(v, i, name, old, x)
+                elif isinstance(old, TensorState) and old is not x:
+                    self.other.add((v, i))
+                    raise Again(lambda: self.state)
                 elif not (same(old, x) or isinstance(old, Undefined)):
                     self.site.fail(
                         SourceError, name, f"is {old!r:.40} before an iteration and {x!r:.40} "
                         "after it", "only tensors and numbers can change in a loop over tensors",
                     )  # fmt: skip
+        if self.guessing and self.guess.open == 1 and self.guess.used:
+            raise Again(lambda: self.state, sure=True)  # types do not come together: say where
         return [found[place] for place in self.places]
 
     def _leaf(self, v: int, i: int, name: str, old: Any, new: Any) -> Any:
         if not is_value(new):
             text = f"is a number or tensor before an iteration and {new!r:.40} after it"
             self.site.fail(SourceError, name, text, "keep it a tensor")
-        was = as_tensor(old)._type
-        if not isinstance(new, TensorState) and dt.weak_dtype(new, was.dtype) is was.dtype:
-            return as_tensor(new, was.dtype)
-        after = as_tensor(new)
-        weak = isinstance(old, bool | int | float) and after.dtype is not was.dtype
-        if weak and after.shape == () and dt.weak_dtype(old, after.dtype) is after.dtype:
-            raise Again(lambda: self._replaced(v, i, as_tensor(old, after.dtype)))
+        start, after = weakly(old), weakly(new)
+        was = start._type
+        if after._weak and dt.weak_beside(after.dtype, was.dtype) is was.dtype:
+            return cast_weak(after, was.dtype)
+        fits = dt.weak_beside(was.dtype, after.dtype) is after.dtype
+        if start._weak and after.dtype is not was.dtype and after.shape == () and fits:
+            raise Again(lambda: self._replaced(v, i, cast_weak(start, after.dtype, after._weak)))
         if self.guess.together(after._type, was) is not None and after._type != was:
             wide = dt.promote(after.dtype, was.dtype)
             if wide is was.dtype:

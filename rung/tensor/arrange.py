@@ -9,13 +9,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rung.core.errors import AxisError, ShapeError
+from rung.core import dtype as dt
+from rung.core.errors import AxisError, DTypeError, ShapeError
+from rung.ops.dynamic import dynamic_slice
+from rung.tensor import elementwise as e
 from rung.tensor import reductions as r
 from rung.tensor import shapes as s
 from rung.tensor.creation import zeros
 from rung.tensor.indexing import getitem
 from rung.tensor.operate import Operand, as_tensor, cast_to, common_dtype, one_axis
 from rung.tensor.sorting import sort, take
+from rung.tensor.state import TensorState, apply, state
 
 if TYPE_CHECKING:
     from rung.tensor.tensor import Tensor
@@ -149,14 +153,31 @@ def _equal_split(
 
 
 def narrow(x: Operand, dim: int, start: int | Operand, length: int) -> Tensor:
-    """`length` slices along `dim` from `start` on."""
+    """`length` slices along `dim` from `start` on, a number or a scalar tensor.
+
+    Inside `jit`, `vmap` and loops a tensor `start` is not known; the slice is moved so that it lies
+    inside where it would not."""
     x = as_tensor(x)
     place = one_axis("narrow", dim, x.ndim)
+    if isinstance(start, TensorState) and (state.trace is not None or state.mapping):
+        return _narrow_at(x, place, as_tensor(start), length)
     first = int(start)
     first += x.shape[place] if first < 0 else 0
     if not 0 <= first <= first + length <= x.shape[place]:
         raise ShapeError(f"narrow: {length} slices from {start} along dim {place} of {x._type}")
     return getitem(x, (*(slice(None),) * place, slice(first, first + length)))
+
+
+def _narrow_at(x: Tensor, dim: int, start: Tensor, length: int) -> Tensor:
+    """`narrow` from a start that is known when the program runs."""
+    if start.size != 1 or not start.dtype.is_integer:
+        raise DTypeError(f"narrow: start is {start._type}", fix="give a scalar integer")
+    count = x.shape[dim]
+    if not 0 <= length <= count:
+        raise ShapeError(f"narrow: {length} slices along dim {dim} of {x._type}")
+    first = start.reshape(()).astype(dt.int64)
+    first = e.where(first < 0, first + count, first)
+    return apply(lambda v, s: dynamic_slice(v, s, dims=(dim,), sizes=(length,)), x, first)
 
 
 def select(x: Operand, dim: int, index: int) -> Tensor:

@@ -68,7 +68,7 @@ def is_grad_enabled() -> bool:
 
 def detach(x: TensorState) -> Tensor:
     """A tensor of the same value through which no derivative passes."""
-    if x._buffer is not None and state.trace is None and x._trace is None:
+    if x._buffer is not None and state.trace is None and x._trace is None and not state.mapping:
         return new_tensor(buffer=x._buffer.private())
     return new_tensor(detached(raw_value(x)), depth=x._depth)
 

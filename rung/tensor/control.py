@@ -15,26 +15,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rung.core import dtype as dt
-from rung.core.errors import DTypeError, RungError, ShapeError, TraceError
-from rung.ir.node import Graph, Node, Value, make_graph, parameter, provenance
-from rung.ir.subgraph import between, dependent
+from rung.core.errors import DTypeError, RungError, ShapeError
+from rung.ir.node import Value, make_graph
+from rung.ir.subgraph import between, moved_values
 from rung.ir.types import TensorType
 from rung.ops import control
 from rung.ops.control import ScanAttrs, SwitchAttrs, WhileAttrs
-from rung.ops.gradient import stop_gradient
 from rung.tensor import tree
-from rung.tensor.leaf import DETACH, LEAF, TAG, Step, leaf_value, read_from_outside
-from rung.tensor.operate import as_tensor, copied
+from rung.tensor.bodies import Alike, Body, as_results, as_weak, settled, unflatten
+from rung.tensor.operate import as_tensor, cast_weak, copied
+from rung.tensor.random import advanced, offset
 from rung.tensor.shapes import concat
-from rung.tensor.state import (
-    TensorState,
-    graph_value,
-    mapping,
-    new_tensor,
-    raw_value,
-    stand_in,
-    state,
-)
+from rung.tensor.state import graph_value, mapping, raw_value, write
 
 if TYPE_CHECKING:
     from rung.tensor.tensor import Tensor
@@ -63,35 +55,51 @@ def scan(
     name = f"scan of {_name(function)}"
     steps = _tensors(xs)
     count = _length(name, steps, xs, length)
-    start = _tensors(init)
-    body = _Body(name)
-    carry = body.placeholders(start, init)
-    each = body.placeholders([_slice(x) for x in steps], xs, steps)
-    with mapping(body.holder):
-        made = function(carry, each)
-        if not isinstance(made, tuple) or len(made) != 2:
-            raise RungError(f"{name}: the function gives {made!r:.60}, not (carry, y)")
-        after = body.carried(made[0], start, init)
-        shown, structure = tree.flatten(made[1])
-        ys = [as_tensor(y) for y in shown]
-        graph, outside = body.graph([*after, *ys])
-    attrs = ScanAttrs(graph, count, len(outside), len(start), reverse)
-    operands = [*outside, *_graph_values([*start, *steps])]
-    results = body.tensors(control.scan.build(operands, attrs), [*after, *ys])
-    final = _unflatten(init, results[: len(start)])
-    return final, tree.unflatten(structure, results[len(start) :])
+
+    def run(start: list[Tensor]) -> tuple[Any, Any]:
+        body = Body(name)
+        with mapping(body.holder):
+            carry = body.placeholders(start, init)
+            each = body.placeholders([_slice(x) for x in steps], xs, steps)
+            made = function(carry, each)
+            if not isinstance(made, tuple) or len(made) != 2:
+                raise RungError(f"{name}: the function gives {made!r:.60}, not (carry, y)")
+            after = body.carried(made[0], start, init)
+            shown, structure = tree.flatten(made[1])
+            states = body.states()
+            kept = len(start) + len(states)
+            values = [raw_value(t) for t in (*after, *(as_tensor(y) for y in shown))]
+            values[len(start) : len(start)] = [p.value for p in states]
+            inputs = [*body.inputs[: len(start)], *(p.start for p in states)]
+            graph, outside, followed = body.graph(
+                values, [*inputs, *body.inputs[len(start) :]], kept
+            )
+            moved = [offset(p.value, p.start) for p in states]
+        attrs = ScanAttrs(graph, count, len(outside), kept, reverse)
+        operands = [*outside, *_graph_values(start), *(p.outer for p in states)]
+        found = control.scan.build([*operands, *_graph_values(steps)], attrs)
+        for n, (place, far) in enumerate(zip(states, moved, strict=True), len(start)):
+            ended = found[n] if far is None else advanced(place.outer, far * count)
+            write(place.tensor, ended, requires_grad=followed[n])
+        results = as_results(found, followed)
+        final = unflatten(init, as_weak(results, init))
+        return final, tree.unflatten(structure, results[kept:])
+
+    return settled(init, run)
 
 
 def fori_loop(lower: Any, upper: Any, function: Function, init: Any) -> Any:
-    """`carry = function(i, carry)` for i (a scalar i32) from `lower` to before `upper`.
+    """`carry = function(i, carry)` for i from `lower` to before `upper`: a scalar i64 that is weak,
+    as the integers of Python's `range` are, so that `x + i` has the dtype of x.
 
     With two Python ints the number of iterations is known, and the loop has a reverse derivative;
     otherwise it is a `while_loop`."""
-    if isinstance(lower, int) and isinstance(upper, int):
-        numbers = as_tensor(np.arange(lower, max(upper, lower), dtype=np.int32))
+    if isinstance(lower, int | np.integer) and isinstance(upper, int | np.integer):
+        numbers = as_tensor(np.arange(lower, max(upper, lower), dtype=np.int64))
+        numbers._range = True
         return scan(lambda carry, i: (function(i, carry), None), init, numbers)[0]
-    end = as_tensor(upper).astype(dt.int32)
-    first = as_tensor(lower).astype(dt.int32)
+    end = as_tensor(upper).astype(dt.int64)
+    first = cast_weak(as_tensor(lower), dt.int64)
     return while_loop(
         lambda pair: pair[0] < end,
         lambda pair: (pair[0] + 1, function(pair[0], pair[1])),
@@ -118,24 +126,38 @@ def while_loop(
     name = f"while_loop of {_name(function)}"
     if limit is not None and limit < 1:
         raise RungError(f"{name}: limit={limit}", fix="give 1 or more, or leave it out")
-    start = _tensors(init)
-    body = _Body(name)
-    carry = body.placeholders(start, init)
-    with mapping(body.holder):
-        asked = as_tensor(condition(_own(carry)))
-        if asked.shape != () or asked.dtype is not dt.bool_:
-            raise DTypeError(
-                f"{name}: the condition gives {asked.dtype}{list(asked.shape)}, not one bool",
-                fix="compare, and reduce arrays with all or any",
-            )
-        after = body.carried(function(carry), start, init)
-        whole, outside = body.graph([*after, asked])
-    step = make_graph(whole.name, whole.params, whole.outputs[:-1])
-    ask = make_graph(f"{whole.name}_condition", whole.params, whole.outputs[-1:])
-    attrs = WhileAttrs(ask, step, len(outside), limit or 0)
-    operands = [*outside, *_graph_values(start)]
-    results = body.tensors(control.while_loop.build(operands, attrs), after)
-    return _unflatten(init, results)
+
+    def run(start: list[Tensor]) -> Any:
+        body = Body(name)
+        with mapping(body.holder):
+            carry = body.placeholders(start, init)
+            asked = as_tensor(condition(_own(carry)))
+            if asked.shape != () or asked.dtype is not dt.bool_:
+                raise DTypeError(
+                    f"{name}: the condition gives {asked.dtype}{list(asked.shape)}, not one bool",
+                    fix="compare, and reduce arrays with all or any",
+                )
+            go_on = raw_value(asked)
+            again = {p.start: p.value for p in body.states()}
+            after = [raw_value(t) for t in body.carried(function(carry), start, init)]
+            states = body.states()
+            values = [*after, *(p.value for p in states), go_on]
+            inputs = [*body.inputs, *(p.start for p in states)]
+            whole, outside, followed = body.graph(values, inputs, len(inputs))
+            known = body.read(between(again.values(), ()))
+        step = make_graph(whole.name, whole.params, whole.outputs[:-1])
+        ask = make_graph(f"{whole.name}_condition", whole.params, whole.outputs[-1:])
+        attrs = WhileAttrs(ask, step, len(outside), limit or 0)
+        operands = [*outside, *_graph_values(start), *(p.outer for p in states)]
+        found = control.while_loop.build(operands, attrs)
+        # the condition is asked once more than the body is performed
+        known |= dict(zip(inputs, found, strict=True))
+        for place, follow in zip(states, followed[len(start) :], strict=False):
+            ended = moved_values([again.get(place.start, place.start)], known)[0]
+            write(place.tensor, ended, requires_grad=follow)
+        return unflatten(init, as_weak(as_results(found, followed), init))
+
+    return settled(init, run)
 
 
 # ---- branches
@@ -177,40 +199,45 @@ def branch(
     """`branches[index](*operands)` for an i32 in range. `alike` is given the results of all
     branches, and gives them with one structure and with the same types."""
     given = _tensors(operands)
-    body = _Body(name)
-    args = body.placeholders(given, operands)
-    made: list[list[Tensor]] = []
-    structure: tree.Structure | None = None
+    body = Body(name)
     with mapping(body.holder):
-        results = [b(*_own(args)) for b in branches]
-        for number, result in enumerate(results if alike is None else alike(results)):
-            leaves, kind = tree.flatten(result)
-            made.append([as_tensor(x) for x in leaves])
-            if structure is None:
-                structure = kind
-            elif kind != structure:
-                raise RungError(f"{name}: branch {number} gives {kind}, branch 0 {structure}")
-            _same_types(name, number, made[0], made[-1])
-        graph, outside = body.graph([t for leaves in made for t in leaves])
-    count = len(made[0])
+        args = body.placeholders(given, operands)
+        results: list[Any] = []
+        changed: list[dict[int, Value]] = []
+        for function in branches:
+            results.append(function(*_own(args)))
+            changed.append({id(p.tensor): p.value for p in body.states()})
+            body.rewind()
+        made = Alike(name, results if alike is None else alike(results))
+        states = body.states()
+        values = [
+            [
+                *(new[id(t)] if id(t) in new else raw_value(t) for t in leaves),
+                *(new.get(id(p.tensor), p.start) for p in states),
+            ]
+            for leaves, new in zip(made.tensors, changed, strict=True)
+        ]
+        inputs = [*body.inputs, *(p.start for p in states)]
+        whole, outside, followed = body.graph([v for some in values for v in some], inputs, 0)
+        num_results = len(made.tensors[0])
+        moved = [
+            {offset(some[n], p.start) for some in values} for n, p in enumerate(states, num_results)
+        ]
+    count = len(values[0])
+    if alike is not None and not count:
+        return made.tree([])
     graphs = tuple(
-        make_graph(f"{graph.name}_{n}", graph.params, graph.outputs[n * count : (n + 1) * count])
+        make_graph(f"{whole.name}_{n}", whole.params, whole.outputs[n * count : (n + 1) * count])
         for n in range(len(branches))
     )
-    values = [graph_value(index), *outside, *_graph_values(given)]
-    found = control.switch.build(values, SwitchAttrs(graphs))
-    each = [max(ts, key=lambda t: t._requires_grad) for ts in zip(*made, strict=True)]
-    assert structure is not None
-    return tree.unflatten(structure, body.tensors(found, each))
-
-
-def _same_types(name: str, number: int, first: list[Tensor], other: list[Tensor]) -> None:
-    for a, b in zip(first, other, strict=True):
-        if a._type != b._type:
-            raise ShapeError(
-                f"{name}: branch {number} gives {b._type} where branch 0 gives {a._type}",
-                fix="all branches give the same shapes and dtypes",
-            )
+    operand_values = [*outside, *_graph_values(given), *(p.outer for p in states)]
+    found = control.switch.build([graph_value(index), *operand_values], SwitchAttrs(graphs))
+    follow = [any(followed[k::count]) for k in range(count)]
+    for n, (place, far) in enumerate(zip(states, moved, strict=True), num_results):
+        known = next(iter(far)) if len(far) == 1 else None
+        ended = found[n] if known is None else advanced(place.outer, known)
+        write(place.tensor, ended, requires_grad=follow[n])
+    return made.tree(as_results(found[:num_results], follow))
 
 
 # ---- associative_scan
@@ -275,94 +302,6 @@ def _interleaved(even: Tensor, odd: Tensor, axis: int) -> Tensor:
     return concat([pairs.reshape(shape), _part(even, axis, count, 1)], axis=axis)
 
 
-# ---- bodies
-
-
-class _Body:
-    """The functions of one loop or branch, run on placeholders, and what they read."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.holder = Step(name)
-        self.inputs: list[Value] = []
-
-    def placeholders(
-        self, like: Sequence[Tensor | TensorType], whole: Any, tensors: Sequence[Tensor] = ()
-    ) -> Any:
-        """The tree `whole` with something that stands for any iteration in place of its leaves."""
-        made: list[Tensor] = []
-        for number, t in enumerate(like):
-            source = tensors[number] if isinstance(t, TensorType) else t
-            type = t if isinstance(t, TensorType) else t._type
-            value = leaf_value(self.holder, type)
-            self.inputs.append(value)
-            follow = source._requires_grad and state.grad_enabled
-            made.append(stand_in(value, requires_grad=follow))
-        return _unflatten(whole, made)
-
-    def carried(self, made: Any, start: Sequence[Tensor], init: Any) -> list[Tensor]:
-        """The carries after an iteration, checked against those before."""
-        leaves, structure = tree.flatten(made)
-        if structure != tree.flatten(init)[1]:
-            raise RungError(
-                f"{self.name}: the carry is {tree.flatten(init)[1]} before an iteration and "
-                f"{structure} after it",
-                fix="return a carry of the structure of init",
-            )
-        paths = tree.paths(structure)
-        found: list[Tensor] = []
-        for path, x, before in zip(paths, leaves, start, strict=True):
-            after = x if isinstance(x, TensorState) else as_tensor(x, before.dtype)
-            if after._type != before._type:
-                raise ShapeError(
-                    f"{self.name}: carry{path} is {before._type} before an iteration and "
-                    f"{after._type} after it",
-                    fix="a carry keeps its shape and dtype: cast init, or what is returned",
-                )
-            found.append(after)
-        return found
-
-    def graph(self, results: Sequence[Tensor]) -> tuple[Graph, list[Value]]:
-        """The functions as a graph with the parameters (what is read from outside…,
-        placeholders…), and the values from outside."""
-        values = [raw_value(t) for t in results]
-        nodes = between(values, self.inputs)
-        outside = read_from_outside(nodes, dependent(nodes, self.inputs), values)
-        given = [*outside, *self.inputs]
-        names = [f"outer{i}" for i in range(len(outside))]
-        names += [f"x{i}" for i in range(len(self.inputs))]
-        params = [
-            parameter(i, name, v.type) for i, (v, name) in enumerate(zip(given, names, strict=True))
-        ]
-        known = dict(zip(given, params, strict=True))
-        for node in between(values, known):
-            _rebuild(self.name, node, known)
-        title = self.name.rpartition(" ")[2]
-        return make_graph(title, params, [known[v] for v in values]), outside
-
-    def tensors(self, values: Sequence[Value], like: Sequence[Tensor]) -> list[Tensor]:
-        """The results as tensors, which follow gradients if those of an iteration do."""
-        return [
-            new_tensor(v, requires_grad=t._requires_grad) for v, t in zip(values, like, strict=True)
-        ]
-
-
-def _rebuild(name: str, node: Node, known: dict[Value, Value]) -> None:
-    """A node on the values of a body; what only pending graphs have becomes what it means."""
-    if node.op is LEAF:
-        raise TraceError(f"{name}: a tensor of another loop or trace is used in it")
-    inputs = [known[v] for v in node.inputs]
-    made: Sequence[Value]
-    if node.op is TAG:
-        made = inputs
-    elif node.op is DETACH:
-        made = (stop_gradient(inputs[0]),)
-    else:
-        with provenance(node.source):
-            made = node.op.build(inputs, node.attrs)
-    known.update((r, v) for r, v in zip(node.results, made, strict=True) if r not in known)
-
-
 # ---- trees
 
 
@@ -378,10 +317,6 @@ def _tensors(whole: Any) -> list[Tensor]:
 def _own(whole: Any) -> Any:
     """The tree with tensors of its own, which a function may update in place."""
     return tree.map(copied, whole)
-
-
-def _unflatten(like: Any, leaves: Sequence[Tensor]) -> Any:
-    return tree.unflatten(tree.flatten(like)[1], leaves)
 
 
 def _slice(x: Tensor) -> TensorType:

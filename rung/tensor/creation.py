@@ -163,7 +163,8 @@ def arange(
     dtype: object = None,
     device: object = None,
 ) -> Tensor:
-    """start, start + step, … before stop (`arange(stop)` begins at 0). Integers give i64."""
+    """start, start + step, … before stop (`arange(stop)` begins at 0). Integers give i64, and
+    what a loop takes of these is weak, as the integers of Python's `range` are."""
     check_device(device)
     if stop is None:
         start, stop = 0, start
@@ -173,7 +174,9 @@ def arange(
     whole = all(isinstance(n, int) for n in (start, stop, step))
     count = len(range(start, stop, step)) if whole else max(ceil((stop - start) / step), 0)
     kind = _dtype(dtype, dt.int64 if whole else dt.float32)
-    return new_tensor(_progression(start, step, count, kind))
+    made = new_tensor(_progression(start, step, count, kind))
+    made._range = whole and dtype is None
+    return made
 
 
 def _number(n: Any) -> Any:

@@ -221,7 +221,7 @@ def getitem(x: Tensor, index: object) -> Tensor:
 def _view(x: Tensor, items: Sequence[Item]) -> Tensor | None:
     """Whole rows of a computed tensor, in the same memory: no program is needed."""
     buffer = x._buffer
-    if buffer is None or state.trace is not None or x._requires_grad:
+    if buffer is None or state.trace is not None or state.mapping or x._requires_grad:
         return None
     offset, stride, size = 0, x.size, 1
     cut = False
@@ -362,7 +362,8 @@ def setitem(x: Tensor, index: object, y: Operand) -> None:
     begin_write(x)
     if _is_mask(index):
         mask = as_tensor(index)
-        if mask.ndim == 0 or is_scalar(y) or as_tensor(y).ndim == 0 or state.trace is not None:
+        traced = state.trace is not None or state.mapping
+        if mask.ndim == 0 or is_scalar(y) or as_tensor(y).ndim == 0 or traced:
             _write_masked(x, mask, y)
             return
     items = _normalized(x, index)

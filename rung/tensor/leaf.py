@@ -171,22 +171,73 @@ class Placeholder:
         self.what = what
 
 
+class Place:
+    """A tensor from outside within a function that runs for many values: what stands there for the
+    value that it has when the function begins, its value now, and that outside."""
+
+    __slots__ = ("followed", "looked", "outer", "spent", "start", "tensor", "value", "written")
+
+    def __init__(self, tensor: TensorState, start: Value, outer: Value) -> None:
+        self.tensor = tensor
+        self.start = self.value = start
+        self.outer = outer
+        self.followed = tensor._requires_grad
+        self.spent = tensor._spent
+        self.written = self.looked = False
+
+    def rewind(self) -> None:
+        """Give the place the value at the beginning, and the tensor what it has outside."""
+        self.value = self.start
+        if self.written:
+            self.tensor._requires_grad, self.tensor._spent = self.followed, self.spent
+            self.tensor._tag = None
+
+
 class Example(Placeholder):
     """What `vmap` puts in the place of a tensor for one example; `live` while the function runs,
-    within `level` such functions, itself counted."""
+    within `level` such functions, itself counted. `separate`: random generators have a place of
+    their own for each example."""
 
-    __slots__ = ("level", "live")
+    __slots__ = ("follow", "grads", "level", "live", "outer", "places", "separate")
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, what: str, separate: bool = False) -> None:
         super().__init__(what)
         self.live = True
         self.level = 0
+        self.separate = separate
+        self.follow = True
+        self.places: dict[int, Place] = {}
+        self.grads: dict[int, tuple[Any, Any]] = {}
+        self.outer: dict[int, Value] = {}
+
+    def keeps(self, tensor: TensorState) -> bool:
+        """Whether a tensor from outside has a place here, so that it may be updated."""
+        return self.separate and tensor._draws
+
+    def written(self) -> list[Place]:
+        """The tensors from outside that the function updates."""
+        return [p for p in self.places.values() if p.written]
+
+    def close(self) -> None:
+        """The function has run, or has failed: tensors from outside are what they were."""
+        self.live = False
+        for place in self.places.values():
+            place.rewind()
+            if not place.written:
+                self.outer[id(place.start.node.attrs)] = place.outer
+        self.places.clear()
+        for tensor, grad in self.grads.values():
+            tensor._grad = grad
+        self.grads.clear()
 
 
 class Step(Example):
     """What a loop or branch of a graph puts in the place of a tensor of any iteration."""
 
     __slots__ = ()
+
+    def keeps(self, tensor: TensorState) -> bool:
+        return True
 
 
 @dataclass(frozen=True, eq=False)

@@ -35,6 +35,11 @@ def is_scalar(x: object) -> bool:
     return isinstance(x, bool | int | float | np.generic)
 
 
+def is_number(x: object) -> bool:
+    """Whether x is a Python number."""
+    return isinstance(x, bool | int | float) and not isinstance(x, np.generic)
+
+
 def as_tensor(x: Operand, dtype: DType | None = None) -> Tensor:
     """x as a tensor: itself, an array as it is now, numbers in the default dtype of their kind (f32
     for floats)."""
@@ -170,9 +175,12 @@ def copied(x: Tensor) -> Tensor:
     """A tensor with the same value, updated independently; derivatives pass."""
     value = graph_value(x)
     tracked = x._requires_grad and state.grad_enabled
-    if x._buffer is not None and not tracked and state.trace is None:
-        return new_tensor(buffer=x._buffer.private())
-    return new_tensor(value, requires_grad=tracked, depth=x._depth)
+    if x._buffer is not None and not tracked and state.trace is None and not state.mapping:
+        made = new_tensor(buffer=x._buffer.private())
+    else:
+        made = new_tensor(value, requires_grad=tracked, depth=x._depth)
+    made._weak = x._weak
+    return made
 
 
 def cast_value(value: Value, dtype: DType) -> Value:
@@ -190,14 +198,47 @@ def cast_to(x: Tensor, dtype: DType | None) -> Tensor:
 def common_dtype(operands: Sequence[Operand]) -> DType:
     """The dtype that tensors and weak scalars have together."""
     found: DType | None = None
+    weak: list[DType] = []
     for x in operands:
         if isinstance(x, TensorState):
+            if x._weak:
+                weak.append(x._type.dtype)
+                continue
             found = x._type.dtype if found is None else dt.promote(found, x._type.dtype)
     for x in operands:
         if not isinstance(x, TensorState):
+            if weak:
+                weak.append(dt.as_dtype(type(x)))
+                continue
             found = dt.as_dtype(type(x)) if found is None else dt.weak_dtype(x, found)
+    if weak:
+        return _beside_weak(found, weak)
     assert found is not None
     return found
+
+
+def _beside_weak(found: DType | None, weak: Sequence[DType]) -> DType:
+    """The common dtype of `found` and of weak operands."""
+    for own in weak:
+        found = own if found is None else dt.weak_beside(own, found)
+    assert found is not None
+    state.weak_used = state.weak_used or any(own is not found for own in weak)
+    return found
+
+
+def cast_weak(x: Tensor, dtype: DType, weak: bool = True) -> Tensor:
+    """A tensor that stands for a Python number, as one of `dtype`."""
+    made = copied(cast_to(x, dtype))
+    made._weak = weak
+    return made
+
+
+def weakly(x: Operand) -> Tensor:
+    """x as a tensor; a Python number as one that takes the dtype of others beside it."""
+    made = as_tensor(x)
+    if is_number(x):
+        made._weak = True
+    return made
 
 
 def operands_of(given: Sequence[Operand]) -> list[Operand]:
@@ -246,7 +287,10 @@ def apply_together(
             ]
         )
 
-    return apply(together, *tensors)
+    made = apply(together, *tensors)
+    if tensors[0]._weak and len(tensors) == sum(t._weak for t in tensors):
+        made._weak = not made.dtype.is_bool
+    return made
 
 
 def scalar_value(name: str, x: Scalar, dtype: DType, shape: Shape = ()) -> Value:

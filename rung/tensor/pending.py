@@ -13,6 +13,7 @@ from weakref import ReferenceType, ref
 
 from rung.core.errors import TraceError
 from rung.ir.node import Value
+from rung.ir.subgraph import between, moved_values
 from rung.tensor.leaf import (
     LEAF,
     Buffer,
@@ -82,10 +83,13 @@ def _realize(value: Value, buffer: Buffer) -> None:
     _realized_refs[key] = ref(value, forget)
 
 
-def evaluate(wanted: TensorState | None = None) -> None:
+def evaluate(wanted: TensorState | None = None, alone: bool = False) -> None:
     """Compute all pending tensors of this thread that are alive. If that fails and `wanted` can be
-    computed alone, the others stay pending."""
+    computed alone, or where it is to be, the others stay pending."""
     with lock:
+        if wanted is not None and alone:
+            _run([wanted])
+            return
         targets = waiting()
         if wanted is not None and not any(t is wanted for t in targets):
             targets.append(wanted)
@@ -133,6 +137,10 @@ def _run(targets: Sequence[TensorState]) -> None:
 
 def _compute(targets: Sequence[TensorState]) -> None:
     linear = linearize([t._value for t in targets], _realized)  # type: ignore[misc]
+    if any(isinstance(h, Example) for h in linear.holders):
+        for tensor in targets:
+            tensor._value = _from_outside(tensor._value)
+        linear = linearize([t._value for t in targets], _realized)  # type: ignore[misc]
     _refuse_placeholders(linear)
     positions = _unique_outputs(linear)
     kept = [t._value if t.keeps_graph else None for t in targets]
@@ -158,6 +166,22 @@ def _settle(tensor: TensorState, buffer: Buffer, keep: bool) -> None:
     tensor._buffer = buffer
     tensor._written = None
     tensor._depth = 0
+
+
+def _from_outside(value: Value | None) -> Value:
+    """A value that was made in the body of a loop which has ended, of what the loop only read."""
+    assert value is not None
+    while True:
+        known: dict[Value, Value] = {}
+        for node in between([value], ()):
+            attrs = node.attrs
+            if isinstance(attrs, LeafAttrs) and isinstance(attrs.holder, Example):
+                outer = attrs.holder.outer.get(id(attrs))
+                if outer is not None:
+                    known[node.results[0]] = outer
+        if not known:
+            return value
+        value = moved_values([value], known)[0]
 
 
 def _refuse_placeholders(linear: Linear) -> None:

@@ -22,7 +22,7 @@ from rung.core.errors import DTypeError, ShapeError
 from rung.ir.node import Value
 from rung.ir.types import Shape
 from rung.ops import random as r
-from rung.ops.creation import constant, full
+from rung.ops.creation import ConstantAttrs, constant, full
 from rung.ops.elementwise import bitcast, cast, multiply, remainder
 from rung.ops.families import add
 from rung.ops.sorting import argsort
@@ -85,6 +85,7 @@ class Generator:
     def next_key(self) -> Tensor:
         """A new key. Several draws before anything is computed count from one base, so they do not
         wait for each other."""
+        self._draws._draws = True
         now = raw_value(self._draws)
         base = None if self._base is None else self._base()
         if base is None or self._last is None or self._last() is not now:
@@ -95,6 +96,28 @@ class Generator:
         write(self._draws, following)
         self._base, self._last = ref(base), ref(following)
         return apply(r.fold_in, self._key, drawn)
+
+
+def offset(value: Value, start: Value) -> int | None:
+    """How much an integer scalar `value` is more than `start`, if that is a constant."""
+    total = 0
+    while value is not start:
+        if value.node.op is not add or value.shape or not value.dtype.is_integer:
+            return None
+        a, b = (v.node.attrs for v in value.node.inputs)
+        if isinstance(b, ConstantAttrs):
+            value, total = value.node.inputs[0], total + int(b.value)
+        elif isinstance(a, ConstantAttrs):
+            value, total = value.node.inputs[1], total + int(a.value)
+        else:
+            return None
+    return total
+
+
+def advanced(value: Value, by: int) -> Value:
+    """`value` plus a constant, in its own dtype: too large numbers wrap around."""
+    wrapped = np.asarray(by % 2**64, np.uint64).astype(value.dtype.numpy).item()
+    return add(value, constant(value=wrapped, dtype=value.dtype))
 
 
 _global: list[Generator] = []

@@ -15,7 +15,7 @@ from rung.ops.creation import full
 from rung.ops.elementwise import add, less, where
 from rung.tensor.operate import Operand, as_tensor, cast_to, one_axis, torch_names
 from rung.tensor.shapes import broadcast_shapes, broadcast_to, reshape
-from rung.tensor.state import TensorState, apply, apply_many, buffer_of, state
+from rung.tensor.state import TensorState, apply, apply_many, buffer_of, is_updated_inside, state
 
 if TYPE_CHECKING:
     from rung.tensor.tensor import Tensor
@@ -60,8 +60,10 @@ def topk(x: Operand, k: int, axis: int = -1, largest: bool = True) -> tuple[Tens
 def known_array(x: TensorState) -> np.ndarray[Any, Any] | None:
     """The elements of a tensor that is not empty, if they are there already and few enough for a
     look at them to cost nothing."""
-    known = x._buffer is not None and state.trace is None
-    return buffer_of(x).array if known and 0 < x.size <= _CHECKED_SIZE else None
+    buffer = x._buffer
+    if buffer is None or state.trace is not None or not 0 < x.size <= _CHECKED_SIZE:
+        return None
+    return None if is_updated_inside(x) else buffer.array
 
 
 def checked_index(name: str, index: Operand, length: int) -> Tensor:

@@ -17,8 +17,19 @@ from rung.core.dtype import DType
 from rung.core.errors import GradientError, RungError, TraceError
 from rung.core.source import Source, user_source
 from rung.ir.node import Value, current_source, provenance
+from rung.ir.subgraph import moved_values, reached
 from rung.ir.types import Shape, TensorType
-from rung.tensor.leaf import LEAF, Buffer, Example, Placeholder, Step, Tag, detached, tagged
+from rung.tensor.leaf import (
+    LEAF,
+    Buffer,
+    Example,
+    Place,
+    Placeholder,
+    Tag,
+    detached,
+    leaf_value,
+    tagged,
+)
 from rung.tensor.linear import linearize
 from rung.tensor.pending import evaluate, leaked, lock, note_pending
 
@@ -33,27 +44,40 @@ does not grow one graph for ever."""
 
 class ThreadState(threading.local):
     """What this thread does: the trace it records into, whether gradients are followed, and how
-    many `vmap`s run a function for one example."""
+    many functions run for many values (`frames`, of which a derivative rule has none)."""
 
     trace: Trace | None = None
     grad_enabled: bool = True
     mapping: int = 0
+    frames: tuple[Example | None, ...] = ()
+    weak_used: bool = False
 
 
 state = ThreadState()
 
 
 @contextmanager
-def mapping(holder: Example) -> Iterator[None]:
-    """While a function runs on what stands for one of many values: compiled calls run as part of
-    it."""
-    state.mapping += 1
-    holder.level = state.mapping
+def framed(frames: tuple[Example | None, ...]) -> Iterator[None]:
+    """Within these functions that run for many values."""
+    before = state.frames
+    state.frames, state.mapping = frames, len(frames)
     try:
         yield
     finally:
-        state.mapping -= 1
-        holder.live = False
+        state.frames, state.mapping = before, len(before)
+
+
+@contextmanager
+def mapping(holder: Example) -> Iterator[None]:
+    """While a function runs on what stands for one of many values: compiled calls run as part of
+    it, and tensors from outside are read and updated at their places in `holder`."""
+    holder.follow = state.grad_enabled
+    with framed((*state.frames, holder)):
+        holder.level = state.mapping
+        try:
+            yield
+        finally:
+            holder.close()
 
 
 class TensorState:
@@ -73,6 +97,12 @@ class TensorState:
     _origin: int = 0
     _depth: int = 0
     _level: int = 0
+    _weak: bool = False
+    """It stands for a Python number: beside others it takes their dtype."""
+    _draws: bool = False
+    """It counts what a random generator has drawn."""
+    _range: bool = False
+    """Its elements are those of Python's `range`."""
 
     @property
     def shape(self) -> Shape:
@@ -138,19 +168,16 @@ def new_tensor(
     return tensor
 
 
-def stand_in(value: Value, requires_grad: bool = False) -> Tensor:
-    """A tensor for one of many values, which belongs to the function that will run on it."""
-    tensor = new_tensor(value, requires_grad=requires_grad)
-    tensor._level = state.mapping + 1
-    return tensor
-
-
 # ---- reading
 
 
 def raw_value(tensor: TensorState) -> Value:
     """The graph value that the tensor holds now; inside a trace, that of a tensor from outside is
-    what each call will find there."""
+    what each call will find there, and inside a loop what an iteration will."""
+    if state.mapping > tensor._level:
+        place = _place(tensor)
+        if place is not None:
+            return place.value
     trace = state.trace
     if tensor._trace is not trace:
         if tensor._trace is not None:
@@ -162,6 +189,41 @@ def raw_value(tensor: TensorState) -> Value:
         return value
     buffer = tensor._buffer
     return _settled_value(tensor) if buffer is None else buffer.leaf()
+
+
+def _places(tensor: TensorState) -> Iterator[tuple[Example, Place | None]]:
+    """The functions for many values that a tensor is from outside of, the innermost first, with the
+    place that it has there."""
+    frames = state.frames
+    for at in range(len(frames) - 1, tensor._level - 1, -1):
+        frame = frames[at]
+        if frame is None:
+            continue
+        if not frame.keeps(tensor):
+            yield frame, None
+            continue
+        found = frame.places.get(id(tensor))
+        if found is None:
+            enabled, state.grad_enabled = state.grad_enabled, frame.follow
+            try:
+                with framed(frames[:at]):
+                    outer = graph_value(tensor)
+            finally:
+                state.grad_enabled = enabled
+            found = Place(tensor, leaf_value(frame, tensor._type), outer)
+            frame.places[id(tensor)] = found
+        yield frame, found
+
+
+def _place(tensor: TensorState) -> Place | None:
+    return next((place for _, place in _places(tensor) if place is not None), None)
+
+
+def is_updated_inside(tensor: TensorState) -> bool:
+    """Whether a loop body that is being traced has updated a tensor from outside of it."""
+    if state.mapping <= tensor._level:
+        return False
+    return any(place is not None and place.written for _, place in _places(tensor))
 
 
 def _settled_value(tensor: TensorState) -> Value:
@@ -191,7 +253,7 @@ def graph_value(tensor: TensorState) -> Value:
     if not tensor._requires_grad:
         return value
     if tensor._is_leaf:
-        return _tagged(tensor, value) if state.grad_enabled else value
+        return _tagged(tensor, value) if state.grad_enabled else detached(value)
     if not state.grad_enabled:
         return detached(value)
     return tagged(value, Tag(freed=True)) if value.node.op is LEAF else value
@@ -210,15 +272,38 @@ def buffer_of(tensor: TensorState, what: str = "the value") -> Buffer:
     whose value depends on the call."""
     if state.trace is not None or tensor._trace is not None:
         _check_look(tensor, what)
+    if state.mapping:
+        _look_from_inside(tensor)
     buffer = tensor._buffer
     if buffer is None:
         with lock:
             if tensor._buffer is None:
                 _settled_value(tensor)
-                evaluate(tensor)
+                evaluate(tensor, alone=state.mapping > 0)
             buffer = tensor._buffer
         assert buffer is not None
     return buffer
+
+
+def _look_from_inside(tensor: TensorState) -> None:
+    """A look at a tensor while a function runs for many values: what no iteration changes has one
+    value, which is that outside. It must not be changed after that."""
+    for frame, place in _places(tensor):
+        if place is None:
+            continue
+        if place.written:
+            raise leaked(frame)
+        place.looked = True
+    if tensor._buffer is None and tensor._value is not None:
+        places = {p.start: p for f in state.frames if f is not None for p in f.places.values()}
+        while True:
+            known = {v: p.outer for v, p in places.items() if not p.written}
+            read = [places[v] for v in reached(tensor._value, known)]
+            if not read:
+                break
+            for place in read:
+                place.looked = True
+            tensor._value = moved_values([tensor._value], known)[0]
 
 
 def _check_look(tensor: TensorState, what: str) -> None:
@@ -293,10 +378,11 @@ def begin_write(tensor: TensorState, leaf: bool = False) -> None:
 
 
 def write(tensor: TensorState, value: Value, requires_grad: bool = False) -> None:
-    """Put `value` (of the tensor's type) into the tensor. Raises TraceError where that is the value
-    of one iteration or example, and the tensor is from outside of the loop or `vmap`."""
-    if state.mapping > tensor._level:
-        _check_from_outside(tensor, value)
+    """Put `value` (of the tensor's type) into the tensor; into its place in a loop where it is from
+    outside of that. Raises TraceError where it is the value of one example, and the tensor is from
+    outside of the `vmap`."""
+    if state.mapping > tensor._level and _written_inside(tensor, value, requires_grad):
+        return
     trace = state.trace
     if trace is not None and tensor._trace is not trace:
         trace.write(tensor, value)
@@ -315,12 +401,48 @@ def write(tensor: TensorState, value: Value, requires_grad: bool = False) -> Non
         note_pending(tensor)
 
 
-def _check_from_outside(tensor: TensorState, value: Value) -> None:
-    for holder in linearize([value], {}).holders:
-        if isinstance(holder, Example) and holder.live and holder.level > tensor._level:
-            one = "iteration" if isinstance(holder, Step) else "example"
+def _written_inside(tensor: TensorState, value: Value, requires_grad: bool) -> bool:
+    """Put a value into the place that a tensor from outside has in a loop, if there is one."""
+    for frame, place in _places(tensor):
+        if place is None:
+            _check_one_example(frame, tensor, value)
+            continue
+        if place.looked:
             raise TraceError(
-                f"a tensor {tensor._type} from outside is updated by what {holder.what} computes "
-                f"for one {one}",
-                fix="return the new value: a loop carries it, and vmap stacks it",
+                f"a tensor {tensor._type} from outside is updated in {frame.what}, which has "
+                "looked at its value",
+                fix="compute with it (where, cond) in place of a look, or look before the loop",
             )
+        place.value, place.written = value, True
+        tensor._tag = None
+        if not tensor._is_leaf:
+            tensor._requires_grad, tensor._spent = requires_grad, False
+        return True
+    return False
+
+
+def note_gradient(tensor: TensorState) -> None:
+    """To be called before `.grad` is set: what it was outside of a function for many values."""
+    for frame in state.frames[tensor._level :]:
+        if frame is not None:
+            frame.grads.setdefault(id(tensor), (tensor, tensor._grad))
+
+
+def check_gradients(frame: Example) -> None:
+    """To be called when a function for many values has run. Raises TraceError where it leaves
+    another `.grad` behind at a tensor from outside."""
+    for tensor, grad in frame.grads.values():
+        if tensor._grad is not grad:
+            raise TraceError(
+                f"{frame.what} sets .grad of a tensor {tensor._type} from outside",
+                fix="set it to None at the end of the body (zero_grad), or use rung.grad",
+            )
+
+
+def _check_one_example(frame: Example, tensor: TensorState, value: Value) -> None:
+    if any(holder is frame for holder in linearize([value], {}).holders):
+        raise TraceError(
+            f"a tensor {tensor._type} from outside is updated by what vmap of {frame.what} "
+            "computes for one example",
+            fix="return the new value: vmap stacks it",
+        )

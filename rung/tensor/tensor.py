@@ -52,6 +52,7 @@ from rung.tensor.state import (
     begin_write,
     buffer_of,
     graph_value,
+    note_gradient,
     raw_value,
     register_class,
     state,
@@ -77,6 +78,8 @@ def _updater(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     def method(self: Tensor, other: Operand) -> Tensor:
         if not isinstance(other, _KNOWN):
             return NotImplemented
+        if self._weak:  # a Python number is not updated, its name gets another
+            return function(self, other)
         return self._update(function, other)
 
     return method
@@ -434,6 +437,8 @@ class Tensor(Methods, TensorState):
         if trace is not None and self._trace is not trace:
             trace.set_grad(self, grad)
         else:
+            if state.mapping > self._level:
+                note_gradient(self)
             self._grad = grad
 
     backward = autograd.backward

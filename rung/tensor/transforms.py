@@ -14,25 +14,30 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rung.core.errors import AxisError, GradientError, ShapeError
+from rung.core.errors import AxisError, GradientError, RungError, ShapeError, TraceError
 from rung.ir.node import Value
 from rung.ir.types import Shape, TensorType
 from rung.ops.batching import from_front, with_axis
-from rung.ops.creation import full_like
+from rung.ops.broadcast import broadcasted
+from rung.ops.creation import full_like, iota
+from rung.ops.elementwise import multiply
+from rung.ops.families import add
 from rung.tensor import tree
 from rung.tensor.autograd import Primals, enable_grad, grad, jvp, settled_result, vjp
 from rung.tensor.creation import eye
 from rung.tensor.leaf import Example, leaf_value
 from rung.tensor.operate import as_tensor, one_axis
+from rung.tensor.random import advanced, offset
 from rung.tensor.shapes import moveaxis
 from rung.tensor.state import (
     TensorState,
+    check_gradients,
     graph_value,
     mapping,
     new_tensor,
     raw_value,
-    stand_in,
     state,
+    write,
 )
 from rung.transform.jvp import jvp_values
 from rung.transform.vmap import batch_values
@@ -49,7 +54,12 @@ Axes = Any
 
 
 def vmap(
-    function: Function, in_axes: Axes = 0, out_axes: Axes = 0, *, size: int | None = None
+    function: Function,
+    in_axes: Axes = 0,
+    out_axes: Axes = 0,
+    *,
+    size: int | None = None,
+    randomness: str = "different",
 ) -> Function:
     """A function that does for each example along an axis what `function` does for one.
 
@@ -58,16 +68,26 @@ def vmap(
     Named arguments are mapped along axis 0. `out_axes`: where the axis is put in the results.
     `size`: the number of examples, needed only where no argument is mapped.
 
-    The function runs once. Random numbers that it draws from the default generator are the same
-    for every example: pass keys as an argument for others. Raises AxisError and ShapeError for
-    axes that do not fit, TraceError where the function looks at a value of an example."""
+    The function runs once. `randomness` says what generators give in it: "different", each example
+    draws the numbers that it would draw in a Python loop over the examples, or "same", all draw
+    those of the first. Raises AxisError and ShapeError for axes that do not fit, TraceError where
+    the function looks at a value of an example, or where it depends on the example how many random
+    numbers are drawn (give keys as an argument then)."""
     name = getattr(function, "__name__", type(function).__name__)
+    if randomness not in ("different", "same"):
+        raise RungError(
+            f"vmap of {name}: randomness={randomness!r}", fix='give "different" or "same"'
+        )
 
     def mapped(*args: Any, **kwargs: Any) -> Any:
-        given = _Examples(name, args, kwargs, in_axes, size)
+        given = _Examples(name, args, kwargs, in_axes, size, randomness == "different")
         with mapping(given.holder):
-            result = function(*given.args, **given.kwargs)
-            return given.collected(result, out_axes)
+            given.enter()
+            made = given.values(function(*given.args, **given.kwargs))
+            drawn = given.drawn()
+        for tensor, ended in drawn:
+            write(tensor, ended)
+        return given.collected(made, out_axes)
 
     mapped.__name__ = f"vmap_{name}"
     return mapped
@@ -77,16 +97,31 @@ class _Examples:
     """The arguments of a mapped function, for one example and for all."""
 
     def __init__(
-        self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], axes: Axes, size: int | None
+        self,
+        name: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        axes: Axes,
+        size: int | None,
+        separate: bool,
     ) -> None:
         self.name = name
-        self.holder = Example(name)
+        self.holder = Example(name, separate)
         leaves, structure = tree.flatten((args, kwargs))
         wanted = self._axes(args, kwargs, axes)
         mapped = [self._mapped(x, a) for x, a in zip(leaves, wanted, strict=True)]
         self.size = self._common_size(mapped, wanted, structure, size)
         self.all: dict[Value, Value] = {}
-        inner = [x if t is None else self._one(t) for x, t in zip(leaves, mapped, strict=True)]
+        self._given = leaves, mapped, structure
+        self.values_of_all = [None if t is None else graph_value(t) for t in mapped]
+
+    def enter(self) -> None:
+        """Make the arguments for one example, within the function that runs on them."""
+        leaves, mapped, structure = self._given
+        inner = [
+            x if t is None or v is None else self._one(t, v)
+            for x, t, v in zip(leaves, mapped, self.values_of_all, strict=True)
+        ]
         self.args, self.kwargs = tree.unflatten(structure, inner)
 
     def _axes(self, args: tuple[Any, ...], kwargs: dict[str, Any], axes: Axes) -> list[Any]:
@@ -137,19 +172,42 @@ class _Examples:
             )
         return next(iter(sizes.values()))
 
-    def _one(self, tensor: Tensor) -> Tensor:
+    def _one(self, tensor: Tensor, value: Value) -> Tensor:
         """What stands for one example of a tensor."""
-        value = graph_value(tensor)
         example = leaf_value(self.holder, TensorType(tensor.dtype, tensor.shape[1:]))
         self.all[example] = value
-        return stand_in(example, requires_grad=tensor._requires_grad and state.grad_enabled)
+        return new_tensor(example, requires_grad=tensor._requires_grad and state.grad_enabled)
 
-    def collected(self, result: Any, axes: Axes) -> Any:
+    def values(self, result: Any) -> tuple[Any, list[Tensor], list[Value]]:
+        """The result for one example: as a tree, its tensors, and their values."""
+        tensors = [as_tensor(x) for x in tree.leaves(result)]
+        return result, tensors, [raw_value(t) for t in tensors]
+
+    def drawn(self) -> list[tuple[Any, Value]]:
+        """The counters of the generators that were drawn from, as they are after all examples:
+        each example begins where the one before ends. Raises TraceError where an example does not
+        always draw as much."""
+        check_gradients(self.holder)
+        found: list[tuple[Any, Value]] = []
+        for place in self.holder.places.values():
+            far = offset(place.value, place.start)
+            if far is None:
+                raise TraceError(
+                    f"vmap of {self.name}: how many random numbers are drawn is not the same for "
+                    "all examples",
+                    fix="give each example a key (random.split), or draw as much on all paths",
+                )
+            order = iota(shape=(self.size,), dim=0, dtype=place.start.dtype)
+            first = broadcasted(place.outer, (self.size,))
+            self.all[place.start] = add(first, scaled(order, far))
+            found.append((place.tensor, advanced(place.outer, far * self.size)))
+        return found
+
+    def collected(self, made: tuple[Any, list[Tensor], list[Value]], axes: Axes) -> Any:
         """The results for all examples."""
-        leaves, structure = tree.flatten(result)
+        result, tensors, values = made
+        structure = tree.flatten(result)[1]
         wanted = prefix_leaves(f"vmap of {self.name}: out_axes", axes, result)
-        tensors = [as_tensor(x) for x in leaves]
-        values = [raw_value(t) for t in tensors]
         found = batch_values(values, self.all, self.size)
         return tree.unflatten(
             structure,
@@ -170,6 +228,11 @@ class _Examples:
         wide = with_axis(value if batched is None else batched, batched is not None, self.size)
         place = one_axis(f"vmap of {self.name}: out_axes", axis, one.ndim + 1)
         return new_tensor(from_front(wide, place), requires_grad=one._requires_grad)
+
+
+def scaled(value: Value, by: int) -> Value:
+    """`value` times a whole number, in its dtype."""
+    return multiply(value, full_like(value, by))
 
 
 def prefix_leaves(what: str, prefix: Any, whole: Any) -> list[Any]:
