@@ -64,6 +64,12 @@ class Runnable:
             kept.append(buffer)
         return buffer
 
+    def __del__(self) -> None:
+        """Nobody keeps the buffers any more: who holds one, holds all that is counted."""
+        for kept in self._kept:
+            for buffer in kept or ():
+                buffer.kept = 0
+
     def run(
         self, inputs: Sequence[int], outputs: Sequence[int], steps: Sequence[Step]
     ) -> None:

@@ -4,6 +4,7 @@ computed before, and what is written through an export reaches one tensor alone.
 from __future__ import annotations
 
 import array as pyarray
+import gc
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,6 +16,7 @@ from rung import nn
 from rung.core.settings import configure
 from rung.data import DataLoader
 from rung.nn import functional as f
+from rung.tensor.programs import clear_programs
 
 torch = pytest.importorskip("torch")
 
@@ -300,3 +302,21 @@ def test_an_export_of_what_has_a_derivative_is_a_copy() -> None:
     torch.from_dlpack(y).fill_(9)
     (y * y).sum().backward()
     assert w.grad.tolist() == [8, 8, 8]
+
+
+def test_buffers_of_a_program_that_is_gone_are_not_written_over():
+    """What it kept ready for its next run is counted as what it is: held by these tensors alone."""
+    x = rung.asarray(np.zeros(3, np.float32))
+    state = x + 1
+    state.realize()
+    same = state.clone()
+    clear_programs()
+    gc.collect()
+
+    @rung.jit
+    def step():
+        state.assign(state * 2)
+
+    for _ in range(3):
+        step()
+    assert same.tolist() == [1, 1, 1] and state.tolist() == [8, 8, 8]
