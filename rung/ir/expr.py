@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import gcd
 from types import MappingProxyType
 from typing import ClassVar, Protocol
@@ -42,6 +42,19 @@ class Expr:
 
     def children(self) -> tuple[Expr, ...]:
         return ()
+
+    def __repr__(self) -> str:
+        text: dict[Expr, str] = {}
+        for e in postorder(self):
+            text[e] = _shallow_text(e, [text[c] for c in e.children()])
+        return text[self]
+
+
+def _has(name: str) -> Callable[[Expr], bool]:
+    return lambda e: hasattr(e, name)
+
+
+_HAS_LIMITS, _HAS_ORDER, _HAS_FREE, _HAS_READS = map(_has, ("_limits", "_order", "_free", "_reads"))
 
 
 class Var(Expr):
@@ -78,8 +91,6 @@ class Call(Expr):
     def children(self) -> tuple[Expr, ...]:
         return self.args
 
-    def __repr__(self) -> str:
-        return f"{self.op}({', '.join(map(repr, self.args))})"
 
 
 class Read(Expr):
@@ -94,10 +105,6 @@ class Read(Expr):
     def children(self) -> tuple[Expr, ...]:
         return self.index if self.guard is None else (*self.index, self.guard)
 
-    def __repr__(self) -> str:
-        name = f"${self.source}" if isinstance(self.source, int) else self.source.name
-        text = f"{name}[{', '.join(map(repr, self.index))}]"
-        return text if self.guard is None else f"guarded({text}, {self.guard!r})"
 
 
 def _bits(value: bool | int | float) -> object:
@@ -172,7 +179,8 @@ def bounds(e: Expr) -> tuple[int, int] | None:
     try:
         return e._limits
     except AttributeError:
-        e._limits = _bounds(e)
+        for x in postorder(e, known=_HAS_LIMITS):
+            x._limits = _bounds(x)
         return e._limits
 
 
@@ -238,26 +246,31 @@ def linear_terms(e: Expr) -> tuple[Mapping[Expr, int], int]:
 
 def _linear_terms(e: Expr) -> tuple[dict[Expr, int], int]:
     terms: dict[Expr, int] = {}
-
-    def walk(x: Expr, scale: int) -> int:
+    constant, stack = 0, [(e, 1)]
+    while stack:
+        x, scale = stack.pop()
         if isinstance(x, Const):
-            return scale * int(x.value)
-        if isinstance(x, Call) and x.op == "add":
-            return walk(x.args[0], scale) + walk(x.args[1], scale)
-        if isinstance(x, Call) and x.op == "subtract":
-            return walk(x.args[0], scale) + walk(x.args[1], -scale)
-        if isinstance(x, Call) and x.op == "multiply" and isinstance(x.args[1], Const):
-            return walk(x.args[0], scale * int(x.args[1].value))
-        terms[x] = terms.get(x, 0) + scale
-        return 0
-
-    constant = walk(e, 1)
+            constant += scale * int(x.value)
+        elif isinstance(x, Call) and x.op in ("add", "subtract"):
+            stack.append((x.args[1], scale if x.op == "add" else -scale))
+            stack.append((x.args[0], scale))
+        elif isinstance(x, Call) and x.op == "multiply" and isinstance(x.args[1], Const):
+            stack.append((x.args[0], scale * int(x.args[1].value)))
+        else:
+            terms[x] = terms.get(x, 0) + scale
     found = {t: c for t, c in terms.items() if c}
     return _recombine(found), constant
 
 
 def _recombine(terms: dict[Expr, int]) -> dict[Expr, int]:
     """Merge c*d*(x // d) + c*(x % d) into c*x."""
+    while (merged := _recombine_one(terms)) is not None:
+        terms = merged
+    return terms
+
+
+def _recombine_one(terms: dict[Expr, int]) -> dict[Expr, int] | None:
+    """`terms` with one pair merged, or None."""
     for t, c in terms.items():
         if not (isinstance(t, Call) and t.op == "remainder"):
             continue
@@ -271,30 +284,21 @@ def _recombine(terms: dict[Expr, int]) -> dict[Expr, int]:
                     continue
                 for k, v in inner.items():
                     merged[k] = merged.get(k, 0) + v * c
-                return _recombine({k: v for k, v in merged.items() if v})
-    return terms
+                return {k: v for k, v in merged.items() if v}
+    return None
 
 
 def order_key(e: Expr) -> str:
     """What terms are sorted by: the text of a small expression, a digest of a large one, whose
     text may be exponentially long because parts are shared."""
-    stack = [e]
-    while stack:
-        x = stack[-1]
-        missing = [c for c in x.children() if not hasattr(c, "_order")]
-        if missing:
-            stack.extend(missing)
-            continue
-        stack.pop()
-        if not hasattr(x, "_order"):
-            text = _shallow_text(x)
-            x._order = text if len(text) <= 160 else hashlib.sha256(text.encode()).hexdigest()
+    for x in postorder(e, known=_HAS_ORDER):
+        text = _shallow_text(x, [c._order for c in x.children()])
+        x._order = text if len(text) <= 160 else hashlib.sha256(text.encode()).hexdigest()
     return e._order
 
 
-def _shallow_text(x: Expr) -> str:
-    """The text of an expression, with the keys of its parts in place of their text."""
-    keys = [c._order for c in x.children()]
+def _shallow_text(x: Expr, keys: Sequence[str]) -> str:
+    """The text of an expression, given that of its parts."""
     if isinstance(x, Call):
         return f"{x.op}({', '.join(keys)})"
     if isinstance(x, Read):
@@ -475,11 +479,15 @@ def both(a: Expr | None, b: Expr | None) -> Expr | None:
 
 def conjuncts(guard: Expr | None) -> list[Expr]:
     """The parts that a guard asks to hold together; none where it is None."""
-    if guard is None:
-        return []
-    if isinstance(guard, Call) and guard.op == "logical_and":
-        return [part for a in guard.args for part in conjuncts(a)]
-    return [guard]
+    parts: list[Expr] = []
+    stack = [] if guard is None else [guard]
+    while stack:
+        x = stack.pop()
+        if isinstance(x, Call) and x.op == "logical_and":
+            stack.extend(reversed(x.args))
+        else:
+            parts.append(x)
+    return parts
 
 
 _INDEX_BUILDERS: dict[str, Callable[[Expr, Expr], Expr]] = {
@@ -519,27 +527,33 @@ def transform(e: Expr, leaf: Callable[[Expr], Expr | None]) -> Expr:
     """`e` with every sub-expression for which `leaf` returns a replacement replaced (top down, each
     shared sub-expression once)."""
     memo: dict[Expr, Expr] = {}
+    stack = [e]
+    opened: set[Expr] = set()  # those whose parts are done, or come before them on the stack
+    while stack:
+        x = stack[-1]
+        if x in memo:
+            stack.pop()
+        elif x in opened:
+            memo[x] = _with_parts(x, memo)
+        elif (new := leaf(x)) is not None:
+            memo[x] = new
+        else:
+            opened.add(x)
+            stack.extend(c for c in reversed(x.children()) if c not in memo)
+    return memo[e]
 
-    def walk(x: Expr) -> Expr:
-        done = memo.get(x)
-        if done is not None:
-            return done
-        new = leaf(x)
-        if new is None:
-            if isinstance(x, Call):
-                args = tuple(walk(a) for a in x.args)
-                new = x if args == x.args else rebuild(x, args)
-            elif isinstance(x, Read):
-                index = tuple(walk(i) for i in x.index)
-                guard = None if x.guard is None else walk(x.guard)
-                same = index == x.index and guard is x.guard
-                new = x if same else read(x.source, index, x.dtype, guard)
-            else:
-                new = x
-        memo[x] = new
-        return new
 
-    return walk(e)
+def _with_parts(x: Expr, new: Mapping[Expr, Expr]) -> Expr:
+    """`x` with each part replaced by what `new` says."""
+    if isinstance(x, Call):
+        args = tuple([new[a] for a in x.args])
+        return x if args == x.args else rebuild(x, args)
+    if isinstance(x, Read):
+        index = tuple([new[i] for i in x.index])
+        guard = None if x.guard is None else new[x.guard]
+        same = index == x.index and guard is x.guard
+        return x if same else read(x.source, index, x.dtype, guard)
+    return x
 
 
 def substitute(e: Expr, mapping: dict[Var, Expr]) -> Expr:
@@ -567,14 +581,34 @@ def walk(*roots: Expr) -> Iterator[Expr]:
         stack.extend(e.children())
 
 
+def postorder(*roots: Expr, known: Callable[[Expr], bool] | None = None) -> Iterator[Expr]:
+    """Every distinct sub-expression, parts before what is made of them; without what is `known`, as
+    each one is to be after it was given, and what occurs in that alone."""
+    closed: set[Expr] = set()
+    known = closed.__contains__ if known is None else known
+    stack = list(reversed(roots))
+    while stack:
+        e = stack[-1]
+        if known(e):
+            stack.pop()
+            continue
+        parts = [c for c in e.children() if not known(c)]
+        if parts:
+            stack.extend(reversed(parts))
+            continue
+        stack.pop()
+        closed.add(e)
+        yield e
+
+
 def free_variables(e: Expr) -> frozenset[Var]:
     """The loop variables that occur, found once for each expression."""
-    if isinstance(e, Var):
-        return frozenset((e,))
     try:
         return e._free
     except AttributeError:
-        e._free = frozenset().union(*map(free_variables, e.children()))
+        for x in postorder(e, known=_HAS_FREE):
+            own = (x,) if isinstance(x, Var) else ()
+            x._free = frozenset(own).union(*[c._free for c in x.children()])
         return e._free
 
 
@@ -583,7 +617,8 @@ def reads_data(e: Expr) -> bool:
     try:
         return e._reads
     except AttributeError:
-        e._reads = isinstance(e, Read) or any(map(reads_data, e.children()))
+        for x in postorder(e, known=_HAS_READS):
+            x._reads = isinstance(x, Read) or any(c._reads for c in x.children())
         return e._reads
 
 

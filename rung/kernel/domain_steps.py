@@ -305,11 +305,17 @@ def _condition_of(s: Stmt, buffer: Buffer) -> Expr | None:
 
 def _collect(e: Expr, buffer: Buffer, found: Callable[[Expr], None]) -> bool:
     """Whether `e` reads `buffer` only as what `where` picks; its conditions go to `found`."""
-    if isinstance(e, Read) and e.source is buffer:
-        return False
-    if isinstance(e, Call) and e.op == "where":
-        condition, picked, other = e.args
-        if isinstance(picked, Read) and picked.source is buffer:
-            found(condition)
-            return _collect(condition, buffer, found) and _collect(other, buffer, found)
-    return all(_collect(c, buffer, found) for c in e.children())
+    stack, seen = [e], {e}
+    while stack:
+        x = stack.pop()
+        if isinstance(x, Read) and x.source is buffer:
+            return False
+        parts = x.children()
+        if isinstance(x, Call) and x.op == "where":
+            condition, picked, other = x.args
+            if isinstance(picked, Read) and picked.source is buffer:
+                found(condition)
+                parts = (condition, other)
+        stack.extend(c for c in parts if c not in seen)
+        seen.update(parts)
+    return True

@@ -6,6 +6,7 @@ map with the operands' elements substituted. Reshapes of what is in memory are v
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 
@@ -22,6 +23,7 @@ from rung.ir.expr import (
     imod,
     imul,
     linear_terms,
+    postorder,
     raw_call,
     read,
     transform,
@@ -73,6 +75,10 @@ class Body:
     start: tuple[Var, Expr] | None = None
 
 
+_Place = tuple[Value, tuple[Expr, ...], Expr | None]
+"""A value, an index and a guard: one element."""
+
+
 class Elements:
     """Element expressions of a graph's values, given which values are in memory."""
 
@@ -80,7 +86,7 @@ class Elements:
         self._memory: dict[Value, Buffer] = {}
         self._owner: dict[Buffer, Value] = {}
         self._forms: dict[Node, LoopForm] = {}
-        self._memo: dict[tuple[Value, tuple[Expr, ...], Expr | None], Expr] = {}
+        self._memo: dict[_Place, Expr] = {}
 
     def store(self, value: Value) -> Buffer:
         """Put `value` in memory as a flat buffer."""
@@ -122,13 +128,40 @@ class Elements:
 
     def element(self, value: Value, index: tuple[Expr, ...], guard: Expr | None = None) -> Expr:
         """The element of `value` at `index`; nothing is read where `guard` is false."""
-        key = (value, index, guard)
-        found = self._memo.get(key)
+        return self._complete(lambda missing: self._known((value, index, guard), missing))
+
+    def inline(self, node: Node, e: Expr, bound: dict[Var, Expr]) -> Expr:
+        """A body of `node` with loop variables bound and operand reads replaced by elements."""
+        return self._complete(lambda missing: self._inlined(node, e, bound, None, missing))
+
+    def _complete(self, attempt: Callable[[list[_Place]], Expr]) -> Expr:
+        """What `attempt` gives once it names no element that is not known yet. These are made one
+        after the other, those that they read first."""
+        while True:
+            missing: list[_Place] = []
+            made = attempt(missing)
+            if not missing:
+                return made
+            while missing:
+                wanted = len(missing)
+                place = missing[-1]
+                found = place in self._memo or self._element(place, missing)
+                if len(missing) == wanted:
+                    if isinstance(found, Expr):
+                        self._memo[place] = found
+                    missing.pop()
+
+    def _known(self, place: _Place, missing: list[_Place]) -> Expr:
+        """An element that has been made; if it has not, `missing` says so and the result is not to
+        be used."""
+        found = self._memo.get(place)
         if found is None:
-            found = self._memo[key] = self._element(value, index, guard)
+            missing.append(place)
+            return const(0, place[0].type.dtype)
         return found
 
-    def _element(self, value: Value, index: tuple[Expr, ...], guard: Expr | None) -> Expr:
+    def _element(self, place: _Place, missing: list[_Place]) -> Expr:
+        value, index, guard = place
         buffer = self._memory.get(value)
         if buffer is not None:
             return read(buffer, (linearize(index, value.shape),), guard=guard)
@@ -137,25 +170,32 @@ class Elements:
         if not form.bodies or form.reduce or form.scan or form.write or form.opaque:
             raise LoweringError(f"{node.op.name}: cannot be inlined", source=node.source)
         bound = dict(zip(form.axes, index, strict=True))
-        body = self.inline(node, form.bodies[value.index], bound, guard)
+        body = self._inlined(node, form.bodies[value.index], bound, guard, missing)
         if guard is None or body is const(0, body.dtype):
             return body
         if isinstance(body, Read):  # reads under a guard are zero outside of it
             return body
         return raw_call("where", (guard, body, const(0, body.dtype)), body.dtype)
 
-    def inline(
-        self, node: Node, e: Expr, bound: dict[Var, Expr], guard: Expr | None = None
+    def _inlined(
+        self,
+        node: Node,
+        e: Expr,
+        bound: dict[Var, Expr],
+        guard: Expr | None,
+        missing: list[_Place],
     ) -> Expr:
-        """A body of `node` with loop variables bound and operand reads replaced by elements."""
-
         def leaf(x: Expr) -> Expr | None:
             if isinstance(x, Var):
                 return bound.get(x)
             if isinstance(x, Read) and isinstance(x.source, int):
+                before = len(missing)
                 index = tuple(transform(i, leaf) for i in x.index)
                 inner = None if x.guard is None else transform(x.guard, leaf)
-                return self.element(node.inputs[x.source], index, both(guard, inner))
+                if len(missing) > before:  # where it is read is not known yet
+                    return const(0, x.dtype)
+                place = (node.inputs[x.source], index, both(guard, inner))
+                return self._known(place, missing)
             return None
 
         return transform(e, leaf)
@@ -191,18 +231,4 @@ class Elements:
 
 def buffer_reads(*roots: Expr) -> tuple[Read, ...]:
     """Every distinct read of a buffer, in a fixed order."""
-    seen: dict[Expr, None] = {}
-    order: list[Read] = []
-
-    def visit(e: Expr) -> None:
-        if e in seen:
-            return
-        seen[e] = None
-        for c in e.children():
-            visit(c)
-        if isinstance(e, Read):
-            order.append(e)
-
-    for e in roots:
-        visit(e)
-    return tuple(order)
+    return tuple(e for e in postorder(*roots) if isinstance(e, Read))

@@ -15,7 +15,21 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from math import prod
 
-from rung.ir.expr import Call, Expr, Read, Var, bounds, imul, isub, linear_terms, substitute, walk
+from rung.ir.expr import (
+    Call,
+    Expr,
+    Read,
+    Var,
+    bounds,
+    imul,
+    isub,
+    linear_terms,
+    postorder,
+    reads_data,
+    substitute,
+    variables,
+    walk,
+)  # fmt: skip
 from rung.ir.node import PARAMETER, Graph, Node, Value, users
 from rung.kernel.bijection import invert
 from rung.kernel.element import Body, Elements, canonical, linearize
@@ -31,6 +45,16 @@ AMPLIFIED_COST = 4
 MOST_WRITTEN = 1000
 """Operations of an element that are written out within one expression; above that, the value is
 kept as if computing it again were dear."""
+MOST_DEEP = 48
+"""Operations one within the other that are written out within one expression; above that, the value
+is kept: in a register of the kernel, or in memory."""
+POSITION_DEPTH = 6
+"""What a position that is read from memory itself adds to the depth, beside its own."""
+MOST_OPERATIONS = 2000
+"""Operations of an element that share one kernel: machine code is made kernel by kernel, in a time
+that grows faster than the kernel does."""
+MOST_MOVES = 64
+"""Values made by movement alone through which readers of a value are looked for."""
 MIN_ROWS = 16
 """Rows that a group keeps at least (they are what the threads share), unless its work is small."""
 SMALL_WORK = 8192
@@ -71,6 +95,7 @@ class Group:
     binding: dict[Node, tuple[Expr, ...]] = field(default_factory=dict)
     position: dict[Value, Expr] = field(default_factory=dict)
     local_bytes: int = 0
+    operations: int = 0
 
 
 class Storage:
@@ -86,7 +111,10 @@ class Storage:
         self.read_often: set[Node] = set()
         self.long: set[Node] = set()  # kept, not written out wherever they are read
         self._written: dict[Node, int] = {}
+        self._written_deep: dict[Node, int] = {}
+        self.operations: dict[Node, int] = {}  # of an element of each stored node
         self._length: dict[Value, int] = {}
+        self._deep: dict[Value, int] = {}
         self._cost: dict[Value, int] = {}
         self._reads: dict[Value, frozenset[Value]] = {}
         for node in graph.nodes:
@@ -100,10 +128,10 @@ class Storage:
             self.elements.alias(node.results[0], node.inputs[0])
             self._inlined(node.results[0], 0, frozenset(node.inputs))
         elif is_map(node, self.elements) and not self._wants_storage(node):
-            length = self._inlined_length(node)
+            length, deep = self._inlined_length(node), self._inlined_depth(node)
             for value in node.results:
                 self._inlined(value, *self.inlined_cost(node))
-                self._length[value] = length
+                self._length[value], self._deep[value] = length, deep
         else:
             self._store(node)
 
@@ -118,9 +146,11 @@ class Storage:
         self.bodies[node] = body
         self.stored.append(node)
         self._written[node] = self._written_length(node, body)
-        if self._written[node] > MOST_WRITTEN:
+        self._written_deep[node] = self._written_depth(node, body)
+        self.operations[node] = sum(isinstance(x, Call) for x in walk(*body.exprs)) or 1
+        if self._written[node] > MOST_WRITTEN or self._written_deep[node] > MOST_DEEP:
             self.long.add(node)
-            self._written[node] = 1
+            self._written[node], self._written_deep[node] = 1, 0
         for value in node.results:
             self.elements.store(value)
             self._inlined(value, 0, frozenset((value,)))
@@ -146,6 +176,27 @@ class Storage:
             return 1
         return sum(_length_of(e, member) for e in body.exprs)
 
+    def _inlined_depth(self, node: Node) -> int:
+        """How many operations lie one within the other in an element of `node` with its operands
+        written out, at most."""
+
+        def operand(r: Read) -> int:
+            assert isinstance(r.source, int)
+            return self._deep.get(node.inputs[r.source], 0)
+
+        return max((_depth_of(e, operand) for e in self.elements.form(node).bodies), default=0)
+
+    def _written_depth(self, node: Node, body: Body) -> int:
+        """The same with the maps before it written out that are stored, but not kept."""
+
+        def member(r: Read) -> int:
+            assert isinstance(r.source, Buffer)
+            return self._written_deep.get(self.elements.owner(r.source).node, 0)
+
+        if not is_map(node, self.elements):
+            return 0
+        return max(_depth_of(e, member) for e in body.exprs)
+
     def _inlined(self, value: Value, cost: int, reads: frozenset[Value]) -> None:
         self._cost[value] = cost
         self._reads[value] = reads
@@ -164,7 +215,7 @@ class Storage:
         value = node.results[0]
         cost, reads = self.inlined_cost(node)
         readers = self.users[value]
-        if self._inlined_length(node) > MOST_WRITTEN:
+        if self._inlined_length(node) > MOST_WRITTEN or self._inlined_depth(node) > MOST_DEEP:
             return True
         if any(self.elements.form(user).opaque for user in readers):
             return True
@@ -180,12 +231,15 @@ class Storage:
 
     def _amplified(self, value: Value, size: int, cost: int, reads: int) -> bool:
         """Whether a reader, directly or through movement, reads each element many times."""
-        for user in self.users[value]:
-            if self._amplifies(user, size, cost, reads):
-                return True
-            moves = is_map(user, self.elements) and not self._own_cost(user)
-            if moves and any(self._amplified(r, size, cost, reads) for r in user.results):
-                return True
+        seen = {value}
+        stack = [value]
+        while stack and len(seen) <= MOST_MOVES:
+            for user in self.users[stack.pop()]:
+                if self._amplifies(user, size, cost, reads):
+                    return True
+                if is_map(user, self.elements) and not self._own_cost(user):
+                    stack.extend(r for r in user.results if r not in seen)
+                    seen.update(user.results)
         return False
 
     def _amplifies(self, user: Node, size: int, cost: int, reads: int) -> bool:
@@ -204,18 +258,29 @@ def _length_of(e: Expr, read_length: Callable[[Read], int]) -> int:
     """The operations of an expression written out as a tree. What is read at a position that is
     read itself has that position in it wherever it reads."""
     memo: dict[Expr, int] = {}
+    for x in postorder(e):
+        memo[x] = 0
+        if isinstance(x, Call):
+            memo[x] = 1 + sum(memo[a] for a in x.args)
+        elif isinstance(x, Read):
+            positions = [i for i in x.index if reads_data(i)]
+            memo[x] = max(1, sum(memo[i] for i in positions)) * read_length(x)
+    return memo[e]
 
-    def length(x: Expr) -> int:
-        if x not in memo:
+
+def _depth_of(e: Expr, read_depth: Callable[[Read], int]) -> int:
+    """The operations one within the other. Where a map is written out, the positions at which it is
+    read stand within what it reads."""
+    memo: dict[Expr, int] = {}
+    for x in postorder(e):
+        deep = max((memo[c] for c in x.children()), default=0)
+        if isinstance(x, Call):
+            memo[x] = 1 + deep
+        elif isinstance(x, Read):
+            memo[x] = deep + read_depth(x) + POSITION_DEPTH * any(map(reads_data, x.index))
+        else:
             memo[x] = 0
-            if isinstance(x, Call):
-                memo[x] = 1 + sum(length(a) for a in x.args)
-            elif isinstance(x, Read):
-                positions = [i for i in x.index if any(isinstance(y, Read) for y in walk(i))]
-                memo[x] = max(1, sum(length(i) for i in positions)) * read_length(x)
-        return memo[x]
-
-    return length(e)
+    return memo[e]
 
 
 class Grouping:
@@ -323,9 +388,12 @@ class Grouping:
         group.members.append(node)
         self.of[node] = group
         group.local_bytes += sum(r.type.nbytes for r in node.results)
+        group.operations += self.storage.operations[node]
 
     def _join(self, group: Group, node: Node, body: Body) -> bool:
         if body.form.opaque or body.form.write is not None:
+            return False
+        if group.operations + self.storage.operations[node] > MOST_OPERATIONS:
             return False
         if group.kind == "contract":
             return self._join_epilogue(group, node, body)
@@ -420,6 +488,8 @@ class Grouping:
             rows = group.rows if other.rows % group.rows == 0 else other.rows
             if group.rows % rows or other.rows % rows or rows < min(MIN_ROWS, group.rows):
                 continue
+            if group.operations + other.operations > MOST_OPERATIONS:
+                continue
             nbytes = group.local_bytes + other.local_bytes
             coarser = rows < min(MIN_ROWS, max(group.rows, other.rows))
             if coarser and not all(map(self._is_small, (*group.members, *other.members))):
@@ -443,6 +513,7 @@ class Grouping:
         group.members = sorted(group.members + other.members, key=order.__getitem__)
         group.rows = rows
         group.local_bytes += other.local_bytes
+        group.operations += other.operations
         for m in other.members:
             self.of[m] = group
         other.members = []
@@ -479,23 +550,30 @@ class Grouping:
 
     def ordered(self) -> list[Group]:
         """The groups that have members, producers first."""
-        alive = [g for g in self.groups if g.members]
         done: set[int] = set()
         order: list[Group] = []
-
-        def visit(g: Group) -> None:
-            if g.index in done:
-                return
-            done.add(g.index)
-            for m in g.members:
-                for p in sorted(self._producers(self.storage.bodies[m]), key=lambda p: p.index):
-                    if p is not g:
-                        visit(p)
-            order.append(g)
-
-        for g in alive:
-            visit(g)
+        stack = [g for g in reversed(self.groups) if g.members]
+        while stack:
+            g = stack[-1]
+            before = [] if g.index in done else self._before_group(g)
+            missing = [p for p in before if p.index not in done]
+            if missing:
+                stack.extend(reversed(missing))
+                continue
+            stack.pop()
+            if g.index not in done:
+                done.add(g.index)
+                order.append(g)
         return order
+
+    def _before_group(self, group: Group) -> list[Group]:
+        """The groups that `group` reads from."""
+        found: dict[int, Group] = {}
+        for m in group.members:
+            for p in sorted(self._producers(self.storage.bodies[m]), key=lambda p: p.index):
+                if p is not group:
+                    found[p.index] = p
+        return list(found.values())
 
 
 def bits(mask: int) -> Iterator[int]:
@@ -544,19 +622,9 @@ def batch_rows(body: Body) -> int:
     return rows
 
 
-def _vars_of(r: Read) -> set[Expr]:
+def _vars_of(r: Read) -> set[Var]:
     terms, _ = linear_terms(r.index[0])
-    found: set[Expr] = set()
-    for t in terms:
-        found |= {t} if isinstance(t, Var) else set(_deep_vars(t))
-    return found
-
-
-def _deep_vars(e: Expr) -> Iterator[Expr]:
-    if isinstance(e, Var):
-        yield e
-    for c in e.children():
-        yield from _deep_vars(c)
+    return variables(*terms)
 
 
 def contraction_bytes(body: Body) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import prod
 
 from rung.core import dtype as dt
@@ -63,7 +63,6 @@ class GroupNest:
         self.readers = readers
         self.level: dict[Node, int] = {}
         self.local: dict[Value, tuple[Buffer, Expr]] = {}  # buffer, position of its first element
-        self._memo: dict[Expr, Expr] = {}
         self._emitting: int = -1
         self._stored_here: dict[Value, tuple[Expr, int]] = {}
         self._length = 0  # of the loop within the row that is being written
@@ -89,17 +88,34 @@ class GroupNest:
     # ---- element expressions within the group
 
     def _resolve(self, e: Expr) -> Expr:
-        """`e` with reads of members' results replaced by local buffers or inlined bodies."""
-        self._memo = {}  # what is local or stored changes from one statement to the next
-        return self._resolved(e)
+        """`e` with reads of members' results replaced by local buffers or inlined bodies; each part
+        is looked at once, or a value that two others read would be written out twice for each of
+        them, and so on."""
+        done: dict[Expr, Expr] = {}  # what is local or stored changes from a statement to the next
+        stack = [e]
+        while stack:
+            x = stack[-1]
+            if x not in done:
+                missing: list[Expr] = []
+                made = self._attempt(x, done, missing)
+                if missing:  # made once these are
+                    stack.extend(reversed(missing))
+                    continue
+                done[x] = made
+            stack.pop()
+        return done[e]
 
-    def _resolved(self, e: Expr) -> Expr:
-        """A part of the expression that is being resolved; each read in it is looked at once, or a
-        value that two others read would be written out twice for each of them, and so on."""
+    def _attempt(self, e: Expr, done: dict[Expr, Expr], missing: list[Expr]) -> Expr:
+        """`e` resolved, if `done` has what it is made of; else `missing` gets that."""
+
+        def part(x: Expr) -> Expr:
+            found = done.get(x)
+            if found is None:
+                missing.append(x)
+                return x
+            return found
 
         def leaf(x: Expr) -> Expr | None:
-            if x in self._memo:
-                return self._memo[x]
             if not isinstance(x, Read) or not isinstance(x.source, Buffer):
                 return None
             if not self.storage.elements.owns(x.source):
@@ -107,14 +123,25 @@ class GroupNest:
             value = self.storage.elements.owner(x.source)
             if value.node not in self.inside:
                 return None
-            position = self._resolved(x.index[0])
-            guard = None if x.guard is None else self._resolved(x.guard)
-            found = self._memo[x] = self._member_read(value, x, position, guard)
-            return found
+            if x is not e:
+                return part(x)
+            before = len(missing)
+            position = part(x.index[0])
+            guard = None if x.guard is None else part(x.guard)
+            if len(missing) > before:
+                return x
+            return self._member_read(value, x, position, guard, part)
 
         return transform(e, leaf)
 
-    def _member_read(self, value: Value, r: Read, position: Expr, guard: Expr | None) -> Expr:
+    def _member_read(
+        self,
+        value: Value,
+        r: Read,
+        position: Expr,
+        guard: Expr | None,
+        part: Callable[[Expr], Expr],
+    ) -> Expr:
         node = value.node
         stored_here = self._stored_here.get(value) == (position, self._length)
         being_stored = self.level.get(node, 0) == self._emitting and self._is_map(node)
@@ -127,8 +154,7 @@ class GroupNest:
             return read(r.source, (position,), guard=guard)
         body = self.storage.bodies[node]
         bound = dict(zip(body.axes, delinearize(position, value.shape), strict=True))
-        element = self._resolved(substitute(body.exprs[value.index], bound))
-        return self._guarded(element, guard)
+        return self._guarded(part(substitute(body.exprs[value.index], bound)), guard)
 
     def _guarded(self, e: Expr, guard: Expr | None) -> Expr:
         """`e` where the guard holds, else 0; nothing is read where it does not."""

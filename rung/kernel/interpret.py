@@ -20,7 +20,7 @@ import numpy as np
 from rung.core import dtype as dt
 from rung.core.dtype import DType
 from rung.core.errors import IndexingError, LoweringError, ShapeError
-from rung.ir.expr import Call, Const, Expr, Read, Var
+from rung.ir.expr import Call, Const, Expr, Read, Var, postorder
 from rung.ir.op import NO_ATTRS, Op
 from rung.kernel.deps import carried
 from rung.kernel.loop import (
@@ -275,7 +275,7 @@ class Run:
     ) -> tuple[Array, tuple[Any, ...], Any] | None:
         """The array of a buffer, the positions that a statement writes there, and a mask of the
         iterations that do (True when there is one place and it is written)."""
-        array, parts = self.position(buffer, index, frame)
+        array, parts = self.position(buffer, [self.value(i, frame) for i in index])
         if shape or frame.batched or active is not None:
             shape = np.broadcast_shapes(shape, np.shape(active), *map(np.shape, parts))
         if not shape:
@@ -288,9 +288,7 @@ class Run:
         self.check(buffer, array, parts)
         return array, tuple(parts), chosen
 
-    def position(
-        self, buffer: Buffer, index: tuple[Expr, ...], frame: Frame
-    ) -> tuple[Array, list[Any]]:
+    def position(self, buffer: Buffer, index: list[Any]) -> tuple[Array, list[Any]]:
         held = self.storage.get(buffer)
         if held is None:
             raise LoweringError(f"{buffer!r} is neither a parameter nor allocated")
@@ -300,7 +298,7 @@ class Run:
             shape = [1] * self.rank
             shape[d] = n
             parts.append(np.arange(n).reshape(shape) if n > 1 else 0)
-        return held.array, parts + [self.value(i, frame) for i in index]
+        return held.array, parts + index
 
     def check(self, buffer: Buffer, array: Array, parts: Sequence[Any]) -> None:
         for d, (p, n) in enumerate(zip(parts, array.shape, strict=True)):
@@ -358,24 +356,23 @@ class Run:
     # -- expressions
 
     def value(self, e: Expr, frame: Frame) -> Any:
-        return self.evaluate(e, frame, {})
+        values: dict[Expr, Any] = {}
+        for x in postorder(e):
+            values[x] = self.evaluate(x, frame, values)
+        return values[e]
 
-    def evaluate(self, e: Expr, frame: Frame, memo: dict[Expr, Any]) -> Any:
+    def evaluate(self, e: Expr, frame: Frame, values: Mapping[Expr, Any]) -> Any:
+        """The value of `e` from those of its parts."""
         if isinstance(e, Const):
             return e.value if _is_index(e.dtype) else e.dtype.numpy.type(e.value)
         if isinstance(e, Var):
             if e not in frame.axes:
                 raise LoweringError(f"axis {e.name} is used outside of its loop")
             return frame.axes[e]
-        found = memo.get(e)
-        if found is None:
-            if isinstance(e, Read):
-                found = self.read(e, frame, memo)
-            else:
-                assert isinstance(e, Call)
-                found = self.call(e, [self.evaluate(a, frame, memo) for a in e.args])
-            memo[e] = found
-        return found
+        if isinstance(e, Read):
+            return self.read(e, frame, values)
+        assert isinstance(e, Call)
+        return self.call(e, [values[a] for a in e.args])
 
     def call(self, e: Call, args: list[Any]) -> Any:
         if _is_index_arithmetic(e):
@@ -387,12 +384,12 @@ class Run:
         result = function(e.dtype, [np.asarray(a) for a in args])
         return np.asarray(result, dtype=e.dtype.numpy)
 
-    def read(self, e: Read, frame: Frame, memo: dict[Expr, Any]) -> Any:
+    def read(self, e: Read, frame: Frame, values: Mapping[Expr, Any]) -> Any:
         assert isinstance(e.source, Buffer)
-        array, parts = self.position(e.source, e.index, frame)
+        array, parts = self.position(e.source, [values[i] for i in e.index])
         active = frame.mask
         if e.guard is not None:
-            active = frame.masked(self.evaluate(e.guard, frame, memo))
+            active = frame.masked(values[e.guard])
         if active is None or active is True:
             self.check(e.source, array, parts)
             return array[tuple(parts)]

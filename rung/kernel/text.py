@@ -28,6 +28,7 @@ from rung.ir.expr import (
     ifloordiv,
     imod,
     linear_terms,
+    postorder,
 )  # fmt: skip
 from rung.kernel.loop import (
     Accumulate,
@@ -80,23 +81,36 @@ def default_dtype(op: str, args: tuple[Expr, ...]) -> DType:
 
 def expr_text(e: Expr) -> str:
     """An expression as Python text."""
-    return _text(e)[0]
+    texts: Texts = {}
+    for x in postorder(e):
+        texts[x] = _text(x, texts)
+    return texts[e][0]
 
 
-def _text(e: Expr) -> tuple[str, int]:
-    """Text and binding strength."""
+Texts = dict[Expr, tuple[str, int]]
+"""Text and binding strength of the parts of an expression."""
+
+
+def _text(e: Expr, texts: Texts) -> tuple[str, int]:
+    """Text and binding strength, from those of the parts."""
     if isinstance(e, Var):
         return e.name, ATOM
     if isinstance(e, Const):
         return _const_text(e)
     if isinstance(e, Read):
-        return _read_text(e), ATOM
+        place = f"{source_name(e.source)}[{_listed(e.index, texts) or '()'}]"
+        guarded = place if e.guard is None else f"load({place}, guard={texts[e.guard][0]})"
+        return guarded, ATOM
     assert isinstance(e, Call)
-    return _linear_text(e) or _infix_text(e) or (_call_text(e), ATOM)
+    return _linear_text(e, texts) or _infix_text(e, texts) or (_call_text(e, texts), ATOM)
 
 
-def _at_least(e: Expr, strength: int) -> str:
-    text, own = _text(e)
+def _listed(parts: tuple[Expr, ...], texts: Texts) -> str:
+    return ", ".join(texts[p][0] for p in parts)
+
+
+def _at_least(e: Expr, strength: int, texts: Texts) -> str:
+    text, own = texts[e]
     return text if own >= strength else f"({text})"
 
 
@@ -113,25 +127,24 @@ def _const_text(e: Const) -> tuple[str, int]:
     return f"{e.dtype}({text})", ATOM
 
 
+def source_name(source: object) -> str:
+    """What is read: a buffer, or an operand by its number."""
+    return source.name if isinstance(source, Buffer) else f"operand({source})"
+
+
 def place_text(buffer: object, index: tuple[Expr, ...]) -> str:
     """`buffer[index]`"""
-    name = buffer.name if isinstance(buffer, Buffer) else f"operand({buffer})"
-    return f"{name}[{', '.join(map(expr_text, index)) or '()'}]"
+    return f"{source_name(buffer)}[{', '.join(map(expr_text, index)) or '()'}]"
 
 
-def _read_text(e: Read) -> str:
-    place = place_text(e.source, e.index)
-    return place if e.guard is None else f"load({place}, guard={expr_text(e.guard)})"
-
-
-def _linear_text(e: Call) -> tuple[str, int] | None:
+def _linear_text(e: Call, texts: Texts) -> tuple[str, int] | None:
     """Index arithmetic in canonical form, or None."""
     if e.dtype is not dt.int64 or e.op not in ("add", "multiply"):
         return None
     terms, constant = linear_terms(e)
     if e in terms or from_terms(terms, constant) is not e:
         return None
-    parts = [(c, _scaled(abs(c), t)) for t, c in terms.items()]
+    parts = [(c, _scaled(abs(c), t, texts)) for t, c in terms.items()]
     if constant:
         parts.append((constant, str(abs(constant))))
     parts.sort(key=lambda p: p[0] < 0)
@@ -141,29 +154,30 @@ def _linear_text(e: Call) -> tuple[str, int] | None:
     return text, SUM if rest else PRODUCT
 
 
-def _scaled(scale: int, term: Expr) -> str:
-    return _at_least(term, UNARY) if scale == 1 else f"{scale}*{_at_least(term, UNARY)}"
+def _scaled(scale: int, term: Expr, texts: Texts) -> str:
+    text = _at_least(term, UNARY, texts)
+    return text if scale == 1 else f"{scale}*{text}"
 
 
-def _infix_text(e: Call) -> tuple[str, int] | None:
+def _infix_text(e: Call, texts: Texts) -> tuple[str, int] | None:
     args = e.args
     if len(args) != 2:
         if e.op == "logical_not" and e.dtype.is_bool:
-            return f"not {_at_least(args[0], NOT)}", NOT
+            return f"not {_at_least(args[0], NOT, texts)}", NOT
         return None
     if e.op in COMPARISONS and e.dtype.is_bool:
-        left, right = _at_least(args[0], SUM), _at_least(args[1], SUM)
+        left, right = _at_least(args[0], SUM, texts), _at_least(args[1], SUM, texts)
         return f"{left} {COMPARISONS[e.op]} {right}", COMPARE
     if e.op in LOGIC and e.dtype.is_bool:
         word, strength = LOGIC[e.op]
-        right = _at_least(args[1], strength + 1)
-        return f"{_at_least(args[0], strength)} {word} {right}", strength
+        right = _at_least(args[1], strength + 1, texts)
+        return f"{_at_least(args[0], strength, texts)} {word} {right}", strength
     if e.op not in INFIX or not args[0].dtype is args[1].dtype is e.dtype:
         return None
     if e.dtype is dt.int64 and not _canonical_quotient(e):
         return None
     sign, strength = INFIX[e.op]
-    left, right = _at_least(args[0], strength), _at_least(args[1], strength + 1)
+    left, right = _at_least(args[0], strength, texts), _at_least(args[1], strength + 1, texts)
     return (f"{left} {sign} {right}" if strength == SUM else f"{left}{sign}{right}"), strength
 
 
@@ -176,9 +190,9 @@ def _canonical_quotient(e: Call) -> bool:
     return e.op == "remainder" and imod(e.args[0], int(divisor.value)) is e
 
 
-def _call_text(e: Call) -> str:
+def _call_text(e: Call, texts: Texts) -> str:
     name = e.op if default_dtype(e.op, e.args) is e.dtype else f"{e.op}[{e.dtype}]"
-    return f"{name}({', '.join(map(expr_text, e.args))})"
+    return f"{name}({_listed(e.args, texts)})"
 
 
 # ---- statements

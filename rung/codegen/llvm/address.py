@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from rung.ir.expr import Call, Const, Expr, Var, bounds, linear_terms
+from rung.ir.expr import Call, Const, Expr, Var, bounds, linear_terms, postorder
 
 Terms = tuple[tuple[Expr, int], ...]
 
@@ -121,17 +121,20 @@ def _bounded(fixed: Terms, offset: int, lanes: tuple[int, ...], varying: Terms) 
 
 def lane_values(e: Expr, lanes: Lanes) -> list[int] | None:
     """The value of an index expression in each lane, if it depends on nothing but the lane."""
-    if e is lanes.axis:
-        return list(range(lanes.width))
-    if isinstance(e, Const):
-        return [int(e.value)] * lanes.width
-    if not isinstance(e, Call) or e.op not in _EVALUATE or len(e.args) != 2:
-        return None
-    a, b = lane_values(e.args[0], lanes), lane_values(e.args[1], lanes)
-    if a is None or b is None or (e.op in ("floor_divide", "remainder") and 0 in b):
-        return None
-    f = _EVALUATE[e.op]
-    return [f(x, y) for x, y in zip(a, b, strict=True)]
+    values: dict[Expr, list[int]] = {}
+    for x in postorder(e):
+        if x is lanes.axis:
+            values[x] = list(range(lanes.width))
+        elif isinstance(x, Const):
+            values[x] = [int(x.value)] * lanes.width
+        elif isinstance(x, Call) and x.op in _EVALUATE and len(x.args) == 2:
+            a, b = (values[c] for c in x.args)
+            if x.op in ("floor_divide", "remainder") and 0 in b:
+                return None
+            values[x] = list(map(_EVALUATE[x.op], a, b))
+        else:
+            return None
+    return values[e]
 
 
 _EVALUATE: dict[str, Callable[[int, int], int]] = {

@@ -9,9 +9,6 @@ parallel loop to do. The work is in an inner function with one `noalias` paramet
 from __future__ import annotations
 
 import re
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 from rung.codegen.llvm.builder import Function, Param
@@ -41,7 +38,6 @@ from rung.kernel.loop import (
 from rung.kernel.prepare import phases as phases_of
 
 _LINE_BYTES = 64
-_RECURSION_LIMIT = 50_000
 
 
 @dataclass(frozen=True)
@@ -61,24 +57,12 @@ def lower_kernel(kernel: Kernel, target: Target, debug: bool = False) -> Lowered
     module = Module(target.attributes, target.enabled)
     offsets, scratch_bytes = _scratch_layout(kernel)
     phases: list[tuple[str, int]] = []
-    with _deep_recursion():
-        for phase in phases_of(kernel):
-            symbol = f"{_symbol(kernel.name)}_{len(phases)}"
-            _lower_phase(module, kernel, target, symbol, phase, offsets, debug)
-            phases.append((symbol, grid(phase)))
+    for phase in phases_of(kernel):
+        symbol = f"{_symbol(kernel.name)}_{len(phases)}"
+        _lower_phase(module, kernel, target, symbol, phase, offsets, debug)
+        phases.append((symbol, grid(phase)))
     text = _header(kernel) + module.text()
     return LoweredKernel(text, tuple(phases), scratch_bytes)
-
-
-@contextmanager
-def _deep_recursion() -> Iterator[None]:
-    """Long chains of fused ops are deep expressions."""
-    before = sys.getrecursionlimit()
-    sys.setrecursionlimit(max(before, _RECURSION_LIMIT))
-    try:
-        yield
-    finally:
-        sys.setrecursionlimit(before)
 
 
 def _symbol(name: str) -> str:

@@ -37,7 +37,9 @@ from rung.ir.expr import (
     Var,
     both,
     bounds,
+    conjuncts,
     isub,
+    postorder,
     read,
     rebuild,
     transform,
@@ -120,7 +122,9 @@ class ExprLowering:
         """The loop variables and buffers that the value of `e` depends on."""
         found = self._reach.get(e)
         if found is None:
-            found = self._reach[e] = self._find_reach(e)
+            for x in postorder(e, known=self._reach.__contains__):
+                found = self._reach[x] = self._find_reach(x)
+            assert found is not None
         return found
 
     def _find_reach(self, e: Expr) -> Reach:
@@ -128,7 +132,7 @@ class ExprLowering:
             return _NOTHING
         if isinstance(e, Var):
             return Reach(frozenset((e,)), frozenset())
-        parts = [self.reach(c) for c in e.children()]
+        parts = [self._reach[c] for c in e.children()]
         buffers = [p.buffers for p in parts]
         if isinstance(e, Read):
             buffers.append(frozenset((self.buffer_of(e),)))
@@ -152,18 +156,27 @@ class ExprLowering:
 
     def resolve(self, e: Expr) -> Expr:
         """`e` with the variables of unrolled loops replaced by their values."""
-        if not self.constants or isinstance(e, Const):
-            return e
-        variables = self.reach(e).variables
-        if variables.isdisjoint(self.constants):
-            return e
-        key = (e, *[c for v, c in self.constants.items() if v in variables])
-        found = self._unrolled.get(key)
+        found = self._known_value(e)
         if found is None:
-            found = self._unrolled[key] = self._resolve(e)
+            for x in postorder(e, known=lambda x: self._known_value(x) is not None):
+                found = self._unrolled[self._unrolled_key(x)] = self._resolve(x)
+            assert found is not None
         return found
 
+    def _unrolled_key(self, e: Expr) -> tuple[Expr, ...]:
+        variables = self.reach(e).variables
+        return (e, *[c for v, c in self.constants.items() if v in variables])
+
+    def _known_value(self, e: Expr) -> Expr | None:
+        """What `resolve` gives, if that has been found before or is `e` itself."""
+        if not self.constants or isinstance(e, Const):
+            return e
+        if self.reach(e).variables.isdisjoint(self.constants):
+            return e
+        return self._unrolled.get(self._unrolled_key(e))
+
     def _resolve(self, e: Expr) -> Expr:
+        """The same for an expression whose parts are known."""
         if isinstance(e, Var):
             return self.constants[e]
         if isinstance(e, Call):
@@ -176,6 +189,42 @@ class ExprLowering:
 
     def emit(self, e: Expr) -> Val:
         """The value of a resolved expression: a vector if it varies by lane, else a scalar."""
+        found = self._memo.get(e)
+        if found is not None:
+            return found
+        stack = [(e, False)]
+        while True:
+            x, in_lanes = stack[-1]
+            if x not in self._memo:
+                part = self._next_operand(x)
+                if part is not None:
+                    stack.append(part)
+                    continue
+            made = self.emit_lanes(x) if in_lanes else self._emit_one(x)
+            stack.pop()
+            if not stack:
+                return made
+
+    def _next_operand(self, e: Expr) -> tuple[Expr, bool] | None:
+        """The first operand that the code of `e` is going to use and that is not there yet, and
+        whether it has to be in all lanes."""
+        if not isinstance(e, Call):
+            return None
+        varies = self.varies(e)
+        if varies and e.op in _COMPARISONS and e.args[0].dtype is dt.int64:
+            return None  # perhaps lane numbers against one scalar
+        for a in e.args:
+            found = self._memo.get(a)
+            if found is None and not isinstance(a, Const):
+                return a, varies
+            if varies and found is not None and self.lanes is not None:
+                scalar = lanes_of(found.type) == 1
+                if scalar and ("splat", a) not in self._memo:
+                    return a, varies
+        return None
+
+    def _emit_one(self, e: Expr) -> Val:
+        """The value of an expression whose operands are there."""
         found = self._memo.get(e)
         if found is not None:
             return found
@@ -516,15 +565,6 @@ class ExprLowering:
         """Whether the machine loads lanes of this dtype from anywhere in one fast instruction."""
         wide = dtype_bytes(buffer.dtype.name) in (4, 8)
         return wide and self.target.has("avx512f") and not self.target.cpu.startswith("znver")
-
-
-def conjuncts(guard: Expr | None) -> list[Expr]:
-    """The parts that must all hold."""
-    if guard is None:
-        return []
-    if isinstance(guard, Call) and guard.op == "logical_and":
-        return [part for a in guard.args for part in conjuncts(a)]
-    return [guard]
 
 
 def num_elements(buffer: Buffer) -> int:
