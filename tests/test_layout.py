@@ -26,6 +26,28 @@ TOP = len(LAYERS)
 MAX_FILE_LINES = 600
 MAX_FUNCTION_LINES = 60
 MAX_SETTINGS = 20
+GRAPH_KINDS = {"Expr", "Read", "Call", "Value", "Node"}
+BOUNDED = {
+    "ir/expr.py:ifloordiv": "the divisor grows or falls at each step",
+    "ir/expr.py:imod": "the divisor falls at each step",
+    "ir/expr.py:compare": "the coefficients fall at each step",
+    "ir/node.py:make_node": "once, with the default attributes",
+    "ir/rule.py:match": "along a pattern",
+    "kernel/element.py:leaf": "reads within the position of a read of one op",
+    "kernel/group_nest.py:leaf": "a read within a position counts POSITION_DEPTH times",
+    "kernel/loop_steps.py:_with_extent": "along a loop nest",
+    "kernel/memory_steps.py:leaf": "a read within a position counts POSITION_DEPTH times",
+    "kernel/naming.py:leaf": "a read within a position counts POSITION_DEPTH times",
+    "kernel/reduce_steps.py:_retarget": "along a loop nest",
+    "kernel/rewrite.py:leaf": "a read within a position counts POSITION_DEPTH times",
+    "runtime/script.py:calls_host": "graphs within graphs",
+    "tensor/checkpoint.py:_has_product": "composites within composites",
+    "tensor/decompositions.py:_solved": "once for each kind of factor",
+    "tensor/picking.py:_added": "once, with the operands cast",
+    "transform/grad.py:vjp_node": "composites within composites",
+}
+"""Functions over expressions and nodes that call themselves, and what bounds how deep. The length
+of a graph never does: such functions have a stack of their own."""
 CODE = {tokenize.OP, tokenize.NAME, tokenize.NUMBER, tokenize.STRING}
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -176,6 +198,30 @@ def test_functions_are_short() -> None:
         for f in functions(m)
     ]
     fail_with([f"{p}:{at} {f}: {n} lines" for p, at, f, n in sizes if n > MAX_FUNCTION_LINES])
+
+
+def calls_itself(f: Function) -> bool:
+    """Whether a function calls itself by name, or passes itself to what it calls."""
+    for call in (n for n in ast.walk(f) if isinstance(n, ast.Call)):
+        names = [n for n in (call.func, *call.args) if isinstance(n, ast.Name)]
+        methods = [call.func.attr] if isinstance(call.func, ast.Attribute) else []
+        own = isinstance(call.func, ast.Attribute) and ast.unparse(call.func.value) == "self"
+        if f.name in (*(n.id for n in names), *(methods if own else ())):
+            return True
+    return False
+
+
+def test_no_recursion_over_graphs_and_expressions() -> None:
+    """Python's stack is short, graphs are long."""
+    found = []
+    for m in modules():
+        for f in functions(m):
+            given = [a.annotation for a in f.args.args if a.annotation is not None]
+            kinds = {n.id for a in given for n in ast.walk(a) if isinstance(n, ast.Name)}
+            place = f"{m.path.relative_to(ROOT)}:{f.name}"
+            if kinds & GRAPH_KINDS and calls_itself(f) and place not in BOUNDED:
+                found.append(f"{place} calls itself")
+    fail_with(found)
 
 
 def test_what_is_public_has_a_docstring() -> None:

@@ -55,6 +55,8 @@ MOST_OPERATIONS = 2000
 that grows faster than the kernel does."""
 MOST_MOVES = 64
 """Values made by movement alone through which readers of a value are looked for."""
+MOST_REDUCTIONS = 24
+"""Reductions and cumulative operations, each with a loop of its own, that share one kernel."""
 MIN_ROWS = 16
 """Rows that a group keeps at least (they are what the threads share), unless its work is small."""
 SMALL_WORK = 8192
@@ -96,6 +98,7 @@ class Group:
     position: dict[Value, Expr] = field(default_factory=dict)
     local_bytes: int = 0
     operations: int = 0
+    reductions: int = 0
 
 
 class Storage:
@@ -389,11 +392,14 @@ class Grouping:
         self.of[node] = group
         group.local_bytes += sum(r.type.nbytes for r in node.results)
         group.operations += self.storage.operations[node]
+        group.reductions += not is_map(node, self.storage.elements)
 
     def _join(self, group: Group, node: Node, body: Body) -> bool:
         if body.form.opaque or body.form.write is not None:
             return False
         if group.operations + self.storage.operations[node] > MOST_OPERATIONS:
+            return False
+        if group.reductions >= MOST_REDUCTIONS and not is_map(node, self.storage.elements):
             return False
         if group.kind == "contract":
             return self._join_epilogue(group, node, body)
@@ -490,6 +496,8 @@ class Grouping:
                 continue
             if group.operations + other.operations > MOST_OPERATIONS:
                 continue
+            if group.reductions + other.reductions > MOST_REDUCTIONS:
+                continue
             nbytes = group.local_bytes + other.local_bytes
             coarser = rows < min(MIN_ROWS, max(group.rows, other.rows))
             if coarser and not all(map(self._is_small, (*group.members, *other.members))):
@@ -514,6 +522,7 @@ class Grouping:
         group.rows = rows
         group.local_bytes += other.local_bytes
         group.operations += other.operations
+        group.reductions += other.reductions
         for m in other.members:
             self.of[m] = group
         other.members = []

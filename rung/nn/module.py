@@ -132,16 +132,19 @@ class Module:
 
     def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
         """This module (named `prefix`) and all inside it, each once."""
-        return self._walk(prefix, set())
+        return self._walk(prefix, unique=True)
 
-    def _walk(self, prefix: str, seen: set[int] | None) -> Iterator[tuple[str, Module]]:
-        if seen is not None:
-            if id(self) in seen:
-                return
-            seen.add(id(self))
-        yield prefix, self
-        for name, module in self._own(MODULE):
-            yield from module._walk(f"{prefix}.{name}" if prefix else name, seen)
+    def _walk(self, prefix: str, unique: bool) -> Iterator[tuple[str, Module]]:
+        seen: set[int] = set()
+        stack: list[tuple[str, Module]] = [(prefix, self)]
+        while stack:
+            path, module = stack.pop()
+            if unique and id(module) in seen:
+                continue
+            seen.add(id(module))
+            yield path, module
+            inner = [(f"{path}.{n}" if path else n, m) for n, m in module._own(MODULE)]
+            stack.extend(reversed(inner))
 
     def modules(self) -> Iterator[Module]:
         """This module and all inside it, each once."""
@@ -151,7 +154,7 @@ class Module:
         self, prefix: str, roles: Sequence[str], unique: bool
     ) -> Iterator[tuple[str, Tensor]]:
         found: set[int] = set()
-        for path, module in self._walk(prefix, set() if unique else None):
+        for path, module in self._walk(prefix, unique):
             for name, tensor in module._own(*roles):
                 if unique and id(tensor) in found:
                     continue
@@ -181,7 +184,7 @@ class Module:
 
     def get_submodule(self, path: str) -> Module:
         """The module of this dotted name. Raises RungError if there is none."""
-        found = dict(self._walk("", None)).get(path)
+        found = dict(self._walk("", unique=False)).get(path)
         if found is None:
             raise RungError(f"{type(self).__name__} has no module {path!r}")
         return found
@@ -260,9 +263,13 @@ class Module:
 
     def apply(self, function: Callable[[Module], object]) -> Self:
         """Call `function` with each module, inner ones first."""
-        for module in self.children():
-            module.apply(function)
-        function(self)
+        outer_first: list[Module] = []
+        stack: list[Module] = [self]
+        while stack:
+            outer_first.append(stack.pop())
+            stack.extend(outer_first[-1].children())
+        for module in reversed(outer_first):
+            function(module)
         return self
 
     def to(self, dtype: object) -> Self:
@@ -331,13 +338,25 @@ class Module:
         return ""
 
     def __repr__(self) -> str:
-        inner = [f"({name}): {module!r}" for name, module in self.named_children()]
-        extra = self.extra_repr()
-        if not inner:
-            return f"{type(self).__name__}({extra})"
-        lines = "\n".join([extra, *inner] if extra else inner)
-        indented = "\n".join("  " + line for line in lines.split("\n"))
-        return f"{type(self).__name__}(\n{indented}\n)"
+        lines: list[str] = []
+        stack: list[tuple[int, str, Module | None]] = [(0, "", self)]
+        while stack:
+            depth, start, module = stack.pop()
+            text = start
+            if module is not None:
+                own = type(module).__repr__ is Module.__repr__
+                extra = module.extra_repr() if own else ""
+                inner = list(module.named_children()) if own else []
+                if inner:
+                    text += f"{type(module).__name__}("
+                    stack.append((depth, ")", None))
+                    named = [(depth + 1, f"({name}): ", child) for name, child in inner]
+                    stack.extend(reversed(named))
+                    stack.extend([(depth + 1, extra, None)] if extra else [])
+                else:
+                    text += f"{type(module).__name__}({extra})" if own else repr(module)
+            lines.extend("  " * depth + line for line in text.split("\n"))
+        return "\n".join(lines)
 
 
 watchers: Final[list[Callable[[Module, Any], None]]] = []
