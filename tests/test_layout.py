@@ -40,6 +40,7 @@ BOUNDED = {
     "kernel/naming.py:leaf": "a read within a position counts POSITION_DEPTH times",
     "kernel/reduce_steps.py:_retarget": "along a loop nest",
     "kernel/rewrite.py:leaf": "a read within a position counts POSITION_DEPTH times",
+    "ops/elementwise.py:quotient": "seven levels",
     "runtime/script.py:calls_host": "graphs within graphs",
     "tensor/checkpoint.py:_has_product": "composites within composites",
     "tensor/decompositions.py:_solved": "once for each kind of factor",
