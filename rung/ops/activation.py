@@ -12,6 +12,7 @@ from rung.core.errors import RungError
 from rung.ir.node import Value
 from rung.ops.composite import composite, composite_with_jvp
 from rung.ops.elementwise import (
+    absolute,
     divide,
     greater,
     greater_equal,
@@ -124,6 +125,19 @@ def gelu(x: Value, *, approximate: str = "none") -> Value:
     else:
         raise RungError(f"gelu: approximate={approximate!r}", fix='give "none" or "tanh"')
     return as_type(multiply(times(w, 0.5), phi), x.dtype)
+
+
+def _softsign_jvp(x: Value, y: Value, dx: Value) -> Value:
+    size = plus(absolute(wide(x)), 1.0)
+    return as_type(divide(divide(wide(dx), size), size), x.dtype)
+
+
+@composite_with_jvp(_softsign_jvp)
+def softsign(x: Value) -> Value:
+    """x / (1 + |x|)."""
+    require_float("softsign", "x", x)
+    w = wide(x)
+    return as_type(divide(w, plus(absolute(w), 1.0)), x.dtype)
 
 
 @composite

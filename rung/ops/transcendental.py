@@ -298,10 +298,16 @@ atan: Op = unary(
     "atan",
     np.arctan,
     "Arc tangent in [-pi/2, pi/2].",
-    derivative=lambda x, y, dx: divide(dx, plus(square(x), 1)),
+    derivative=lambda x, y, dx: _over_one_plus_square(dx, x),
     flops=25,
     facts=Facts(monotone=1),
 )
+
+
+def _over_one_plus_square(dx: Value, x: Value) -> Value:
+    """dx / (1 + x²), without overflow between."""
+    length = hypot(x, full_like(x, 1))
+    return divide(divide(dx, length), length)
 
 
 def _one_minus_square(x: Value) -> Value:
@@ -350,7 +356,7 @@ acosh: Op = unary(
     "acosh",
     np.arccosh,
     "Inverse of cosh, at least 0; NaN below 1.",
-    derivative=lambda x, y, dx: multiply(dx, rsqrt(multiply(plus(x, -1), plus(x, 1)))),
+    derivative=lambda x, y, dx: multiply(multiply(dx, rsqrt(plus(x, -1))), rsqrt(plus(x, 1))),
     flops=28,
     facts=Facts(monotone=1, domain=(1.2, 4.0)),
 )

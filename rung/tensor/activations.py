@@ -6,12 +6,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from rung.core.errors import RungError, ShapeError
+from rung.ops import activation as a
 from rung.tensor import elementwise as e
 from rung.tensor.functional import floats, softmax
 from rung.tensor.operate import Operand, as_tensor
 from rung.tensor.precision import rounded_once
 from rung.tensor.random import Source, uniform
 from rung.tensor.shapes import reshape
+from rung.tensor.state import apply
 
 if TYPE_CHECKING:
     from rung.tensor.tensor import Tensor
@@ -117,11 +119,9 @@ def tanhshrink(x: Operand) -> Tensor:
     return x - e.tanh(x)
 
 
-@rounded_once
 def softsign(x: Operand) -> Tensor:
     """x / (1 + |x|)."""
-    x = floats(x)
-    return x / (1 + e.abs(x))
+    return apply(a.softsign, floats(x))
 
 
 def softmin(x: Operand, dim: int = -1) -> Tensor:

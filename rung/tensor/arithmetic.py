@@ -240,12 +240,14 @@ def rad2deg(x: Operand) -> Tensor:
 @rounded_once
 def sinc(x: Operand) -> Tensor:
     """sin(pi x) / (pi x), 1 at 0."""
-    x = floats(x) * math.pi
-    near = e.abs(x) < 1e-2
+    x = floats(x)
+    near = e.abs(x) < 4e-3
     away = e.where(near, 1.0, x)
-    square = e.square(e.where(near, x, 0.0))
+    whole = e.round(away)  # so that the sine is right beside its zeros
+    sign = 1 - 2 * e.remainder(whole, 2.0)
+    square = e.square(e.where(near, x * math.pi, 0.0))
     series = 1 - square * (1 / 6) * (1 - square * (1 / 20) * (1 - square * (1 / 42)))
-    return e.where(near, series, e.sin(away) / away)
+    return e.where(near, series, sign * e.sin((away - whole) * math.pi) / (away * math.pi))
 
 
 def angle(x: Operand) -> Tensor:

@@ -113,7 +113,7 @@ def gaussian_nll_loss(
         )
     variance = variance + (e.maximum(variance, eps) - variance).detach()
     away = x - t
-    loss = 0.5 * (e.log(variance) + away / variance * away)
+    loss = 0.5 * e.log(variance) + 0.5 * away / variance * away
     return reduced(loss + 0.5 * math.log(2 * math.pi) if full else loss, reduction)
 
 

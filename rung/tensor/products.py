@@ -14,6 +14,7 @@ from rung.ops import einsum as e
 from rung.tensor import reductions
 from rung.tensor.elementwise import multiply, subtract
 from rung.tensor.operate import Operand, as_tensor, cast_value, common_dtype, one_axis
+from rung.tensor.precision import rounded_once
 from rung.tensor.shapes import reshape, roll
 from rung.tensor.state import apply
 
@@ -40,6 +41,7 @@ def tensordot(
     return _product(lambda v, w: c.tensordot(v, w, axes), x1, x2)
 
 
+@rounded_once
 def vecdot(x1: Operand, x2: Operand, /, axis: int = -1) -> Tensor:
     """Sum of the products along `axis`, counted from the end; the other dims broadcast. Raises
     ShapeError if the lengths there differ."""
@@ -62,6 +64,7 @@ def _check_axis(name: str, a: Tensor, b: Tensor, axis: int) -> int:
     return n
 
 
+@rounded_once
 def cross(x1: Operand, x2: Operand, /, axis: int = -1) -> Tensor:
     """Products x1 × x2 of vectors of three elements along `axis`, counted from the end; the other
     dims broadcast."""

@@ -16,6 +16,7 @@ from rung.core import dtype as dt
 from rung.core.errors import RungError
 from rung.tensor import elementwise as e
 from rung.tensor.arithmetic import logit, sinc, xlog1py, xlogy
+from rung.tensor.creation import zeros_like
 from rung.tensor.custom import custom_jvp
 from rung.tensor.functional import floats, log_softmax, sigmoid, softmax
 from rung.tensor.operate import Operand, as_tensor, cast_to
@@ -126,7 +127,7 @@ erfc = _in_f64(
     "erfc",
     "1 - erf(x), accurate where it is small (to 1e-13 where it is a normal number).",
     _erfc64,
-    lambda x: e.exp(-e.square(x)) * -_SLOPE,
+    lambda x: _exp_minus_square(x) * -_SLOPE,
 )
 erfcx = _in_f64(
     "erfcx",
@@ -163,10 +164,12 @@ erfinv = _in_f64(
 # ---- the normal distribution
 
 
-@rounded_once
-def ndtr(x: Operand) -> Tensor:
-    """The normal distribution function: the probability of less than x (to 1e-12)."""
-    return erfc(floats(x) * (-1 / _ROOT_TWO)) * 0.5
+ndtr = _in_f64(
+    "ndtr",
+    "The normal distribution function: the probability of less than x (to 1e-12).",
+    lambda x: _erfc64(x * (-1 / _ROOT_TWO)) * 0.5,
+    lambda x: _exp_minus_square(x * (1 / _ROOT_TWO)) * (1 / math.sqrt(2 * math.pi)),
+)
 
 
 def _log_ndtr64(x: Tensor) -> Tensor:
@@ -241,7 +244,9 @@ def _gammaln64(x: Tensor) -> Tensor:
     found = (z - 0.5) * e.log(z) - z + 0.5 * math.log(2 * math.pi) + series
     found = e.where(near, found - e.log(product), found)
     found = e.where((y == 1) | (y == 2), 0.0, e.where(e.isinf(y), math.inf, found))
-    mirrored = _LOG_PI - e.log(e.abs(e.sin(_fraction(x) * math.pi))) - found
+    part = e.abs(_fraction(x))
+    sine = e.where(part < 1e-8, part, e.abs(e.sin(part * math.pi)) / math.pi)
+    mirrored = -e.log(sine) - found
     whole = (x <= 0) & (e.floor(x) == x)
     found = e.where(reflect, e.where(whole, math.inf, mirrored), found)
     return e.where(e.isinf(x), math.inf, found)
@@ -250,7 +255,7 @@ def _gammaln64(x: Tensor) -> Tensor:
 def _digamma64(x: Tensor) -> Tensor:
     reflect = x < 0
     y = e.where(reflect, 1 - x, x)
-    total, z = y * 0.0, y
+    total, z = zeros_like(y), y
     for _ in range(_SHIFT):
         near = z < _SHIFT
         total = e.where(near, total - 1 / z, total)
@@ -299,6 +304,7 @@ def zeta(x: Operand, q: Operand) -> Tensor:
         total = total + factor * (b2k / math.factorial(2 * k))
         factor = factor * (s + (2 * k - 1)) * (s + 2 * k) / e.square(z)
     pole = (y <= 0) & (e.floor(y) == y)
+    total = e.where(e.isinf(y) & (s > 1), 0.0, total)
     odd = (s < 1) | ((y < 0) & (e.floor(s) != s)) | (y <= -20)
     found = e.where(s == 1, math.inf, e.where(odd, math.nan, e.where(pole, math.inf, total)))
     return cast_to(found, dtype)
@@ -389,15 +395,21 @@ i0e = _in_f64(
     lambda x: i1e(x) - e.sign(x) * i0e(x),
 )
 i1e = _in_f64("i1e", "exp(-|x|) I1(x) (to 1e-14).", _i1e64, _i1e_slope)
+def _unscaled(scaled: Tensor, x: Tensor) -> Tensor:
+    """exp(|x|) times `scaled`, without overflow between; infinite with x."""
+    half = e.exp(e.abs(x) * 0.5)
+    return e.where(e.isinf(x), e.copysign(half, scaled), scaled * half * half)
+
+
 i0 = _in_f64(
     "i0",
     "Bessel's function I0(x) (to 1e-13).",
-    lambda x: _i0e64(x) * e.exp(e.abs(x)),
+    lambda x: _unscaled(_i0e64(x), x),
     _i0_slope,
 )
 i1 = _in_f64(
     "i1",
     "Bessel's function I1(x) (to 1e-13).",
-    lambda x: _i1e64(x) * e.exp(e.abs(x)),
+    lambda x: _unscaled(_i1e64(x), x),
     _i1_slope,
 )
