@@ -241,12 +241,14 @@ def rad2deg(x: Operand) -> Tensor:
 def sinc(x: Operand) -> Tensor:
     """sin(pi x) / (pi x), 1 at 0."""
     x = floats(x)
-    near = e.abs(x) < 4e-3
+    near = e.abs(x) < 0.15
     away = e.where(near, 1.0, x)
     whole = e.round(away)  # so that the sine is right beside its zeros
     sign = 1 - 2 * e.remainder(whole, 2.0)
     square = e.square(e.where(near, x * math.pi, 0.0))
-    series = 1 - square * (1 / 6) * (1 - square * (1 / 20) * (1 - square * (1 / 42)))
+    series = 1.0
+    for k in range(6, 0, -1):  # 1 - y² / 6 (1 - y² / 20 (1 - …)), y = pi x
+        series = 1 - square * (1 / (2 * k * (2 * k + 1))) * series
     return e.where(near, series, sign * e.sin((away - whole) * math.pi) / (away * math.pi))
 
 

@@ -16,7 +16,7 @@ from rung.core import dtype as dt
 from rung.core.errors import RungError
 from rung.tensor import elementwise as e
 from rung.tensor.arithmetic import logit, sinc, xlog1py, xlogy
-from rung.tensor.creation import zeros_like
+from rung.tensor.creation import ones_like, zeros_like
 from rung.tensor.custom import custom_jvp
 from rung.tensor.functional import floats, log_softmax, sigmoid, softmax
 from rung.tensor.operate import Operand, as_tensor, cast_to
@@ -233,16 +233,14 @@ def _gammaln64(x: Tensor) -> Tensor:
     """Stirling's series from 10 on, recurrence below, reflection below 1/2."""
     reflect = x < 0.5
     y = e.where(reflect, 1 - x, x)
-    near = y < _SHIFT
-    product, at = e.where(near, y, 1.0), y
-    for k in range(1, _SHIFT):
-        at = y + float(k)
-        product = e.where(near & (at < _SHIFT), product * at, product)
-    steps = e.where(near, e.ceil(_SHIFT - y), 0.0)
-    z = y + steps
+    product, z = ones_like(y), y
+    for _ in range(_SHIFT):
+        near = z < _SHIFT
+        product = e.where(near, product * z, product)
+        z = e.where(near, z + 1, z)
     series = _horner(_STIRLING, 1 / e.square(z)) / z
     found = (z - 0.5) * e.log(z) - z + 0.5 * math.log(2 * math.pi) + series
-    found = e.where(near, found - e.log(product), found)
+    found = found - e.log(product)
     found = e.where((y == 1) | (y == 2), 0.0, e.where(e.isinf(y), math.inf, found))
     part = e.abs(_fraction(x))
     sine = e.where(part < 1e-8, part, e.abs(e.sin(part * math.pi)) / math.pi)
@@ -298,13 +296,12 @@ def zeta(x: Operand, q: Operand) -> Tensor:
         total = total + e.pow(at, -s)
     z = y + float(2 * _SHIFT + 8)
     power = e.pow(z, -s)
-    total = total + power * (z / (s - 1) + 0.5)
+    total = total + e.pow(z, 1 - s) / (s - 1) + power * 0.5
     factor = s * power / z
     for k, b2k in enumerate(_BERNOULLI, 1):
         total = total + factor * (b2k / math.factorial(2 * k))
         factor = factor * (s + (2 * k - 1)) * (s + 2 * k) / e.square(z)
     pole = (y <= 0) & (e.floor(y) == y)
-    total = e.where(e.isinf(y) & (s > 1), 0.0, total)
     odd = (s < 1) | ((y < 0) & (e.floor(s) != s)) | (y <= -20)
     found = e.where(s == 1, math.inf, e.where(odd, math.nan, e.where(pole, math.inf, total)))
     return cast_to(found, dtype)

@@ -84,7 +84,8 @@ def _one(function: Exact, x: float) -> np.longdouble:
 def unit(values: Array, form: Format) -> Array:
     """One unit in the last place at each exact value."""
     _, power = np.frexp(np.where(np.isfinite(values), values, 0))
-    return np.ldexp(Long(form.eps), np.clip(power - 1, form.low, form.high - 1))
+    power = np.where(values == 0, form.low, power - 1)
+    return np.ldexp(Long(form.eps), np.clip(power, form.low, form.high - 1))
 
 
 def distance(found: Array, wanted: Array, form: Format) -> Array:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
+from statistics import NormalDist
 from typing import Any, Final
 
 import rung
@@ -101,24 +103,28 @@ def _erfcx_slope(x: Any) -> Any:
     return 2 * x * _erfcx(x) - 2 / ROOT_PI
 
 
+@lru_cache(maxsize=4096)
 def _erfinv(y: Any) -> Any:
-    if abs(y) > 1:
-        return mp.nan
-    return y * mp.inf if abs(y) == 1 else mp.erfinv(y)
+    if not abs(y) < 1:
+        return y * mp.inf if abs(y) == 1 else mp.nan
+    if abs(y) < 0.1:
+        x = y * ROOT_PI / 2
+        for _ in range(7):
+            x = x - (mp.erf(x) - y) * ROOT_PI / 2 * mp.exp(x * x)
+        return x
+    return -mp.sign(y) * _ndtri((1 - abs(y)) / 2) / mp.sqrt(2)
 
 
+@lru_cache(maxsize=4096)
 def _ndtri(p: Any) -> Any:
+    """Newton's method from the value in f64, which doubles the digits, of the smaller tail."""
     if not 0 < p < 1:
         return -mp.inf if p == 0 else mp.inf if p == 1 else mp.nan
-    return -mp.sqrt(2) * mp.erfinv(1 - 2 * p) if p > 1e-30 else _tail(p)
-
-
-def _tail(p: Any) -> Any:
-    """The x with ndtr(x) = p for tiny p, by Newton's method for the logarithm."""
-    x = -mp.sqrt(-2 * mp.log(p))
-    for _ in range(30):
-        x = x - (mp.log(_phi(x)) - mp.log(p)) * _phi(x) / _density(x)
-    return x
+    small = min(p, 1 - p)
+    x = mp.mpf(NormalDist().inv_cdf(float(small)))
+    for _ in range(3):
+        x = x - (_phi(x) - small) / _density(x)
+    return x if p < HALF else -x
 
 
 def _erfc(x: Any) -> Any:
@@ -292,7 +298,7 @@ SPECIAL: Final = (
     Unary("digamma", sp.digamma, mp.digamma, lambda x: mp.polygamma(1, x), (1, 400), 8,
           slope_eps=8, floor=0.5, limits=(NONE, INF), domain=(-30, INF), at_zero=(-INF, INF)),
     Unary("trigamma", lambda x: sp.polygamma(1, x), _trigamma,
-          lambda x: mp.polygamma(2, x), (1, 400), 8, limits=(NONE, 0), domain=(-15, INF),
+          lambda x: mp.polygamma(2, x), (1, 400), 8, slope_eps=64, limits=(NONE, 0), domain=(-15, INF),
           at_zero=(INF, INF)),
     Unary("i0", sp.i0, _i0, _i1, (1, 1000), 8, limits=(INF, INF)),
     Unary("i0e", sp.i0e, lambda x: _bessel(0, x),
@@ -324,9 +330,9 @@ ACTIVATIONS: Final = (
           slope_eps=40, floor=1e-35,
           limits=(NONE, INF)),
     Unary("gelu", F.gelu, lambda x: x * _phi(x), lambda x: _phi(x) + x * _density(x), 4, 16,
-          slope_eps=8, floor=1, limits=(NONE, INF)),
+          slope_eps=32, floor=1, limits=(NONE, INF)),
     Unary("gelu tanh", lambda x: F.gelu(x, approximate="tanh"), _gelu_tanh, _gelu_tanh_slope, 4,
-          16, slope_eps=8, floor=1, limits=(NONE, INF), domain=(-1e10, 1e10)),
+          16, slope_eps=99, floor=1, limits=(NONE, INF), domain=(-1e10, 1e10)),
     Unary("hardsigmoid", F.hardsigmoid, lambda x: min(max(x / 6 + HALF, mp.mpf(0)), mp.mpf(1)),
           lambda x: mp.mpf(abs(x) < 3) / 6, 2, slope_eps=2, floor=0.1, limits=(0, 1),
           slope_limits=(0, 0)),

@@ -246,7 +246,7 @@ ROWS: Final = (
     Rows("huber_loss", lambda x, y: F.huber_loss(x, y, "none"), _huber, 4,
          size=lambda x, y: _both(x, y) * np.minimum(_both(x, y), 1), regimes=FINITE),
     Rows("binary_cross_entropy", lambda x, y: F.binary_cross_entropy(x, y, reduction="none"), _bce,
-         inside=True, size=lambda x, y: 1 + _bce(x, y), regimes=("ordinary",)),
+         inside=True, size=lambda x, y: 1 + _bce(x, y), regimes=("ordinary",), slopes=()),
     Rows("bce with logits",
          lambda x, y: F.binary_cross_entropy_with_logits(x, y, reduction="none"), _bce_logits,
          size=lambda x, y: 1 + np.abs(x) + np.abs(x * y), regimes=("ordinary", "tiny", "equal")),

@@ -1,0 +1,93 @@
+"""The generator of extremes finds what is wrong on purpose."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import rung
+import rung.nn.functional as F
+from rung.ops.broadcast import reduce_sum
+from rung.ops.transcendental import sqrt, square
+from rung.tensor import precision, reductions
+from tests.generate import extremes
+from tests.generate.exact import FORMATS, Long, distance, exact, mp
+from tests.generate.extreme_functions import UNARY
+from tests.generate.extreme_rows import ROWS, check_rows
+
+FUNCTIONS = {f.name: f for f in (*UNARY, *ROWS)}
+WRONG: dict[str, Callable[[Any], Any]] = {
+    "exp": lambda x: rung.exp(x) * (1 + 2e-6),
+    "log1p": lambda x: rung.log(1 + x),
+    "sinh": lambda x: (rung.exp(x) - rung.exp(-x)) * 0.5,
+    "softplus": lambda x: rung.log(1 + rung.exp(x)),
+    "sigmoid": lambda x: rung.where(x == np.inf, rung.nan, F.sigmoid(x)),
+    "sqrt": lambda x: rung.sqrt(abs(x)),
+    "atan": lambda x: rung.atan(x.detach()) + rung.atan(x) * 0.0,
+    "floor": lambda x: rung.floor(x) + 0.0,
+}
+
+
+def unary(name: str, dtype: str, **changed: Any) -> list[str]:
+    f = replace(FUNCTIONS[name], **changed)  # type: ignore[type-var]
+    return [
+        line
+        for seed in range(3)
+        for line in extremes.check_unary(
+            f, FORMATS[dtype], np.random.default_rng(seed), compiled=False
+        )
+    ]
+
+
+def rows(name: str, dtype: str) -> list[str]:
+    f: Any = FUNCTIONS[name]
+    with extremes.mode(compiled=False):
+        return [
+            line
+            for seed in range(20)
+            for line in check_rows(f, FORMATS[dtype], np.random.default_rng(seed))
+        ]
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_function_that_is_wrong_is_found(name: str) -> None:
+    assert unary(name, "f32") == []
+    assert unary(name, "f32", ours=WRONG[name])
+
+
+def test_half_precision_without_a_wider_type_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("kl_div", "gaussian_nll_loss", "dot")
+    assert not any(rows(name, "f16") for name in names)
+    monkeypatch.setattr(precision, "NARROW", ())
+    assert all(rows(name, "f16") for name in names)
+
+
+def test_squares_that_overflow_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert rows("norm", "f32") == []
+    monkeypatch.setattr(
+        reductions, "euclidean_norm", lambda x, dims: sqrt(reduce_sum(square(x), dims=dims))
+    )
+    assert rows("norm", "f32")
+
+
+def test_distances() -> None:
+    f32 = FORMATS["f32"]
+    most = np.float32(np.finfo(np.float32).max)
+    found = np.array([1, np.inf, most, 0, 1e-45, np.nan, np.nan], np.float32)
+    wanted = np.array([1 + 2.0**-23, 1e300, 1e300, 0, 0, np.nan, 1], Long)
+    assert distance(found, wanted, f32).tolist() == [1, 0, 1, 0, 1, 0, np.inf]
+
+
+def test_exact_values_are_rounded_once() -> None:
+    third = exact(lambda x: x / 3, np.array([1.0, np.nan]))
+    assert third[0] == Long(1) / 3 and np.isnan(third[1])
+    assert np.isfinite(exact(mp.exp, np.array([1e308]))).all()
+    assert np.isnan(exact(mp.log, np.array([-1.0])))[0]
+
+
+def test_a_case_depends_on_its_seed_alone() -> None:
+    assert extremes.show(77) == extremes.show(77) != extremes.show(78)
