@@ -91,8 +91,8 @@ def _horner(series: Series, x: Tensor) -> Tensor:
 
 def _erfcx_positive(x: Tensor) -> Tensor:
     """exp(x²) erfc(x) for x >= 0."""
-    t = e.where(x < 1e8, (x - 3.75) / (x + 3.75), 1.0)
-    return _clenshaw(ERFCX, t) / (1 + 2 * x)
+    t = e.where(x < 1e17, (x - 3.75) / (x + 3.75), 1.0)
+    return _clenshaw(ERFCX, t) * 0.5 / (x + 0.5)
 
 
 def _square_of_large(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -123,6 +123,18 @@ def _erfcx64(x: Tensor) -> Tensor:
 
 
 _SLOPE: Final = 2 / math.sqrt(math.pi)
+_ERFCX_SLOPE: Final = (1.0, -3 / 2, 15 / 4, -105 / 8, 945 / 16, -10395 / 32)
+"""Of -x² sqrt(pi) times the slope of erfcx, in powers of 1 / x²."""
+
+
+def _erfcx_slope(x: Tensor) -> Tensor:
+    """2 x erfcx(x) - 2 / sqrt(pi), by its asymptotic series where that would cancel."""
+    large = x > 40
+    near, inverse = e.where(large, 0.0, x), 1 / e.where(large, x, 40.0)
+    series = _horner(_ERFCX_SLOPE, e.square(inverse)) * e.square(inverse)
+    return e.where(large, series * (-0.5 * _SLOPE), 2 * near * erfcx(near) - _SLOPE)
+
+
 erfc = _in_f64(
     "erfc",
     "1 - erf(x), accurate where it is small (to 1e-13 where it is a normal number).",
@@ -133,7 +145,7 @@ erfcx = _in_f64(
     "erfcx",
     "exp(x²) erfc(x), without overflow for positive x (to 1e-13).",
     _erfcx64,
-    lambda x: 2 * x * erfcx(x) - _SLOPE,
+    _erfcx_slope,
 )
 
 

@@ -49,9 +49,10 @@ def arguments(form: Format, rng: np.random.Generator, domain: tuple[float, float
         [np.asarray(a, Long) for a in (ends, small, near, powers, ordinary, saturated)]
     )[:COUNT]
     signs = np.where(np.arange(COUNT) < len(ends) + 4, 1, rng.choice((-1, 1), COUNT))
-    with np.errstate(over="ignore"):
+    with np.errstate(all="ignore"):
         made = (found * signs).astype(np.float64).astype(form.numpy)
-    inside = (made >= domain[0]) & (made <= domain[1]) | ~np.isfinite(made.astype(np.float64))
+    wide = made.astype(np.float64)
+    inside = (wide >= domain[0]) & (wide <= domain[1]) | ~np.isfinite(wide)
     return np.where(inside, made, np.asarray(0.5 * (domain[1] if domain[1] < 9 else 1), form.numpy))
 
 
@@ -189,11 +190,12 @@ def report(what: str, x: Array, found: Array, values: Array, excess: Array) -> l
 def check(seed: int) -> list[str]:
     """What is wrong with case `seed`."""
     what, rng = case(seed)
-    if isinstance(what.function, Unary):
-        lines = check_unary(what.function, what.form, rng, what.compiled)
-    else:
-        with mode(what.compiled):
-            lines = rows.check_rows(what.function, what.form, rng)
+    with np.errstate(all="ignore"):
+        if isinstance(what.function, Unary):
+            lines = check_unary(what.function, what.form, rng, what.compiled)
+        else:
+            with mode(what.compiled):
+                lines = rows.check_rows(what.function, what.form, rng)
     how = "compiled" if what.compiled else "interpreted"
     return [f"{what.function.name} {what.form.name} {how}: {line}" for line in lines]
 
