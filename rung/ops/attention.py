@@ -49,7 +49,7 @@ def attention(
     scores = wide(
         dot_general(query, k, batch=(same, same), contract=((last,), (num_batch + 1,)), domain=seen)
     )
-    scores = times(scores, 1 / sqrt(depth) if scale is None else scale)
+    scores = times(scores, 1 / sqrt(max(depth, 1)) if scale is None else scale)
     scores = _masked(scores, mask, (*q.shape[:-1], k.shape[-2]), causal)
     empty_rows = mask is not None or (causal and num_q > k.shape[-2])
     weights = masked_softmax(scores) if empty_rows else softmax(scores)

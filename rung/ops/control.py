@@ -3,10 +3,12 @@
     scan        c, y[t] = body(k, c, x[t]) for each t        a loop of known length
     while_loop  c = body(k, c) while condition(k, c)
     switch      branches[index](x…)
+    switch_each the same for many examples, of which each has its index
     after       x…, as soon as some other values are known
 
 The graphs are closed: what they read from outside is an operand. Their derivatives and their forms
-for many examples are made from those of the bodies, in `rung.transform.control`.
+for many examples are made from those of the bodies, in `rung.transform.control` and
+`rung.transform.branches`.
 """
 
 from __future__ import annotations
@@ -56,6 +58,16 @@ class SwitchAttrs(Attrs):
     """`branches`: graphs of the same parameters and results."""
 
     branches: tuple[Graph, ...]
+
+
+@dataclass(frozen=True)
+class EachAttrs(Attrs):
+    """`branches` as those of a switch, for one example; which of their operands differ by example,
+    and so have an axis of `size` in front."""
+
+    branches: tuple[Graph, ...]
+    mapped: tuple[bool, ...]
+    size: int
 
 
 @dataclass(frozen=True)
@@ -216,6 +228,45 @@ def _switch_cost(attrs: Attrs, ins: Types, outs: Types) -> Cost:
     return Cost(max(map(_graph_flops, attrs.branches)), sum(t.nbytes for t in (*ins, *outs)))
 
 
+# ---- switch_each
+
+
+def _each_type(attrs: Attrs, ins: Types) -> tuple[TensorType, ...]:
+    assert isinstance(attrs, EachAttrs)
+    if not ins or ins[0] != TensorType(dt.int32, (attrs.size,)):
+        raise DTypeError(f"switch_each: the index is {_listed(ins[:1])}, not i32[{attrs.size}]")
+    if len(attrs.mapped) != len(ins) - 1:
+        raise GraphError("switch_each: the numbers of its operands do not fit")
+    for t, has in zip(ins[1:], attrs.mapped, strict=True):
+        if has and t.shape[:1] != (attrs.size,):
+            raise ShapeError(f"switch_each: {t} has no first dim of {attrs.size}")
+    types = [
+        TensorType(t.dtype, t.shape[1:]) if has else t
+        for t, has in zip(ins[1:], attrs.mapped, strict=True)
+    ]
+    made = _switch_type(SwitchAttrs(attrs.branches), [TensorType(dt.int32, ()), *types])
+    return tuple(TensorType(t.dtype, (attrs.size, *t.shape)) for t in made)
+
+
+def _each_ref(attrs: Attrs, operands: Sequence[Array]) -> tuple[Array, ...]:
+    assert isinstance(attrs, EachAttrs)
+    found = [
+        np.empty((attrs.size, *t.shape), t.dtype.numpy) for t in _results(attrs.branches[0])
+    ]
+    for k in range(attrs.size):
+        one = [a[k] if has else a for a, has in zip(operands[1:], attrs.mapped, strict=True)]
+        made = _switch_ref(SwitchAttrs(attrs.branches), [operands[0][k], *one])
+        for stack, y in zip(found, made, strict=True):
+            stack[k] = y
+    return tuple(found)
+
+
+def _each_cost(attrs: Attrs, ins: Types, outs: Types) -> Cost:
+    assert isinstance(attrs, EachAttrs)
+    flops = attrs.size * sum(map(_graph_flops, attrs.branches))
+    return Cost(flops, sum(t.nbytes for t in (*ins, *outs)))
+
+
 # ---- after
 
 
@@ -234,7 +285,7 @@ def _after_ref(attrs: Attrs, operands: Sequence[Array]) -> tuple[Array, ...]:
 # ---- records
 
 RULES: dict[str, Callable[..., Any]] = {}
-"""Rules by `op.column`, which `rung.transform.control` gives: they take derivatives of bodies."""
+"""Rules by `op.column`, which `rung.transform` gives: they take derivatives of bodies."""
 
 
 def _rule(name: str) -> Callable[..., Any]:
@@ -296,6 +347,19 @@ after = _control(
     cost=lambda attrs, ins, outs: Cost(0, 0),
 )
 
+switch_each = _control(
+    "switch_each",
+    "For each example the branch whose number its element of the first operand is. All branches "
+    "are computed, but a derivative sees that one alone: slopes of the others do not count.",
+    EachAttrs,
+    type=_each_type,
+    ref=_each_ref,
+    cost=_each_cost,
+    decompose=_rule("switch_each.decompose"),
+)
+
 CONTROL = (scan, while_loop, switch, after)
 """What a program is cut at. All but `after` hold graphs."""
-RECORDS = CONTROL
+HOLDERS = (scan, while_loop, switch, switch_each)
+"""What holds graphs."""
+RECORDS = (*CONTROL, switch_each)

@@ -17,7 +17,7 @@ from rung.ir.node import Graph, Value, make_graph, make_node, parameter, provena
 from rung.ir.op import Attrs, Op
 from rung.ir.types import TensorType
 from rung.ops.broadcast import broadcast_to
-from rung.ops.control import CONTROL
+from rung.ops.control import HOLDERS
 from rung.ops.creation import ConstantAttrs, constant
 from rung.tensor.leaf import LEAF, Buffer, LeafAttrs, Placeholder
 from rung.tensor.ruled import TRANSPARENT, behind, without_rules
@@ -132,7 +132,7 @@ class _Walk:
         node = value.node
         numbers = self.numbers
         operands = tuple([self._operand(v) for v in node.inputs])
-        attrs: Any = without_rules(node.attrs) if node.op in CONTROL else node.attrs
+        attrs: Any = without_rules(node.attrs) if node.op in HOLDERS else node.attrs
         linear = self.linear
         if node.op is constant:
             linear.constants.append(attrs.value)

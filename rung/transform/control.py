@@ -1,4 +1,4 @@
-"""Derivatives of loops and branches, and their forms for many examples.
+"""Derivatives of loops, and their forms for many examples.
 
 Forward, a loop carries tangents beside its carries. Backward, the loop is performed once more and
 keeps of each iteration what the derivative of its body wants to know; then a loop over these runs
@@ -31,29 +31,30 @@ from rung.ir.node import (
 from rung.ir.subgraph import between, dependent, moved_values, subgraph
 from rung.ir.types import TensorType
 from rung.ops.batching import to_front, with_axis
-from rung.ops.broadcast import broadcast_to, reshaped
 from rung.ops.contraction import DotAttrs, dot_general
 from rung.ops.control import (
     RULES,
     AfterAttrs,
+    EachAttrs,
     ScanAttrs,
     SwitchAttrs,
     WhileAttrs,
     after,
     scan,
     switch,
+    switch_each,
     while_loop,
 )
-from rung.ops.creation import full_like, zeros_like
-from rung.ops.elementwise import equal, greater_equal, where
+from rung.ops.creation import zeros_like
 from rung.ops.families import add
 from rung.ops.movement import PermuteAttrs, permute
 from rung.ops.reduction import reduce_any
 from rung.ops.shorthand import as_type, permuted
+from rung.transform.branches import tangents_of
 from rung.transform.grad import vjp_values
-from rung.transform.jvp import jvp_values, new_parameters, or_zeros
+from rung.transform.jvp import new_parameters, or_zeros
 from rung.transform.transpose import dependent_values
-from rung.transform.vmap import batch_values, vmap_graph
+from rung.transform.vmap import batch_values
 
 Values = Sequence["Value | None"]
 
@@ -77,15 +78,6 @@ def _moving(body: Graph, carries: Sequence[int], wanted: Sequence[int]) -> list[
         found |= more
 
 
-def _tangents_of(graph: Graph, moving: Sequence[int]) -> tuple[list[Value], list[Value | None]]:
-    """Symbols for the tangents of the parameters `moving`, and the tangents of the outputs."""
-    inputs = [graph.params[i] for i in moving]
-    symbols = new_parameters(graph, inputs, "d_")
-    floats = [v for v in graph.outputs if v.dtype.is_float]
-    found = iter(jvp_values(floats, inputs, symbols))
-    return symbols, [next(found) if v.dtype.is_float else None for v in graph.outputs]
-
-
 # ---- scan
 
 
@@ -96,7 +88,7 @@ def _scan_jvp(
     body, first = attrs.body, attrs.constants + attrs.carries
     given = [i for i, t in enumerate(tangents) if t is not None]
     moving = _moving(body, range(attrs.constants, first), given)
-    symbols, found = _tangents_of(body, moving)
+    symbols, found = tangents_of(body, moving)
     parts = (range(attrs.constants), range(attrs.constants, first), range(first, len(inputs)))
     symbol = dict(zip(moving, symbols, strict=True))
     params: list[Value] = []
@@ -413,7 +405,7 @@ def _while_jvp(
     body, constants = attrs.body, attrs.constants
     given = [i for i, t in enumerate(tangents) if t is not None]
     moving = _moving(body, range(constants, len(inputs)), given)
-    symbols, found = _tangents_of(body, moving)
+    symbols, found = tangents_of(body, moving)
     symbol = dict(zip(moving, symbols, strict=True))
     parts = (range(constants), range(constants, len(inputs)))
     params: list[Value] = []
@@ -455,8 +447,7 @@ def _as_scan(attrs: WhileAttrs) -> ScanAttrs:
     params, constants = attrs.body.params, attrs.constants
     known = dict(zip(attrs.condition.params, params, strict=True))
     (go_on,) = moved_values(attrs.condition.outputs, known)
-    stay = make_graph("stay", params, params[constants:])
-    branches = SwitchAttrs((stay, attrs.body))
+    branches = SwitchAttrs((_stay(attrs), attrs.body))
     made = switch.build([as_type(go_on, dt.int32), *params], branches)
     return ScanAttrs(
         make_graph(f"{attrs.body.name}_step", params, made),
@@ -464,6 +455,12 @@ def _as_scan(attrs: WhileAttrs) -> ScanAttrs:
         constants,
         len(params) - constants,
     )
+
+
+def _stay(attrs: WhileAttrs) -> Graph:
+    """The step that leaves the carries as they are."""
+    params = attrs.body.params
+    return make_graph("stay", params, params[attrs.constants :])
 
 
 def _while_batch(
@@ -483,93 +480,14 @@ def _while_batch(
         (go_on,) = moved_values(
             asked.graph.outputs, dict(zip(asked.graph.params, graph.params, strict=True))
         )
-        chosen = [
-            _chosen(go_on, new, old)
-            for new, old in zip(graph.outputs, graph.params[constants:], strict=True)
-        ]
+        branches = EachAttrs((_stay(attrs), attrs.body), tuple(has), size)
+        chosen = switch_each.build([as_type(go_on, dt.int32), *graph.params], branches)
         graph = make_graph(graph.name, graph.params, chosen)
     operands = [
         with_axis(v, b, size) if h else v for v, b, h in zip(inputs, batched, has, strict=True)
     ]
     made = while_loop.build(operands, replace(attrs, condition=condition, body=graph))
     return tuple(with_axis(v, h, size) for v, h in zip(made, has[constants:], strict=True))
-
-
-def _chosen(condition: Value, a: Value, b: Value) -> Value:
-    """a where the condition of its example holds, else b."""
-    shape = (*condition.shape, *(1,) * (len(a.shape) - 1))
-    return where(broadcast_to(reshaped(condition, shape), shape=a.shape), a, b)
-
-
-# ---- switch
-
-
-def _switch_jvp(
-    attrs: SwitchAttrs, inputs: Sequence[Value], outputs: Sequence[Value], tangents: Values
-) -> tuple[Value | None, ...]:
-    """A switch over the tangents; what a branch computes for them is computed in it once more."""
-    moving = [i - 1 for i, t in enumerate(tangents) if t is not None and i]
-    if not moving:
-        return (None,) * len(outputs)
-    floats = [k for k, v in enumerate(outputs) if v.dtype.is_float]
-    branches: list[Graph] = []
-    for branch in attrs.branches:
-        symbols, found = _tangents_of(branch, moving)
-        results = [or_zeros(found[k], branch.outputs[k]) for k in floats]
-        branches.append(make_graph(f"{branch.name}_jvp", (*branch.params, *symbols), results))
-    given = [cast(Value, tangents[i + 1]) for i in moving]
-    made = switch.build([*inputs, *given], SwitchAttrs(tuple(branches)))
-    tangent = dict(zip(floats, made, strict=True))
-    return tuple(tangent.get(k) for k in range(len(outputs)))
-
-
-def _switch_vjp(
-    attrs: SwitchAttrs, inputs: Sequence[Value], cotangents: Values, wanted: Sequence[int]
-) -> Values:
-    asked = [i - 1 for i in wanted if i and inputs[i].dtype.is_float]
-    shown = [k for k, ct in enumerate(cotangents) if ct is not None]
-    if not asked or not shown:
-        return [None] * len(wanted)
-    branches: list[Graph] = []
-    for branch in attrs.branches:
-        outputs = [branch.outputs[k] for k in shown]
-        symbols = new_parameters(branch, outputs, "ct_")
-        params = [branch.params[i] for i in asked]
-        found = vjp_values(outputs, params, symbols)
-        results = [or_zeros(v, p) for v, p in zip(found, params, strict=True)]
-        branches.append(make_graph(f"{branch.name}_vjp", (*branch.params, *symbols), results))
-    given = [cast(Value, cotangents[k]) for k in shown]
-    made = switch.build([*inputs, *given], SwitchAttrs(tuple(branches)))
-    by_operand = dict(zip(asked, made, strict=True))
-    return [by_operand.get(i - 1) for i in wanted]
-
-
-def _switch_batch(
-    attrs: SwitchAttrs, inputs: Sequence[Value], batched: Sequence[bool], size: int
-) -> tuple[Value, ...]:
-    index, *operands = inputs
-    moving = [i for i, b in enumerate(batched[1:]) if b]
-    branches = tuple(vmap_graph(branch, moving, size) for branch in attrs.branches)
-    if not batched[0]:
-        return switch.build(inputs, SwitchAttrs(branches))
-    last = len(branches) - 1
-    results: list[Value] | None = None
-    for number, branch in enumerate(branches):
-        made = moved_values(branch.outputs, dict(zip(branch.params, operands, strict=True)))
-        if results is None:
-            results = made
-        else:
-            mine = _is_branch(index, number, last)
-            results = [_chosen(mine, a, b) for a, b in zip(made, results, strict=True)]
-    return tuple(results or ())
-
-
-def _is_branch(index: Value, number: int, last: int) -> Value:
-    """For which examples a branch after the first is the one; the last takes all that is above."""
-    if number == last:
-        from_here = full_like(index, number)
-        return greater_equal(index, from_here)
-    return equal(index, full_like(index, number))
 
 
 # ---- after
@@ -605,8 +523,5 @@ RULES.update(
         "while_loop.jvp": _while_jvp,
         "while_loop.vjp": _while_vjp,
         "while_loop.batch": _while_batch,
-        "switch.jvp": _switch_jvp,
-        "switch.vjp": _switch_vjp,
-        "switch.batch": _switch_batch,
     }
 )

@@ -183,6 +183,66 @@ def test_what_is_not_selected_does_not_count(name: str) -> None:
     assert np.isfinite(found).all(), found
 
 
+# ---- branches that are not taken
+
+POSITIVE = np.array([-1.0, 0.0, 4.0])
+
+
+def root(x: Any) -> Any:
+    """sqrt where it is positive; its slope at 0 is infinite, NaN below."""
+    return rung.cond(x > 0, lambda v: v.sqrt(), lambda v: v * 3, x)
+
+
+def rooted(x: Any) -> Any:
+    """Roots of what is above 1, one after the other; those that stop stand at or below 1."""
+    return rung.while_loop(lambda v: v > 1, lambda v: (v - 1).sqrt(), x, limit=3)
+
+
+BRANCHES: dict[str, tuple[Function, list[float]]] = {
+    "cond": (root, [3.0, 3.0, 0.25]),
+    "switch": (
+        lambda x: rung.switch((x > 0).astype("i32"), [lambda v: v * 3, lambda v: v.sqrt()], x),
+        [3.0, 3.0, 0.25],
+    ),
+    "while_loop": (rooted, [1.0, 1.0, 0.25 / (3**0.5 - 1) ** 0.5 / 3**0.5]),
+    "cond_in_scan": (
+        lambda x: rung.scan(lambda c, _: (root(c), None), x, length=2)[0],
+        [9.0, 9.0, 0.25 * 0.5 / 2**0.5],
+    ),
+    "scaled": (lambda x: root(x * rung.tensor(1.0, dtype="f64")), [3.0, 3.0, 0.25]),
+}
+
+
+@pytest.mark.parametrize("name", BRANCHES)
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_branch_that_an_example_does_not_take_does_not_count(name: str, compiled: bool) -> None:
+    configure(interpret=not compiled)
+    function, slopes = BRANCHES[name]
+    x = rung.tensor(POSITIVE)
+    mapped = lambda v: rung.vmap(function)(v)  # noqa: E731
+    np.testing.assert_allclose(rung.grad(lambda v: mapped(v).sum())(x).numpy(), slopes)
+    np.testing.assert_allclose(rung.vmap(rung.grad(function))(x).numpy(), slopes)
+    _, moved = rung.jvp(mapped, (x,), (rung.ones(3, dtype="f64"),))
+    np.testing.assert_allclose(moved.numpy(), slopes)
+    if name != "while_loop" or not compiled:
+        twice = rung.vmap(mapped)(rung.stack([x, x]))
+        assert np.isfinite(rung.nan_to_num(twice).numpy()).all()
+        both = rung.grad(lambda v: rung.vmap(rung.vmap(function))(v).sum())(rung.stack([x, x]))
+        np.testing.assert_allclose(both.numpy(), [slopes, slopes])
+    curved = rung.hessian(lambda v: mapped(v).sum())(x).numpy()
+    assert np.isfinite(curved).all()
+
+
+def test_shared_operands_of_mapped_branches_add_up() -> None:
+    weight = rung.tensor(2.0, dtype="f64")
+
+    def loss(w: Any) -> Any:
+        each = rung.vmap(lambda x: rung.cond(x > 0, lambda v: v.sqrt() * w, lambda v: v * w * w, x))
+        return each(rung.tensor(POSITIVE)).sum()
+
+    assert rung.grad(loss)(weight).item() == pytest.approx(2.0 - 4.0)
+
+
 # ---- second derivatives at kinks
 
 ZERO = np.zeros(3)
