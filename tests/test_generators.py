@@ -10,7 +10,10 @@ from rung.core.settings import configure, settings
 from tests.fuzz import failures, generator
 
 CHUNK = 50
-CASES: dict[str, int] = {"extremes": 2000}
+CASES: dict[str, int] = {
+    "extremes": 2000,
+    "operands": 1800,
+}
 """How many of each kind the suite runs; random graphs have a file of their own."""
 
 

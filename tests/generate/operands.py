@@ -56,14 +56,24 @@ class Case:
 
 # ---- drawing
 
+SEVERAL = [number for number, call in enumerate(CALLS) if len(call.spec.split()) > 1]
+
+
+def call_of(seed: int) -> Call:
+    """The calls in turn, those of several operands, which can be one tensor, three times."""
+    number = seed % (len(CALLS) + 2 * len(SEVERAL))
+    if number < len(CALLS):
+        return CALLS[number]
+    return CALLS[SEVERAL[(number - len(CALLS)) % len(SEVERAL)]]
+
 
 def draw_case(seed: int) -> Case:
     """The case of a seed."""
     rng = np.random.default_rng(seed)
-    call = CALLS[seed % len(CALLS)]
+    call = call_of(seed)
     modes = [m for m in MODES if not any(call.lacks(word) for word in _needs(m))]
-    case = Case(call, str(rng.choice(modes)), _dims(rng))
-    case.compiled = seed // len(CALLS) % COMPILED == seed % COMPILED
+    case = Case(call, str(rng.choice(modes)), _dims(call.spec, rng))
+    case.compiled = int(rng.integers(COMPILED)) == 0
     base = tuple(int(rng.choice([1, 2, 3])) for _ in range(int(rng.integers(0, 3))))
     if rng.random() < 0.06 and base:
         base = (0, *base[1:])
@@ -91,15 +101,16 @@ def _needs(mode: str) -> list[str]:
     return needs.get(mode, ["derive"])
 
 
-def _dims(rng: np.random.Generator) -> dict[str, int]:
+def _dims(spec: str, rng: np.random.Generator) -> dict[str, int]:
     """Lengths of the letters: often all equal, so that operands can be one tensor, at times 0."""
     letters = "ABCDEHKMNOST"
     if rng.random() < 0.5:
         lengths = dict.fromkeys(letters, int(rng.choice([2, 3])))
     else:
         lengths = {x: int(rng.choice([1, 2, 3, 4])) for x in letters}
-    if rng.random() < 0.08:
-        lengths[str(rng.choice(list(letters[:5])))] = 0
+    used = [x for x in letters if x in spec]
+    if used and rng.random() < 0.12:
+        lengths[str(rng.choice(used))] = 0
     return lengths
 
 
