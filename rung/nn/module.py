@@ -23,6 +23,7 @@ from typing import Any, Final, Self
 import numpy as np
 
 from rung.core import dtype as dt
+from rung.core.changes import MODULES
 from rung.core.errors import CheckpointError, RungError
 from rung.core.source import module_path
 from rung.tensor.creation import asarray, check_device, names_device
@@ -94,8 +95,10 @@ class Module:
         elif value is not None or roles.get(name) not in (BUFFER, TRANSIENT):
             roles.pop(name, None)
         object.__setattr__(self, name, value)
+        MODULES.count += 1
 
     def __delattr__(self, name: str) -> None:
+        MODULES.count += 1
         self._roles.pop(name, None)
         object.__delattr__(self, name)
 
@@ -104,6 +107,7 @@ class Module:
         `persistent` is left out of `state_dict`."""
         object.__setattr__(self, name, None if tensor is None else Tensor(tensor))
         self._roles[name] = BUFFER if persistent else TRANSIENT
+        MODULES.count += 1
 
     def register_parameter(self, name: str, parameter: Parameter | None) -> None:
         """Assign `parameter` to an attribute whose name is computed; None = there is none."""
@@ -286,6 +290,7 @@ class Module:
                     if id(old) not in done:
                         done[id(old)] = _in_dtype(old, target)
                     object.__setattr__(module, name, done[id(old)])
+                    MODULES.count += 1
         return self
 
     # ---- calling

@@ -54,6 +54,10 @@ class Given:
         for i, child in enumerate(children):
             self._note(child, (*path, i), structure.children[i])
 
+    def containers(self) -> list[int]:
+        """The `id` of each container that was made for the trace."""
+        return list(self._made)
+
     def changes(self) -> tuple[Any, ...]:
         """(container, children, names) of each one that the function has changed, as a tree in
         which other containers of the arguments are a `Node`. Raises TraceError for one that cannot

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rung.core.changes import FOLLOWED
 from rung.core.errors import RungError
 from rung.ir.node import Value
 from rung.ir.types import TensorType
 from rung.tensor import tree
+from rung.tensor.guards import Check
 from rung.tensor.leaf import (
     LISTED,
     Buffer,
@@ -135,6 +137,7 @@ class Compiled:
         self.same: list[tuple[int, TensorState]] = []
         self.grad_types: list[tuple[int, TensorType | None]] = []
         self.watchful = False
+        self.check: Check | None = None
 
     # ---- matching
 
@@ -189,7 +192,7 @@ class Compiled:
             found = read()
             if found is not expected and found != expected:
                 return False
-        return True
+        return self.check is None or self.check.holds()
 
     def result_outputs(self) -> list[int]:
         """The output of the program that each result is; -1 for one that is none."""
@@ -197,7 +200,8 @@ class Compiled:
 
     def changed_guards(self) -> list[str]:
         """The names of the guards that do not hold."""
-        return [name for read, expected, name in self.guards if read() != expected]
+        found = [name for read, expected, name in self.guards if read() != expected]
+        return found if self.check is None else found + self.check.changed()
 
     # ---- running
 
@@ -227,6 +231,7 @@ class Compiled:
             self.gradients.write(tensors, outputs)
         for number in self.followed:
             tensors[number]._requires_grad = tensors[number]._is_leaf = True
+            FOLLOWED.count += 1
         results = self.results
         if len(results) == 1 and self.structure is tree.LEAF:
             result = results[0]
@@ -319,8 +324,9 @@ def _store(tensor: TensorState, buffer: Buffer) -> None:
     tensor._tag = None
     tensor._origin = 0
     tensor._gone = ""
-    if not tensor._is_leaf:
+    if tensor._requires_grad and not tensor._is_leaf:
         tensor._requires_grad = tensor._spent = False
+        FOLLOWED.count += 1
 
 
 # ---- from a trace

@@ -29,6 +29,7 @@ from rung.tensor.arguments import Given, apply_changes
 from rung.tensor.compiled import Compiled, compile_trace
 from rung.tensor.leaf import Placeholder, leaf_value, tensor_type
 from rung.tensor.operate import borrowed
+from rung.tensor.reads import Recorder
 from rung.tensor.state import TensorState, buffer_of, new_tensor, state
 from rung.tensor.trace import Trace
 
@@ -39,6 +40,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _MAX_SIGNATURES = 256
+_MAX_ENTRIES = 16
+"""So many traces are kept of one signature, which differ in what they have read from outside."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,17 +201,23 @@ class Jit(Wrapper, Generic[P, R]):
         try:
             args = _stand_ins(trace, leaves)
             given = Given(signature.structure, args)
-            positional, named = given.tree
-            result = self.function(*positional, **named)
-            changes = given.changes()
+            with Recorder(trace, self.function) as reads:
+                result = self.function(*given.tree[0], **given.tree[1])
             found = compile_trace(
-                trace, (result, changes), self._donated(leaves, signature), signature.leaves
+                trace,
+                (result, given.changes()),
+                self._donated(leaves, signature),
+                signature.leaves,
             )
         finally:
             state.trace = before
+        containers = given.containers()
+        del given, args, result
+        found.check = reads.finish(containers)
         found.set_flat(_flat_arguments(signature))
         entries = self._entries.setdefault(signature, [])
         entries.insert(0, found)
+        del entries[_MAX_ENTRIES:]
         if len(self._entries) > _MAX_SIGNATURES:
             self._entries.pop(next(iter(self._entries)))
         return found

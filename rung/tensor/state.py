@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from weakref import ReferenceType, ref
 
+from rung.core.changes import FOLLOWED
 from rung.core.dtype import DType
 from rung.core.errors import GradientError, RungError, TraceError
 from rung.core.source import Source, user_source
@@ -394,6 +395,8 @@ def write(tensor: TensorState, value: Value, requires_grad: bool = False) -> Non
     tensor._tag = None
     tensor._gone = ""
     if not tensor._is_leaf:
+        if requires_grad is not tensor._requires_grad:
+            FOLLOWED.count += 1
         tensor._requires_grad = requires_grad
         tensor._spent = False
     if trace is None:

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from rung.core import dtype as dt
+from rung.core.changes import FOLLOWED
 from rung.core.dtype import Scalar
 from rung.core.errors import (
     DeviceError,
@@ -412,6 +413,7 @@ class Tensor(Methods, TensorState):
                 "requires_grad of a computed tensor cannot be taken away", fix="use x.detach()"
             )
         self._requires_grad = self._is_leaf = wanted
+        FOLLOWED.count += 1
 
     def requires_grad_(self, wanted: bool = True) -> Tensor:
         """Set `requires_grad`; returns the tensor."""

@@ -244,7 +244,10 @@ def test_guards_make_a_new_trace() -> None:
     assert f(x).item() == 1
     mode["training"] = True
     assert f(x).item() == 2
-    assert f.explain_recompiles() == ["first call", "changed outside: training"]
+    assert [r.split(",")[0] for r in f.explain_recompiles()] == [
+        "first call",
+        "changed outside: training",
+    ]
 
 
 def test_nested_and_methods() -> None:

@@ -1,0 +1,803 @@
+"""What a jitted function reads from outside is read anew: whatever is rebound, replaced or counted
+on between calls, the result is that of the function without `jit`."""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import dataclasses
+import enum
+import functools
+import gc
+import sys
+import types
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+import rung
+from rung import nn, optim
+from rung.core.settings import configure
+from rung.tensor.jit import Jit
+from rung.tensor.programs import clear_programs
+
+
+@pytest.fixture(autouse=True)
+def interpreted() -> Iterator[None]:
+    configure(interpret=True)
+    yield
+    configure(interpret=False)
+
+
+SCALE: Any = 2.0
+WEIGHT: Any = None
+TABLE: dict[str, Any] = {}
+STEPS: list[Any] = []
+helper: Any = None
+config = types.ModuleType("config_of_a_user")
+Case = tuple[Callable[[Any], Any], list[Callable[[], object]]]
+"""A function, and what is done before each further call."""
+
+
+@dataclasses.dataclass
+class Config:
+    scale: float = 1.0
+    mode: str = "add"
+    inner: Any = None
+    table: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+class Slots:
+    __slots__ = ("rate",)
+
+    def __init__(self, rate: float) -> None:
+        self.rate = rate
+
+
+class Lazy:
+    """Attributes by a property, a class attribute, `__getattr__`, a method."""
+
+    offset = 1.0
+
+    def __init__(self) -> None:
+        self._scale = 2.0
+        self.values = {"deep": 3.0}
+
+    @property
+    def scale(self) -> float:
+        return self._scale
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self.__dict__["values"][name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+    def apply(self, x: Any) -> Any:
+        return x * self.scale + self.offset
+
+    @staticmethod
+    def fixed(x: Any) -> Any:
+        return x * SCALE
+
+    @classmethod
+    def of_class(cls, x: Any) -> Any:
+        return x * cls.offset
+
+
+class Mode(enum.Enum):
+    ADD = 1
+    MULTIPLY = 2
+
+
+def set_global(name: str, value: Any) -> Callable[[], None]:
+    return lambda: globals().__setitem__(name, value)
+
+
+def global_number() -> Case:
+    set_global("SCALE", 2.0)()
+    return (lambda x: x * SCALE), [set_global("SCALE", v) for v in (3.0, 0.0, -0.0, 2, True, 2.0)]
+
+
+def global_tensor() -> Case:
+    set_global("WEIGHT", rung.tensor([1.0, 2.0]))()
+    return (lambda x: x * WEIGHT), [
+        set_global("WEIGHT", rung.tensor([3.0, 4.0])),
+        lambda: WEIGHT.assign([5.0, 6.0]),
+        set_global("WEIGHT", rung.tensor(7)),
+        set_global("WEIGHT", 8.0),
+        set_global("WEIGHT", np.array([1.0, 9.0], np.float32)),
+    ]
+
+
+def global_function() -> Case:
+    set_global("helper", lambda x: x + 1)()
+    return (lambda x: helper(x)), [
+        set_global("helper", lambda x: x * 5),
+        set_global("helper", functools.partial(rung.add, 7.0)),
+        set_global("helper", rung.exp),
+    ]
+
+
+def global_of_a_helper() -> Case:
+    set_global("SCALE", 2.0)()
+
+    def inner(x: Any) -> Any:
+        return Lazy.fixed(x)
+
+    return (lambda x: inner(x) + 0), [set_global("SCALE", 4.0), set_global("SCALE", 5.0)]
+
+
+def closure_number() -> Case:
+    scale = 2.0
+
+    def f(x: Any) -> Any:
+        return x * scale
+
+    def change(value: float) -> Callable[[], None]:
+        def apply() -> None:
+            nonlocal scale
+            scale = value
+
+        return apply
+
+    return f, [change(3.0), change(3.0), change(4.0)]
+
+
+def closure_through_two_functions() -> Case:
+    scale, weight = 2.0, rung.tensor([1.0, 2.0])
+
+    def outer(x: Any) -> Any:
+        def inner(y: Any) -> Any:
+            return y * scale + sum(weight * s for s in (1, scale))
+
+        return rung.grad(lambda z: inner(z).sum())(x) + inner(x)
+
+    def change(s: float, w: Any) -> Callable[[], None]:
+        def apply() -> None:
+            nonlocal scale, weight
+            scale, weight = s, w
+
+        return apply
+
+    return outer, [change(3.0, weight), change(3.0, rung.tensor([5.0, 5.0])), change(1.0, weight)]
+
+
+def closure_of_a_factory() -> Case:
+    def make(scale: float) -> Any:
+        def f(x: Any) -> Any:
+            return x * scale
+
+        def change(value: float) -> None:
+            nonlocal scale
+            scale = value
+
+        return f, change
+
+    (f, change_f), (g, change_g) = make(2.0), make(2.0)
+    return (lambda x: f(x) + g(x) * 10), [lambda: change_f(3.0), lambda: change_g(4.0)]
+
+
+def closure_called_by_the_library() -> Case:
+    scale = 2.0
+    loss = [lambda w: (w * scale).sum()]
+
+    def change(value: float) -> Callable[[], None]:
+        def apply() -> None:
+            nonlocal scale
+            scale = value
+
+        return apply
+
+    both = rung.value_and_grad(lambda w: loss[0](w))
+    return (lambda x: both(x)[1]), [change(3.0), lambda: loss.__setitem__(0, lambda w: w.sum())]
+
+
+def attribute_of_an_object() -> Case:
+    c = Config()
+
+    def f(x: Any) -> Any:
+        return x + c.scale if c.mode == "add" else x * c.scale
+
+    return f, [
+        lambda: setattr(c, "scale", 3.0),
+        lambda: setattr(c, "mode", "multiply"),
+        lambda: vars(c).update(scale=5.0),
+        lambda: setattr(c, "scale", rung.tensor([1.0, 2.0])),
+    ]
+
+
+def attribute_of_an_attribute() -> Case:
+    c = Config(inner=Config(inner=Config(scale=2.0)))
+
+    def f(x: Any) -> Any:
+        deep = c.inner
+        return x * deep.inner.scale
+
+    return f, [
+        lambda: setattr(c.inner.inner, "scale", 3.0),
+        lambda: setattr(c.inner, "inner", Config(scale=4.0)),
+        lambda: setattr(c, "inner", Config(inner=Config(scale=5.0))),
+    ]
+
+
+def attribute_added_and_deleted() -> Case:
+    c = types.SimpleNamespace()
+
+    def f(x: Any) -> Any:
+        return x * getattr(c, "scale", 2.0) + (1 if hasattr(c, "extra") else 0)
+
+    return f, [
+        lambda: setattr(c, "scale", 3.0),
+        lambda: setattr(c, "extra", None),
+        lambda: delattr(c, "scale"),
+    ]
+
+
+def attribute_by_getattr() -> Case:
+    c, names = Config(scale=2.0), ["scale"]
+
+    def f(x: Any) -> Any:
+        for name in names:
+            x = x * getattr(c, name)
+        return x * vars(c)["scale"] * c.__dict__["scale"]
+
+    return f, [lambda: setattr(c, "scale", 3.0), lambda: names.append("scale")]
+
+
+def namespace_of_argparse() -> Case:
+    args = argparse.Namespace(lr=0.5)
+    return (lambda x: x * args.lr), [lambda: setattr(args, "lr", 0.25)]
+
+
+def attribute_of_a_module_of_the_user() -> Case:
+    config.rate = 2.0
+    return (lambda x: x * config.rate), [lambda: setattr(config, "rate", 3.0)]
+
+
+def slots() -> Case:
+    s = Slots(2.0)
+    return (lambda x: x * s.rate), [lambda: setattr(s, "rate", 3.0)]
+
+
+def named_tuple() -> Case:
+    Point = collections.namedtuple("Point", "a b")
+    c = Config(inner=Point(2.0, 3.0))
+    return (lambda x: x * c.inner.a + c.inner.b), [lambda: setattr(c, "inner", Point(4.0, 3.0))]
+
+
+def properties_and_methods() -> Case:
+    z = Lazy()
+
+    def f(x: Any) -> Any:
+        return z.apply(x) * z.deep + z.of_class(x)
+
+    return f, [
+        lambda: setattr(z, "_scale", 3.0),
+        lambda: setattr(z, "offset", 4.0),
+        lambda: z.values.__setitem__("deep", 7.0),
+        lambda: setattr(z, "apply", lambda x: x * 100),
+    ]
+
+
+def class_attribute() -> Case:
+    class Settings:
+        rate = 2.0
+
+        def scaled(self, x: Any) -> Any:
+            return x * self.rate
+
+    s = Settings()
+
+    def replaced(self: Any, x: Any) -> Any:
+        return x * 50
+
+    return (lambda x: s.scaled(x) + Settings.rate), [
+        lambda: setattr(Settings, "rate", 3.0),
+        lambda: setattr(Settings, "scaled", replaced),
+    ]
+
+
+def call_result() -> Case:
+    registry = {"a": Config(scale=2.0), "b": Config(scale=3.0)}
+    active = ["a"]
+
+    def current() -> Config:
+        return registry[active[0]]
+
+    return (lambda x: x * current().scale), [
+        lambda: setattr(registry["a"], "scale", 4.0),
+        lambda: active.__setitem__(0, "b"),
+        lambda: registry.update(b=Config(scale=9.0)),
+    ]
+
+
+def inside_library_results() -> Case:
+    parts = {"a": Config(scale=2.0), "b": Config(scale=3.0)}
+
+    def f(x: Any) -> Any:
+        first = next(iter(parts.values())).scale
+        last = max(parts.items(), key=lambda kv: kv[0])[1].scale
+        return x * first + last + parts.get("a").scale + sorted(parts)[-1:].count("b")
+
+    return f, [
+        lambda: setattr(parts["a"], "scale", 4.0),
+        lambda: setattr(parts["b"], "scale", 5.0),
+        lambda: parts.__setitem__("c", Config(scale=6.0)),
+        lambda: parts.pop("a") and parts.__setitem__("a", Config(scale=1.0)),
+    ]
+
+
+def items_of_a_dict() -> Case:
+    TABLE.clear()
+    TABLE.update(w=rung.tensor([1.0, 2.0]), rate=2.0)
+
+    def f(x: Any) -> Any:
+        return x * TABLE["w"] * TABLE["rate"] + TABLE.get("bias", 0.0) + ("on" in TABLE)
+
+    return f, [
+        lambda: TABLE.update(w=rung.tensor([3.0, 4.0])),
+        lambda: TABLE.update(rate=5.0),
+        lambda: TABLE.update(bias=1.0),
+        lambda: TABLE.update(on=1),
+        lambda: TABLE.update(unrelated=1),
+        lambda: TABLE.pop("on"),
+    ]
+
+
+def default_dict() -> Case:
+    d: Any = collections.defaultdict(lambda: 2.0)
+    return (lambda x: x * d["rate"]), [lambda: d.update(rate=3.0), lambda: d.clear()]
+
+
+def growing_list() -> Case:
+    STEPS[:] = [rung.tensor([1.0, 1.0])]
+
+    def f(x: Any) -> Any:
+        for s in STEPS:
+            x = x + s
+        return x * len(STEPS)
+
+    return f, [
+        lambda: STEPS.append(rung.tensor([2.0, 3.0])),
+        lambda: STEPS.append(4.0),
+        lambda: STEPS.__setitem__(0, 7.0),
+        lambda: STEPS.reverse(),
+        lambda: STEPS.clear(),
+    ]
+
+
+def containers_within_containers() -> Case:
+    layers: Any = [{"w": rung.ones(2), "k": (1.0, [2.0])}, {"w": rung.ones(2), "k": (3.0, [4.0])}]
+
+    def f(x: Any) -> Any:
+        for i, (w, (a, (b,))) in enumerate(map(dict.values, layers)):
+            x = x * w * a + b * (i + 1)
+        return x
+
+    return f, [
+        lambda: layers[1]["k"][1].__setitem__(0, 9.0),
+        lambda: layers[0].update(w=rung.full(2, 3.0)),
+        lambda: layers.pop(0),
+    ]
+
+
+def comprehensions_and_generators() -> Case:
+    scales = [1.0, 2.0]
+    parts = [Config(scale=3.0), Config(scale=4.0)]
+
+    def values() -> Iterator[float]:
+        for p in parts:
+            yield p.scale
+        yield from scales
+
+    def f(x: Any) -> Any:
+        a = sum([s * p.scale for s, p in zip(scales, parts, strict=False)])
+        b = {k: p.scale for k, p in enumerate(parts)}[1]
+        c = any(s > 3 for s in scales)
+        *_, d = values()
+        return x * a + b + c + sum(values()) + d
+
+    return f, [
+        lambda: scales.__setitem__(1, 5.0),
+        lambda: setattr(parts[0], "scale", 6.0),
+        lambda: parts.append(Config(scale=1.0)),
+        lambda: scales.append(8.0),
+    ]
+
+
+def sets() -> Case:
+    frozen = {"b"}
+
+    def f(x: Any) -> Any:
+        return sum(x * i for i, n in enumerate("abc", 1) if n not in frozen) + len(frozen)
+
+    return f, [lambda: frozen.add("a"), lambda: frozen.discard("b")]
+
+
+def default_arguments() -> Case:
+    c: Any = {"scale": 2.0}
+
+    def f(x: Any, options: Any = c, *, more: Any = (c,)) -> Any:
+        return x * options["scale"] + more[0]["scale"]
+
+    return f, [lambda: c.update(scale=3.0)]
+
+
+def partials() -> Case:
+    c = Config(scale=2.0)
+
+    def f(c: Config, x: Any, extra: Any) -> Any:
+        return x * c.scale + extra.scale
+
+    return functools.partial(f, c, extra=Config(scale=1.0)), [lambda: setattr(c, "scale", 3.0)]
+
+
+def bound_methods() -> Case:
+    z = Lazy()
+    return z.apply, [lambda: setattr(z, "_scale", 3.0), lambda: setattr(z, "offset", 9.0)]
+
+
+def callable_objects() -> Case:
+    class Layer:
+        def __init__(self) -> None:
+            self.w = rung.tensor([1.0, 2.0])
+            self.gain = 2.0
+
+        def __call__(self, x: Any) -> Any:
+            return x * self.w * self.gain
+
+    layer = Layer()
+    return (lambda x: layer(x)), [
+        lambda: setattr(layer, "gain", 3.0),
+        lambda: setattr(layer, "w", rung.tensor([5.0, 6.0])),
+    ]
+
+
+def nested_jit() -> Case:
+    c = Config(scale=2.0)
+    inner = rung.jit(lambda x: x * c.scale)
+    return (lambda x: inner(x) + 1), [lambda: setattr(c, "scale", 3.0)]
+
+
+def converted_by_rung_function() -> Case:
+    c = Config(scale=2.0)
+
+    @rung.function
+    def f(x: Any) -> Any:
+        i = 0.0
+        while i < c.scale:
+            x = x + c.scale
+            i = i + 1
+        if x.sum() > 3:
+            x = x * c.scale
+        return x
+
+    return f, [lambda: setattr(c, "scale", 3.0), lambda: setattr(c, "scale", 1.0)]
+
+
+def bodies_of_loops_and_vmap() -> Case:
+    c, w = Config(scale=2.0), Config(inner=rung.tensor([1.0, 2.0]))
+
+    def f(x: Any) -> Any:
+        a = rung.fori_loop(0, 3, lambda i, v: v * c.scale, x)
+        b = rung.vmap(lambda v: v * w.inner.sum() + c.scale)(x)
+        return a + rung.cond(x.sum() > 0, lambda v: v * c.scale, lambda v: v, b)
+
+    return f, [lambda: setattr(c, "scale", 3.0), lambda: setattr(w, "inner", rung.ones(2))]
+
+
+def arrays_from_outside() -> Case:
+    a, c = np.array([1.0, 2.0], np.float32), Config(inner=np.ones(2, np.float32))
+
+    def f(x: Any) -> Any:
+        return x * a + rung.asarray(c.inner) + float(a[0]) + np.sqrt(a).sum()
+
+    return f, [
+        lambda: a.__setitem__(0, 4.0),
+        lambda: c.inner.fill(7.0),
+        lambda: setattr(c, "inner", np.zeros(2, np.float32)),
+        lambda: a.__setitem__(slice(None), 9.0),
+    ]
+
+
+def plain_attributes_of_modules() -> Case:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(2, 2)
+            self.norm = nn.LayerNorm(2)
+            self.gain = 2.0
+            self.blocks = nn.ModuleList([nn.Linear(2, 2)])
+
+        def forward(self, x: Any) -> Any:
+            x = self.norm(self.fc(x)) * self.gain
+            for block in self.blocks:
+                x = block(x)
+            return x
+
+    rung.manual_seed(0)
+    net, other = Net(), nn.Linear(2, 2)
+    return (lambda x: net(x)), [
+        lambda: setattr(net, "gain", 3.0),
+        lambda: setattr(net.norm, "eps", 1.0),
+        lambda: setattr(net, "fc", other),
+        lambda: setattr(net.fc, "weight", nn.Parameter(rung.eye(2))),
+        lambda: setattr(net.fc, "bias", None),
+        lambda: net.blocks.append(other),
+        lambda: setattr(net, "forward", lambda x: x * 3),
+    ]
+
+
+def module_given_to_the_library() -> Case:
+    rung.manual_seed(0)
+    net = nn.Linear(2, 1)
+
+    def f(x: Any) -> Any:
+        grads = rung.grad(lambda m: (m(x) ** 2).sum())(net)
+        return grads.weight
+
+    return f, [lambda: setattr(net, "weight", nn.Parameter(rung.ones((1, 2))))]
+
+
+def parameters_of_a_module() -> Case:
+    rung.manual_seed(0)
+    net = nn.Sequential(nn.Linear(2, 2))
+
+    def f(x: Any) -> Any:
+        return x + sum((p * p).sum() for p in net.parameters()).detach()
+
+    return f, [
+        lambda: net.append(nn.Linear(2, 2)),
+        lambda: setattr(net[0], "bias", None),
+        lambda: setattr(net[0], "weight", nn.Parameter(rung.eye(2))),
+    ]
+
+
+def dropout_rate() -> Case:
+    drop = nn.Dropout(0.0)
+    return (lambda x: drop(x) * 1), [lambda: setattr(drop, "p", 1.0)]
+
+
+def enums_and_types() -> Case:
+    c = Config(mode="f32", inner=Mode.ADD)
+
+    def f(x: Any) -> Any:
+        y = x.astype(c.mode)
+        return y + 1 if c.inner is Mode.ADD else y * 3
+
+    return f, [lambda: setattr(c, "inner", Mode.MULTIPLY), lambda: setattr(c, "mode", "f64")]
+
+
+def written_before_it_is_read() -> Case:
+    c = Config()
+
+    def f(x: Any) -> Any:
+        c.inner = x * 2
+        c.table["y"] = x + 1
+        return c.inner + c.table["y"]
+
+    return f, [lambda: setattr(c, "inner", 5.0), lambda: c.table.clear()]
+
+
+def counted_by_the_function() -> Case:
+    c = Config(scale=0.0)
+
+    def f(x: Any) -> Any:
+        c.scale += 1
+        return x * c.scale
+
+    return f, [lambda: None, lambda: setattr(c, "scale", 5.0), lambda: None]
+
+
+def collected_by_the_function() -> Case:
+    seen: list[Any] = []
+
+    def f(x: Any) -> Any:
+        if len(seen) < 2:
+            seen.append(1)
+        return x * len(seen)
+
+    return f, [lambda: None, lambda: None, lambda: seen.clear()]
+
+
+def imported_inside() -> Case:
+    sys.modules[config.__name__] = config
+    config.rate = 2.0
+
+    def f(x: Any) -> Any:
+        from config_of_a_user import rate
+
+        return x * rate
+
+    return f, [lambda: setattr(config, "rate", 3.0)]
+
+
+def weak_and_other_holders() -> Case:
+    c = Config(scale=2.0)
+    r = weakref.ref(c)
+    deque = collections.deque([c], maxlen=2)
+    return (lambda x: x * r().scale + deque[0].scale), [
+        lambda: setattr(c, "scale", 3.0),
+        lambda: deque.appendleft(Config(scale=9.0)),
+    ]
+
+
+def requires_grad() -> Case:
+    w, b = rung.ones(2).requires_grad_(), rung.zeros(2).requires_grad_()
+
+    def f(x: Any) -> Any:
+        w.grad = b.grad = None
+        ((w * x + b) ** 2).sum().backward()
+        return (w.grad if w.grad is not None else x * 0) + (b.grad if b.grad is not None else 0)
+
+    return f, [lambda: w.requires_grad_(False), lambda: w.requires_grad_(True)]
+
+
+CASES = [
+    case
+    for name, case in sorted(globals().items())
+    if isinstance(case, types.FunctionType) and case.__annotations__.get("return") == "Case"
+]
+
+
+def outcome(f: Any, x: Any) -> Any:
+    """The value and dtype of a result."""
+    y = f(x)
+    return y.dtype.name, np.signbit(y.numpy()).tolist(), y.tolist()
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda c: c.__name__)
+def test_what_is_read_from_outside_is_read_anew(case: Callable[[], Case]) -> None:
+    def run(wrap: Callable[[Any], Any]) -> list[Any]:
+        f, changes = case()
+        f, x = wrap(f), rung.tensor([1.0, 3.0])
+        found = [outcome(f, x), outcome(f, x)]
+        for change in changes:
+            change()
+            found += [outcome(f, x), outcome(f, x)]
+        return found
+
+    compiled: list[Jit[Any, Any]] = []
+
+    def wrap(f: Any) -> Any:
+        compiled.append(rung.jit(f))
+        return compiled[-1]
+
+    assert run(wrap) == run(lambda f: f)
+    assert "could not be followed" not in str(compiled[0].explain_recompiles())
+
+
+NAMED = {
+    global_number: "global SCALE: 3.0 was 2.0",
+    closure_number: "closure variable scale: 3.0 was 2.0",
+    attribute_of_an_object: "Config.scale: 3.0 was 1.0",
+    items_of_a_dict: "item 'w' of a dict",
+    growing_list: "the items of a list",
+    arrays_from_outside: "the elements of an array float32[2]",
+    requires_grad: "whether a tensor requires a gradient",
+}
+
+
+@pytest.mark.parametrize("case", NAMED, ids=lambda c: c.__name__)
+def test_recompiles_are_explained(case: Callable[[], Case]) -> None:
+    f, changes = case()
+    f = rung.jit(f)
+    f(rung.ones(2))
+    changes[0]()
+    f(rung.ones(2))
+    assert f.explain_recompiles()[-1].startswith("changed outside: ")
+    assert NAMED[case] in f.explain_recompiles()[-1]
+
+
+def test_what_has_not_changed_is_not_traced_again() -> None:
+    count: list[int] = []
+    c, seen = Config(scale=2.0), {"loss": 0.0}
+
+    @rung.jit
+    def f(x: Any) -> Any:
+        count.append(1)
+        seen["loss"] = len(str(c.scale))
+        parts = [x]
+        parts.append(x * c.scale)
+        c.table["last"] = parts
+        return sum(parts)
+
+    for _ in range(5):
+        f(rung.ones(2))
+        seen["other"] = 1
+        c.scale = float("2")
+        c.mode = "else"
+    assert len(count) == 1
+
+
+def test_a_number_that_keeps_changing_costs_no_compilation() -> None:
+    clear_programs()
+    c = Config(scale=0.0)
+    f = rung.jit(lambda x: x * c.scale)
+    programs = set()
+    for i in range(30):
+        c.scale = i / 8
+        assert f(rung.ones(1)).item() == i / 8
+        programs.add(id(f._last.runnable))
+    assert len(programs) == 3
+    assert len(next(iter(f._entries.values()))) <= 16, "old traces are let go"
+
+
+def test_traces_do_not_keep_tensors_that_are_gone() -> None:
+    state = Config(inner=rung.ones(2))
+    f = rung.jit(lambda x: state.inner * 2 + x)
+    weak = []
+    for _ in range(40):
+        weak.append(weakref.ref(state.inner))
+        state.inner = f(state.inner)
+    gc.collect()
+    assert sum(w() is not None for w in weak) <= 20
+
+
+def test_hyperparameters_of_optimizers() -> None:
+    def run(wrap: Any) -> list[float]:
+        p, q = rung.ones(1).requires_grad_(), rung.ones(1).requires_grad_()
+        optimizer = optim.SGD([p], lr=0.5, momentum=0.9)
+
+        def step() -> None:
+            optimizer.zero_grad()
+            (p * 2 + q).sum().backward()
+            optimizer.step()
+
+        step = wrap(step)
+        seen = []
+        for change in (
+            lambda: None,
+            lambda: setattr(optimizer, "lr", 0.25),
+            lambda: optimizer.param_groups[0].__setitem__("momentum", 0.5),
+            lambda: optimizer.param_groups[0].__setitem__("weight_decay", 0.5),
+            lambda: optimizer.add_param_group({"params": [q]}),
+            lambda: optimizer.param_groups[0].__setitem__("lr", 1.0),
+        ):
+            change()
+            step()
+            seen += [p.item(), q.item()]
+        return seen
+
+    assert run(rung.jit) == pytest.approx(run(lambda f: f))
+
+
+def test_the_random_generator_is_read_anew() -> None:
+    f = rung.jit(lambda: rung.rand(2))
+    f()
+    rung.manual_seed(7)
+    drawn = f().tolist()
+    rung.manual_seed(7)
+    assert rung.rand(2).tolist() == drawn
+
+
+def test_tracing_leaves_a_debugger_in_place() -> None:
+    lines: list[int] = []
+    c = Config(scale=2.0)
+
+    def f(x: Any) -> Any:
+        y = x * c.scale
+        return y + 1
+
+    def tracer(frame: Any, event: str, arg: Any) -> Any:
+        if frame.f_code is f.__code__:
+            lines.append(frame.f_lineno)
+            return tracer
+        return None
+
+    compiled = rung.jit(f)
+    before = sys.gettrace()
+    sys.settrace(tracer)
+    try:
+        compiled(rung.ones(1))
+        assert sys.gettrace() is tracer
+    finally:
+        sys.settrace(before)
+    start = f.__code__.co_firstlineno
+    assert {start + 1, start + 2} <= set(lines)
+    c.scale = 5.0
+    assert compiled(rung.ones(1)).item() == 6
