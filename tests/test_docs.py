@@ -19,6 +19,7 @@ DOCUMENTS = (
     "CHANGELOG.md",
     "docs/architecture.md",
     "docs/array-api.md",
+    "docs/jit.md",
     "docs/opinfo.md",
 )
 NAMED = re.compile(r"`((?:rung|tests|benchmarks|docs|examples)/[\w./]+)`")
@@ -73,6 +74,16 @@ def test_the_examples_of_the_readme_run(tmp_path: Path) -> None:
 def test_the_example_of_the_array_api_runs(tmp_path: Path) -> None:
     (block,) = BLOCK.findall((ROOT / "docs/array-api.md").read_text())
     assert "-0.70710" in output_of(block, tmp_path / "array_api.py")
+
+
+def test_the_promises_of_jit_hold(tmp_path: Path) -> None:
+    blocks = BLOCK.findall((ROOT / "docs/jit.md").read_text())
+    assert len(blocks) >= 6
+    printed = output_of("\n".join(blocks), tmp_path / "promises.py")
+    assert "changed outside: Settings.temperature: 0.5 was 1.0" in printed
+    assert "changed outside: global weight" in printed
+    assert "changed outside: global rate: 1.25 was 1.0" in printed
+    assert "is not known while jit traces sign" in printed
 
 
 def test_kernels_of_the_architecture_read_back() -> None:

@@ -37,6 +37,14 @@ class _Mark:
     """What stands on the stack beside objects."""
 
 
+class _Super:
+    """What `super()` gives."""
+
+    def __init__(self, after: type, owner: Any) -> None:
+        self.after = after
+        self.owner = owner
+
+
 _NULL = _Mark()
 _MADE = _Mark()
 """A function that the trace itself has made."""
@@ -168,7 +176,9 @@ class Frame:
         """An attribute of what the value may be."""
         found: list[Any] = []
         for x in entry:
-            if type(x) is not _Mark:
+            if type(x) is _Super:
+                found += self.recorder.read_inherited(x.after, x.owner, name)
+            elif type(x) is not _Mark:
                 found += self.recorder.read_attribute(x, name, updating)
         return tuple(found)
 
@@ -225,7 +235,7 @@ class Frame:
         return (*found, _INSIDE) if found else ()
 
 
-def _has(entry: Entry, mark: _Mark) -> bool:
+def _has(entry: Entry, mark: Any) -> bool:
     return any(x is mark for x in entry)
 
 
@@ -464,7 +474,25 @@ def _call(self: Frame, frame: FrameType, i: Instruction) -> None:
         function = second if _has(first, _NULL) else first
     else:
         function, args = first, [second, *args]
-    self.stack.append(self.call(function, args, {}))
+    if _has(function, super):
+        self.stack.append(_super(self, frame, args))
+    else:
+        self.stack.append(self.call(function, args, {}))
+
+
+def _super(self: Frame, frame: FrameType, args: list[Entry]) -> Entry:
+    """`super()`, or with the class and the object."""
+    if len(args) < 2:
+        names = frame.f_locals
+        first = self.code.co_varnames[:1]
+        args = [(names.get("__class__"),), (names.get(first[0]) if first else None,)]
+    return tuple(_Super(k, x) for k in args[0] for x in args[1] if isinstance(k, type))
+
+
+def _load_super(self: Frame, frame: FrameType, i: Instruction) -> None:
+    _, kind, owner = self.pops(3)
+    found = self.attribute(_super(self, frame, [kind, owner]), i.value)
+    self.stack += [found, owner] if i.effect == -1 else [found]
 
 
 def _call_spread(self: Frame, frame: FrameType, i: Instruction) -> None:
@@ -584,6 +612,7 @@ _HANDLERS: dict[str, Callable[[Frame, FrameType, Instruction], None]] = {
     **dict.fromkeys(("LIST_APPEND", "SET_ADD", "MAP_ADD"), _add_to),
     "MAKE_FUNCTION": _make_function, "SET_FUNCTION_ATTRIBUTE": _make_function,
     "COPY": _copy, "SWAP": _swap, "PUSH_NULL": _push_null, "LOAD_CLOSURE": _push_unknown,
+    "LOAD_SUPER_ATTR": _load_super,
     "CALL": _call, "CALL_KW": _call, "CALL_FUNCTION_EX": _call_spread,
     "IMPORT_NAME": _import, "IMPORT_FROM": _import,
     "RETURN_VALUE": _return, "RETURN_CONST": lambda self, frame, i: None,

@@ -230,7 +230,8 @@ def compile_check(reads: Sequence[Read]) -> Callable[[], bool]:
         if counter and terms:
             lines.append(f"{space}seen_{counter} = {counter}.count")
     failures = "AttributeError, KeyError, IndexError, ValueError, TypeError"
-    lines += ["        pass", f"    except ({failures}):", "        return False", "    return True"]
+    lines += ["        pass", f"    except ({failures}):", "        return False"]
+    lines.append("    return True")
     exec(compile("\n".join(lines), "<guards of a trace>", "exec"), names)
     found: Callable[[], bool] = names["holds"]
     return found

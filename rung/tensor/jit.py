@@ -5,9 +5,9 @@
         loss, grads = rung.value_and_grad(loss_of)(params, x, y)
         ...
 
-Tensors that the function reads from outside are read anew by each call; tensors that it updates are
-written back after each call, in place where nobody else holds their buffer. What the function does
-to other Python objects happens only while it is traced.
+A call gives what the function gives without `jit`. Tensors from outside are read anew by each call;
+tensors that it updates, arguments among them, are written back, in place where nobody else holds
+their buffer. What else it reads from outside is guarded: another value means another trace.
 """
 
 from __future__ import annotations
@@ -338,7 +338,20 @@ def jit(
     name: str | None = None,
 ) -> Any:
     """Compile a function at its first call with each signature: the structure of its arguments,
-    dtypes and shapes of tensors and arrays, and the values of all else, which must be hashable.
+    dtypes and shapes of tensors and arrays, which arguments are the same tensor, and the values of
+    all else, which must be hashable. A call gives what the function gives without `jit`:
+
+    - Arguments are updated as the function does it: tensors in place, also in dicts, lists and
+      dataclasses, whose entries and fields are set; `.grad` too; arrays are written into.
+    - Tensors from outside are read anew by each call, and written back where they are assigned.
+    - Whatever else the function reads from outside (global names, closure variables, attributes,
+      items, lengths of containers, elements of arrays) is guarded: when it has changed, the
+      function is traced again, and compiled where the graph is another one than before.
+      `explain_recompiles()` says what changed.
+    - What it does to other Python objects happens while it is traced; a function that reads what it
+      has itself changed so is traced at every call.
+    - What libraries read by themselves (time, files, random numbers of NumPy) is read when it is
+      traced.
 
     `donate`: positional arguments whose buffers the results may take over; those tensors are gone
     after the call. Where a gradient is followed through a call (`requires_grad` arguments, or

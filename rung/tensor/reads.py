@@ -45,7 +45,7 @@ from rung.tensor.guards import (
     item_of,
 )
 from rung.tensor.state import TensorState
-from rung.tensor.users import is_library, is_user_code, is_user_frame
+from rung.tensor.users import LIBRARY_FILES, is_library, is_standard, is_user_code, is_user_frame
 
 if TYPE_CHECKING:
     from rung.tensor.trace import Trace
@@ -75,7 +75,7 @@ class Recorder:
 
     def __enter__(self) -> Recorder:
         self._outer = sys.gettrace()
-        sys.settrace(self._enter)
+        sys.settrace(self._entering() if self._outer is None else self._enter)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -83,6 +83,15 @@ class Recorder:
         self._outer = None
         self.frames.clear()
         self.active.clear()
+
+    def _entering(self) -> Any:
+        """`_enter`, but quick for the functions of libraries, which are nearly all that run."""
+        files, enter = LIBRARY_FILES, self._enter
+
+        def entering(frame: FrameType, event: str, arg: object) -> Any:
+            return None if frame.f_code.co_filename in files else enter(frame, event, arg)
+
+        return entering
 
     def _enter(self, frame: FrameType, event: str, arg: object) -> Any:
         """A function begins, or a generator goes on."""
@@ -247,6 +256,20 @@ class Recorder:
             return (found.__func__,)
         return () if isinstance(found, property) else (found,)
 
+    def read_inherited(self, after: type, owner: Any, name: str) -> tuple[Any, ...]:
+        """What `super()` gives: an attribute of the classes behind one."""
+        order = (owner if isinstance(owner, type) else type(owner)).__mro__
+        behind = order[order.index(after) + 1 :] if after in order else ()
+        for kind in behind:
+            found = kind.__dict__.get(name, MISSING)
+            if found is not MISSING:
+                if isinstance(found, FunctionType) and is_user_code(found.__code__):
+                    self._add(METHOD, kind, name, found)
+                elif not hasattr(type(found), "__get__") and not is_library(kind):
+                    self._add(ATTRIBUTE, kind, name, found)
+                return (found,)
+        return ()
+
     def wrote_attribute(self, owner: Any, name: str) -> None:
         """The function sets an attribute."""
         kind, where = ATTRIBUTE, owner
@@ -261,7 +284,7 @@ class Recorder:
         if isinstance(owner, dict | list | tuple) and isinstance(key, slice):
             return self.read_content(owner)
         if not isinstance(owner, dict | list | tuple | deque) or not _is_key(key):
-            return ()
+            return self._by_library(owner, "__getitem__")
         value = item_of(owner, key)
         if not isinstance(owner, tuple) and (CONTENT, id(owner), None) not in self.reads:
             self._add(ITEM, owner, key, value, updating)
@@ -290,6 +313,14 @@ class Recorder:
             _, known = self.before.get(id(owner), (None, None))
             size = len(owner) if known is None else _size_of_snapshot(owner, known)
             self._add(LENGTH, owner, None, size)
+        else:
+            self._by_library(owner, "__len__")
+
+    def _by_library(self, owner: Any, method: str) -> tuple[Any, ...]:
+        """All that is in an object that a library is asked for the items of."""
+        found = _static(type(owner), method)
+        library = isinstance(found, FunctionType) and not is_user_code(found.__code__)
+        return self.read_tree(owner) if library and is_standard(type(owner)) else ()
 
     def read_content(self, owner: Any) -> tuple[Any, ...]:
         """All items of a container: list, dict, set; of a tuple, which cannot change, they are
@@ -304,7 +335,7 @@ class Recorder:
             return tuple(owner.values()) if isinstance(owner, dict) else tuple(owner)
         if isinstance(owner, type({}.keys()) | type({}.values()) | type({}.items())):
             return tuple(owner)
-        return ()
+        return self._by_library(owner, "__iter__")
 
     def read_array(self, array: np.ndarray[Any, Any]) -> None:
         """The elements of an array that may be written to."""
@@ -325,7 +356,9 @@ class Recorder:
             return ()
         elif isinstance(owner, (*Containers.__args__, tuple)):
             items = self.read_content(owner)
-        elif tree.children(owner)[1] is not None and not is_library(type(owner)):
+        elif is_standard(type(owner)) or (
+            tree.children(owner)[1] is not None and not is_library(type(owner))
+        ):
             fields = [n for n in _fields(owner) or () if n not in _BOOKKEEPING]
             items = [x for n in fields for x in self.read_attribute(owner, n)]
         else:

@@ -20,8 +20,19 @@ _MODEL_CODE = tuple(PACKAGE_DIR + folder + os.sep for folder in ("nn", "models",
 _MODULE_BASE = PACKAGE_DIR + os.path.join("nn", "module.py")
 
 
+LIBRARY_FILES: set[str] = set()
+"""Files that are known to be of a library."""
+
+
 @lru_cache(maxsize=4096)
 def _is_user_file(name: str) -> bool:
+    found = _judge(name)
+    if not found:
+        LIBRARY_FILES.add(name)
+    return found
+
+
+def _judge(name: str) -> bool:
     if name.startswith(PACKAGE_DIR):
         return name.startswith(_MODEL_CODE) and name != _MODULE_BASE
     if name.startswith(("<frozen", "<__array_function__", _NUMPY)):
@@ -49,6 +60,12 @@ def is_library(x: Any) -> bool:
     of Python."""
     name = x.__name__ if isinstance(x, ModuleType) else getattr(x, "__module__", None)
     return isinstance(name, str) and _is_library_name(name)
+
+
+def is_standard(kind: type) -> bool:
+    """Whether a class, or one that it is made from, is of a module of Python written in Python."""
+    names = [k.__module__.partition(".")[0] for k in kind.__mro__]
+    return any(n in sys.stdlib_module_names and n not in ("builtins", "__main__") for n in names)
 
 
 @lru_cache(maxsize=4096)

@@ -5,10 +5,13 @@ from __future__ import annotations
 
 import argparse
 import collections
+import copy
 import dataclasses
 import enum
 import functools
 import gc
+import itertools
+import operator
 import sys
 import types
 import weakref
@@ -635,6 +638,252 @@ def requires_grad() -> Case:
         return (w.grad if w.grad is not None else x * 0) + (b.grad if b.grad is not None else 0)
 
     return f, [lambda: w.requires_grad_(False), lambda: w.requires_grad_(True)]
+
+
+class Holder:
+    """Containers and operators by methods of Python."""
+
+    def __init__(self, *items: Any) -> None:
+        self.items = list(items)
+        self.seen = 0
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, i: int) -> Any:
+        return self.items[i]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.items)
+
+    def __contains__(self, x: Any) -> bool:
+        return x in self.items
+
+    def __call__(self, x: Any) -> Any:
+        return x * self.items[0]
+
+    def __add__(self, other: Any) -> Any:
+        return self.items[0] + other
+
+    def __enter__(self) -> Any:
+        return self.items[0]
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+
+def methods_of_python() -> Case:
+    h = Holder(2.0, 3.0)
+
+    def f(x: Any) -> Any:
+        with h as first:
+            x = x * first
+        a, *rest = h
+        return h(x) + len(h) + h[1] + (7.0 in h) + (h + a) + sum(rest) + (1 if h else 0)
+
+    return f, [
+        lambda: h.items.append(7.0),
+        lambda: h.items.__setitem__(0, 5.0),
+        lambda: h.items.pop(1),
+        lambda: h.items.__setitem__(slice(None), [1.0, 1.0]),
+    ]
+
+
+def spread_arguments() -> Case:
+    options, extra = {"a": 2.0, "b": 3.0}, [4.0]
+
+    def inner(x: Any, *args: Any, **named: Any) -> Any:
+        return x * named["a"] + named["b"] + sum(args)
+
+    def f(x: Any) -> Any:
+        merged = {**options, "c": [*extra, 1.0]}
+        return inner(x, *extra, **options) + merged["a"] + merged["c"][0]
+
+    return f, [
+        lambda: options.update(a=5.0),
+        lambda: options.update(b=6.0),
+        lambda: extra.append(7.0),
+        lambda: extra.__setitem__(0, 1.0),
+    ]
+
+
+def exceptions_and_matches() -> Case:
+    table: dict[str, Any] = {"a": [1.0, 2.0]}
+
+    def f(x: Any) -> Any:
+        try:
+            x = x * table["scale"]
+        except KeyError:
+            x = x + 1
+        finally:
+            x = x + len(table)
+        match table["a"]:
+            case [one]:
+                x = x * one
+            case [one, two]:
+                x = x * one + two
+        match table:
+            case {"mode": str(mode)}:
+                x = x + len(mode)
+        for key in ("b", "a"):
+            if (found := table.get(key)) is not None:
+                return x * found[0]
+        return x
+
+    return f, [
+        lambda: table.update(scale=5.0),
+        lambda: table.update(scale=6.0),
+        lambda: table.update(mode="abc"),
+        lambda: table["a"].pop(),
+        lambda: table.update(b=[9.0]),
+        lambda: table.pop("scale"),
+    ]
+
+
+def tools_of_the_library() -> Case:
+    c = Config(scale=2.0, table={"k": 3.0})
+    parts = [Config(scale=1.0), Config(scale=5.0)]
+    proxy = types.MappingProxyType(c.table)
+    chain = collections.ChainMap({}, c.table)
+    user = collections.UserDict(a=2.0)
+
+    def f(x: Any) -> Any:
+        x = x * operator.attrgetter("scale")(c) + operator.itemgetter("k")(c.table)
+        x = x + functools.reduce(lambda a, p: a + p.scale, parts, 0.0)
+        x = x + sum(map(operator.attrgetter("scale"), itertools.chain(parts, [c])))
+        x = x + max(parts, key=lambda p: p.scale).scale + copy.copy(c).scale
+        x = x + dataclasses.replace(c, mode="b").scale + dataclasses.asdict(c)["scale"]
+        return x + proxy["k"] + chain["k"] + user["a"] + sum(p.scale for p in reversed(parts))
+
+    return f, [
+        lambda: setattr(c, "scale", 3.0),
+        lambda: c.table.update(k=4.0),
+        lambda: setattr(parts[0], "scale", 7.0),
+        lambda: user.update(a=9.0),
+        lambda: parts.pop(),
+    ]
+
+
+def inheritance() -> Case:
+    class Base:
+        gain = 2.0
+
+        def __init__(self) -> None:
+            self.bias = 1.0
+
+        def run(self, x: Any) -> Any:
+            return x * self.gain + self.bias
+
+    class Child(Base):
+        def run(self, x: Any) -> Any:
+            return super().run(x) * super().gain
+
+        @functools.cached_property
+        def cached(self) -> float:
+            return self.bias * 2
+
+    child = Child()
+    return (lambda x: child.run(x) + child.cached), [
+        lambda: setattr(child, "bias", 3.0),
+        lambda: setattr(Base, "gain", 5.0),
+        lambda: setattr(Child, "gain", 6.0),
+        lambda: setattr(Base, "run", lambda self, x: x),
+        lambda: vars(child).pop("cached"),
+    ]
+
+
+def recursion_over_a_tree() -> Case:
+    leaf = Config(scale=2.0)
+    root = Config(scale=1.0, inner=Config(scale=3.0, inner=leaf))
+
+    def walk(node: Any, x: Any) -> Any:
+        return x if node is None else walk(node.inner, x * node.scale)
+
+    def down(x: Any) -> Any:
+        node = root
+        while node.inner is not None:
+            node = node.inner
+            x = x + node.scale
+        return x
+
+    return (lambda x: walk(root, x) + down(x)), [
+        lambda: setattr(leaf, "scale", 5.0),
+        lambda: setattr(leaf, "inner", Config(scale=7.0)),
+        lambda: setattr(root, "inner", leaf),
+    ]
+
+
+def trees_given_to_the_library() -> Case:
+    params: Any = {"w": [rung.ones(2), 2.0], "b": Config(scale=3.0, inner=rung.ones(2))}
+
+    def f(x: Any) -> Any:
+        doubled = rung.tree.map(lambda p: p * 2 if not isinstance(p, str | dict) else p, params)
+        grads = rung.grad(lambda w: (w[0] * x).sum())([params["w"][0]])
+        return doubled["w"][0] * doubled["w"][1] + doubled["b"].scale + grads[0]
+
+    return f, [
+        lambda: params["w"].__setitem__(1, 5.0),
+        lambda: params["w"].__setitem__(0, rung.full(2, 4.0)),
+        lambda: setattr(params["b"], "scale", 6.0),
+        lambda: params.update(b=Config(scale=1.0, inner=rung.zeros(2))),
+    ]
+
+
+def generators_that_wait() -> Case:
+    c = Config(scale=2.0)
+
+    def values() -> Iterator[Any]:
+        for _ in range(2):
+            got = yield c.scale
+            yield (got or 0) * c.scale
+
+    def f(x: Any) -> Any:
+        g = values()
+        x = x * next(g)
+        x = x + g.send(c.scale)
+        return x + next(g)
+
+    return f, [lambda: setattr(c, "scale", 3.0)]
+
+
+def functions_in_containers() -> Case:
+    scale = 2.0
+    acts: Any = {"a": lambda x: x * scale, "b": lambda x: x + scale}
+    name = ["a"]
+
+    def change(value: float) -> Callable[[], None]:
+        def apply() -> None:
+            nonlocal scale
+            scale = value
+
+        return apply
+
+    def f(x: Any) -> Any:
+        return acts[name[0]](x) + [g(x) for g in acts.values()][-1]
+
+    return f, [
+        change(3.0),
+        lambda: name.__setitem__(0, "b"),
+        lambda: acts.update(b=lambda x: x * 7),
+        change(4.0),
+    ]
+
+
+def numbers_of_numpy() -> Case:
+    c = Config(scale=np.float32(2.0), inner=(np.int64(3), np.dtype("float32")))
+    return (lambda x: (x * c.scale * c.inner[0]).astype(c.inner[1])), [
+        lambda: setattr(c, "scale", np.float64(2.0)),
+        lambda: setattr(c, "inner", (np.int64(4), np.dtype("float64"))),
+    ]
+
+
+def long_functions() -> Case:
+    """Jumps and constants beyond 255 need prefixes of instructions."""
+    c = Config(scale=2.0)
+    names = {"rung": rung, "c": c}
+    lines = "\n".join(f"    x = x + {i}.5 if c.scale > {i} else x" for i in range(400))
+    exec(f"def f(x):\n{lines}\n    return x * c.scale", names)
+    return names["f"], [lambda: setattr(c, "scale", 3.0), lambda: setattr(c, "scale", 350.0)]
 
 
 CASES = [
