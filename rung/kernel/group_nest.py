@@ -388,10 +388,15 @@ class GroupNest:
         assert buffer is not None
         return buffer
 
-    def _accumulator(self, value: Value, combine: str) -> tuple[Buffer, list[Stmt]]:
-        """A register for a running result and the statements that start it."""
+    def _accumulator(
+        self, value: Value, combine: str, running: bool = False
+    ) -> tuple[Buffer, list[Stmt]]:
+        """A register for a result that grows and the statements that start it. One that is read on
+        the way (`running`) is f64 for f32: it is a chain in any case, and rounded for each read."""
         self._locals += 1
         dtype = dt.accumulator(value.type.dtype)
+        if running and value.type.dtype is dt.float32:
+            dtype = dt.float64
         buffer = Buffer(f"s{self._locals}", dtype, (), "register")
         return buffer, [Alloc(buffer), Store(buffer, (), identity(combine, dtype))]
 
@@ -493,7 +498,7 @@ class GroupNest:
         for value, e in zip(node.results, body.exprs, strict=True):
             if value not in self.kept and value not in self.local:
                 allocs.append(self._alloc(value, rows, row))
-            buffer, start = self._accumulator(value, form.combine or "add")
+            buffer, start = self._accumulator(value, form.combine or "add", running=True)
             element = _cast(self._resolve(substitute(e, bound)), buffer.dtype)
             result = _cast(read(buffer, ()), value.type.dtype)
             stmts += [

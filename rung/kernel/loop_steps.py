@@ -65,9 +65,10 @@ class Split(Step):
             self.fail(f"the factor {self.factor} is less than 1")
         self.require(kernel, self.axis)
         self.require_fresh(kernel, self.outer, self.inner, instead_of=(self.axis,))
-        return self.on_loops(kernel, self.axis, self._split)
+        return self.on_loops(kernel, self.axis, self.on_loop)
 
-    def _split(self, loop: For) -> Stmt:
+    def on_loop(self, loop: For) -> For:
+        """The two loops that a loop becomes."""
         if loop.kind == "vector":
             self.fail(f"loop {self.axis!r} is vectorized already")
         f, most = self.factor, loop.axis.extent

@@ -13,6 +13,7 @@ from dataclasses import MISSING, fields
 
 from rung.core.errors import ParseError
 from rung.core.source import NOWHERE
+from rung.kernel.cascade import Cascade
 from rung.kernel.domain_steps import Narrow, Skip
 from rung.kernel.loop import Kernel
 from rung.kernel.loop_steps import Branch, Fuse, Parallel, Peel, Split, Unroll, Vectorize
@@ -45,6 +46,7 @@ STEP_TYPES: tuple[type[Step], ...] = (
     Parallel,
     Lanes,
     AccumulateIn,
+    Cascade,
     Narrow,
     Skip,
     Pack,

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 from math import prod
 
+from rung.core.dtype import accumulator
 from rung.ir.node import PARAMETER, Graph, Node, Value, make_graph, provenance
 from rung.ir.op import Attrs
 from rung.ops.broadcast import reshape
+from rung.ops.elementwise import cast
 
 REDUCTIONS = ("reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "reduce_any", "reduce_all")
 MIN_ELEMENTS = 1 << 15
@@ -65,7 +67,10 @@ def _in_two_steps(node: Node, x: Value, parts: int) -> Value:
     rest = x.shape[len(dims) :]
     rows = prod(x.shape[: len(dims)])
     kind = type(node.attrs)
+    narrow = x.type.dtype
     with provenance(node.source):
-        split = reshape(x, shape=(parts, rows // parts, *rest))
+        wide = x if accumulator(narrow) is narrow else cast(x, dtype=accumulator(narrow))
+        split = reshape(wide, shape=(parts, rows // parts, *rest))
         partial = node.op(split, attrs=kind(dims=(1,)))  # type: ignore[call-arg]
-        return node.op(partial, attrs=kind(dims=(0,)))  # type: ignore[call-arg]
+        total = node.op(partial, attrs=kind(dims=(0,)))  # type: ignore[call-arg]
+        return total if wide is x else cast(total, dtype=narrow)

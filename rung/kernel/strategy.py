@@ -16,6 +16,7 @@ from math import prod
 
 from rung.core.errors import ScheduleError
 from rung.core.settings import settings
+from rung.kernel.cascade import in_parts
 from rung.kernel.contract import ContractionTiling, find_contraction
 from rung.kernel.deps import carried
 from rung.kernel.loop import Block, For, Kernel
@@ -63,11 +64,11 @@ def schedule_kernel(
         scheduler = Scheduler(kernel, machine, fixed)
         for number in range(len(kernel.phases)):
             scheduler.phase(number)
-        return scheduler.kernel
+        return in_parts(scheduler.kernel, machine.vector_bytes)
     except ScheduleError:
         if settings().verify:
             raise
-        return fallback(kernel)
+        return in_parts(fallback(kernel), machine.vector_bytes)
 
 
 def fallback(kernel: Kernel) -> Kernel:

@@ -26,6 +26,7 @@ from rung.ir.expr import (
     var,
     variables,
 )  # fmt: skip
+from rung.kernel.cascade import Cascade
 from rung.kernel.interpret import interpret
 from rung.kernel.loop import (
     Accumulate,
@@ -242,6 +243,7 @@ class Nests:
             lambda: Parallel(axis),
             lambda: Lanes(axis, 2, self.rng.choice([1, 2])),
             lambda: AccumulateIn(buffer, axis),
+            lambda: Cascade(axis, self.rng.randint(1, 4)),
             lambda: Pack(packed, axis, tuple(picked), f"p{turn}"),
             lambda: Stage(packed, tuple(around), self.rng.choice([0, 3]), f"s{turn}"),
             lambda: ComputeAt("t", axis),
@@ -252,5 +254,5 @@ class Nests:
             lambda: Skip(axis),
             lambda: Flatten(buffer, self.rng.choice([0, 1])),
         ]
-        weights = [4, 4, 2, 2, 2, 2, 2, 0.5, 1, 1, 3, 4, 3, 2, 2, 1, 0.3, 1, 2, 2, 4]
+        weights = [4, 4, 2, 2, 2, 2, 2, 0.5, 1, 1, 3, 4, 4, 3, 2, 2, 1, 0.3, 1, 2, 2, 4]
         return self.rng.choices(makers, weights)[0]()

@@ -57,6 +57,13 @@ def scheduled(k: Kernel, text: str, one_by_one: bool = True) -> Kernel:
 COPY = "for i in range(50):\n    y[i] = x[i]"
 PAIRS = "for i in range(8):\n    for j in range(8):\n        y[8*i + j] = x[8*i + j]"
 SUM = "y[0] = 0.0\nfor k in range(50):\n    y[0] += x[k]"
+RUNNING = """
+s: register(f32)
+s[()] = 0.0
+for k in range(50):
+    s[()] += x[k]
+    y[k] = s[()]
+"""
 ROWS = """
 for i in range(8):
     m: register(f32)
@@ -326,6 +333,63 @@ for k in range(50):
     y_k[()] += x[k]
 y[0] += y_k[()]""",
     ),
+    "cascade": (
+        SUM,
+        "cascade('k', 16)",
+        """
+y[0] = 0.0
+for k_s in range(4):
+    y_k: register(f32)
+    y_k[()] = 0.0
+    for k_p in range(minimum(16, 50 - 16*k_s), at_most=16):
+        y_k[()] += x[16*k_s + k_p]
+    y[0] += y_k[()]""",
+    ),
+    "cascade twice": (
+        SUM,
+        "cascade('k', 5)\ncascade('k_s', 4)",
+        """
+y[0] = 0.0
+for k_s_s in range(3):
+    y_k_s: register(f32)
+    y_k_s[()] = 0.0
+    for k_s_p in range(minimum(4, 10 - 4*k_s_s), at_most=4):
+        y_k: register(f32)
+        y_k[()] = 0.0
+        for k_p in range(5):
+            y_k[()] += x[20*k_s_s + 5*k_s_p + k_p]
+        y_k_s[()] += y_k[()]
+    y[0] += y_k_s[()]""",
+    ),
+    "cascade of columns": (
+        LINES,
+        "vectorize('k', 16)\ncascade('i', 1)",
+        """
+for i_s in range(2):
+    y_i: register(f32[16])
+    for k in vector(16, lanes=16):
+        y_i[k] = 0.0
+    for i_p in range(1):
+        for j in range(2):
+            for k in vector(16, lanes=16):
+                y_i[k] += x[32*i_p + 32*i_s + 16*j + k]
+    for k in vector(16, lanes=16):
+        y[k] += y_i[k]""",
+    ),
+    "cascade of running sums": (
+        RUNNING,
+        "cascade('k', 8)",
+        """
+s: register(f32)
+s[()] = 0.0
+for k_s in range(7):
+    s_k: register(f32)
+    s_k[()] = 0.0
+    for k_p in range(minimum(8, 50 - 8*k_s), at_most=8):
+        s_k[()] += x[8*k_s + k_p]
+        y[8*k_s + k_p] = s[()] + s_k[()]
+    s[()] += s_k[()]""",
+    ),
     "lanes": (
         SUM,
         "lanes('k', 8, 2)",
@@ -465,6 +529,18 @@ REFUSED = {
         "for i in range(8):\n    y[i] += x[i]",
         "accumulate('y', 'i')",
         "the index of 'y' depends on 'i'",
+    ),
+    "cascade nothing": (COPY, "cascade('i', 8)", "adds up nothing of more than 8 terms"),
+    "cascade short": (SUM, "cascade('k', 50)", "adds up nothing of more than 50 terms"),
+    "cascade of a product": (
+        SUM.replace("y[0] +=", "y[0] *="),
+        "cascade('k', 8)",
+        "adds up nothing of more than 8 terms",
+    ),
+    "cascade moving": (
+        "for i in range(40):\n    y[i] += x[i]",
+        "cascade('i', 8)",
+        "adds up nothing of more than 8 terms",
     ),
     "accumulate no buffer": (SUM, "accumulate('q', 'k')", "no buffer 'q'"),
     "pack written": (
