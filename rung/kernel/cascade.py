@@ -70,7 +70,7 @@ class LongSum:
 
 @dataclass(frozen=True)
 class Cascade(Step):
-    """A loop that adds up floats does so in parts of `terms` iterations, whose sums are added up.
+    """A loop that adds up numbers does so in parts of `terms` iterations, whose sums are added up.
 
         for k in range(100):           for k_s in range(7):
             s[()] += x[k]                  s_k: register(f32)
@@ -137,15 +137,13 @@ def _collected(s: Stmt, found: LongSum, part: Buffer) -> Stmt:
 
 
 def long_sums(loop: For) -> list[LongSum]:
-    """The sums of floats that a loop adds up."""
-    if not any(_adds_floats(x) for x in walk_stmts(loop.body)):
-        return []
+    """The sums that a loop adds up."""
     private = local_buffers(loop.body)
     by_buffer: dict[Buffer, list[Access]] = {}
     for a in accesses(loop.body):
         if a.buffer not in private:
             by_buffer.setdefault(a.buffer, []).append(a)
-    found = [_long_sum(loop, b, uses) for b, uses in by_buffer.items() if b.dtype.is_float]
+    found = [_long_sum(loop, b, uses) for b, uses in by_buffer.items() if not b.dtype.is_bool]
     return [x for x in found if x is not None]
 
 
@@ -213,7 +211,11 @@ def _next_cascade(s: Stmt, vector_bytes: int) -> Cascade | None:
             return found
     if not isinstance(s, For) or s.kind != "serial" or _most_terms(s) <= 2 * TERMS:
         return None
+    if not any(map(_adds_floats, walk_stmts(s.body))):
+        return None
     for x in long_sums(s):
+        if not x.buffer.dtype.is_float:
+            continue
         terms, each = x.terms(vector_bytes), _terms(s.body, x)
         iterations = max(terms // each, 1)
         if each * s.axis.extent > 2 * terms and s.axis.extent > iterations:

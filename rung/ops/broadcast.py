@@ -17,6 +17,7 @@ from rung.ir.expr import Expr, const, iadd, ifloordiv, imod, imul, read
 from rung.ir.node import Value
 from rung.ir.op import Array, Attrs, Cost, Facts, LoopForm, Op
 from rung.ir.types import Shape, TensorType
+from rung.ops.accurate import added_wide
 from rung.ops.families import (
     NUMBERS,
     ReduceAttrs,
@@ -188,7 +189,7 @@ def _sum_transpose(
 
 
 def _sum(x: Array, axis: tuple[int, ...]) -> Array:
-    return np.asarray(np.add.reduce(x, axis=axis, dtype=x.dtype))
+    return added_wide(lambda a: np.asarray(np.add.reduce(a, axis=axis, dtype=a.dtype)), x)
 
 
 reduce_sum: Op = reduction(

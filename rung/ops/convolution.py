@@ -19,6 +19,7 @@ from rung.ir.expr import Expr, iadd, ifloordiv, imul, raw_call, read, var
 from rung.ir.node import Value
 from rung.ir.op import Array, Attrs, Cost, LoopForm, Sample
 from rung.ir.types import Shape, TensorType
+from rung.ops.accurate import added_wide
 from rung.ops.batching import from_front, to_front, with_axis
 from rung.ops.broadcast import reshape, reshaped
 from rung.ops.families import (
@@ -105,11 +106,17 @@ def _conv_ref(attrs: ConvAttrs, operands: Sequence[Array]) -> tuple[Array, ...]:
     groups, (n, channels), outputs = attrs.groups, x.shape[:2], weight.shape[0]
     grouped = x.astype(wide).reshape(n, groups, channels // groups, *x.shape[2:])
     kernel = weight.astype(wide).reshape(groups, outputs // groups, *weight.shape[1:])
-    total: Array | None = None
-    for offset, seen in window_elements(grouped, attrs.windows(weight.shape[2:]), 0):
-        part = np.einsum("ngc...,goc->ngo...", seen, kernel[(slice(None),) * 3 + offset])
-        total = part if total is None else total + part
-    assert total is not None
+    windows = attrs.windows(weight.shape[2:])
+
+    def added(grouped: Array, kernel: Array) -> Array:
+        total: Array | None = None
+        for offset, seen in window_elements(grouped, windows, 0):
+            part = np.einsum("ngc...,goc->ngo...", seen, kernel[(slice(None),) * 3 + offset])
+            total = part if total is None else total + part
+        assert total is not None
+        return total
+
+    total = added_wide(added, grouped, kernel)
     return (total.reshape(n, outputs, *total.shape[3:]).astype(x.dtype),)
 
 

@@ -12,6 +12,7 @@ from rung.core import dtype as dt
 from rung.ir.node import Value
 from rung.ir.op import Array, Attrs, Cost, LoopForm, Op, Sample
 from rung.ir.types import Shape, TensorType
+from rung.ops.accurate import added_wide
 from rung.ops.elementwise import multiply
 from rung.ops.families import (
     NUMBERS,
@@ -67,10 +68,12 @@ def _cumulative(
 
     def ref(attrs: ScanAttrs, operands: Sequence[Array]) -> tuple[Array, ...]:
         (x,) = operands
-        wide = np.dtype(np.float32) if is_narrow(x.dtype) else x.dtype
+        wide = np.float32 if is_narrow(x.dtype) else x.dtype
+        if x.dtype == np.float32:  # as the kernels do
+            wide = np.float64
         with np.errstate(all="ignore"):
-            result = function(x.astype(wide), axis=attrs.dim, dtype=wide)
-            return (result.astype(x.dtype),)
+            result = function(x.astype(wide), axis=attrs.dim)
+            return (np.asarray(result).astype(x.dtype),)
 
     def axes(attrs: ScanAttrs, types: Types) -> LoopForm:
         loop = axis_vars(types[0].shape)
@@ -95,11 +98,19 @@ def _sum_transpose(
     return flip(cumulative_sum(flip(ct, dims=dims), attrs=attrs), dims=dims)
 
 
+def _running_sums(x: Array, axis: int) -> Array:
+    return added_wide(lambda a: np.cumsum(a, axis, a.dtype), x)
+
+
+def _running_products(x: Array, axis: int) -> Array:
+    return np.cumprod(x, axis, x.dtype)
+
+
 cumulative_sum = _cumulative(
     "cumulative_sum",
     "add",
-    np.cumsum,
-    "Sums of the elements up to and including each, along `dim`; 16-bit floats are summed in f32.",
+    _running_sums,
+    "Sums of the elements up to and including each, along `dim`; f32 is summed in f64.",
     linear=(0,),
     joint=True,
     transpose=_sum_transpose,
@@ -131,7 +142,7 @@ def _product_jvp(
 cumulative_prod = _cumulative(
     "cumulative_prod",
     "multiply",
-    np.cumprod,
+    _running_products,
     "Products of the elements up to and including each, along `dim`.",
     jvp=_product_jvp,
 )

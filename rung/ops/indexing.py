@@ -19,6 +19,7 @@ from rung.ir.expr import Expr, const, raw_call, read
 from rung.ir.node import Value
 from rung.ir.op import Array, Attrs, Cost, LoopForm, Sample, SampleRule
 from rung.ir.types import Shape, TensorType
+from rung.ops.accurate import added_wide
 from rung.ops.batching import all_with_axis, from_front, to_front
 from rung.ops.broadcast import broadcast_to, reshape
 from rung.ops.creation import full, iota
@@ -513,10 +514,15 @@ def _add_type(attrs: BatchAttrs, types: Types) -> tuple[TensorType, ...]:
 def _add_ref(attrs: BatchAttrs, operands: Sequence[Array]) -> tuple[Array, ...]:
     x, index, updates = operands
     places = places_of("scatter_add", attrs.batch_dims, *types_of((x, index)))
-    result = x.copy()
     first = np.zeros(places.batch + places.many, np.int64)  # also where no dim is addressed
-    np.add.at(result[None], (first, *numpy_place(places, index)), updates)
-    return (result,)
+    place = (first, *numpy_place(places, index))
+
+    def added(x: Array, updates: Array) -> Array:
+        result = x.copy()
+        np.add.at(result[None], place, updates)
+        return result
+
+    return (added_wide(added, x, updates),)
 
 
 def _add_transpose(

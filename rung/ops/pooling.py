@@ -20,6 +20,7 @@ from rung.ir.expr import Expr, Var, const, read
 from rung.ir.node import Value
 from rung.ir.op import Array, Attrs, Cost, LoopForm, Sample, SampleRule
 from rung.ir.types import Shape, TensorType
+from rung.ops.accurate import added_wide
 from rung.ops.broadcast import broadcasted, flat_index, unflat_index
 from rung.ops.composite import composite
 from rung.ops.creation import full
@@ -154,8 +155,13 @@ def _sum_type(attrs: WindowAttrs, types: Types) -> tuple[TensorType, ...]:
 def _sum_ref(attrs: WindowAttrs, operands: Sequence[Array]) -> tuple[Array, ...]:
     (x,) = operands
     wider = x.astype(np.float32) if is_narrow(x.dtype) else x
-    parts = [part for _, part in window_elements(wider, attrs.windows(), 0)]
-    return (np.asarray(sum(parts, np.zeros_like(parts[0]))).astype(x.dtype),)
+
+
+    def added(a: Array) -> Array:
+        parts = [part for _, part in window_elements(a, attrs.windows(), 0)]
+        return np.asarray(sum(parts, np.zeros_like(parts[0])))
+
+    return (added_wide(added, wider).astype(x.dtype),)
 
 
 def _sum_axes(attrs: WindowAttrs, types: Types) -> LoopForm:
@@ -443,10 +449,16 @@ def _put_ref(attrs: PutAttrs, operands: Sequence[Array]) -> tuple[Array, ...]:
     values, position = operands
     lead = values.shape[: values.ndim - len(attrs.sizes)]
     n = prod(attrs.lengths)
-    total = np.zeros((prod(lead), n), np.float32 if is_narrow(values.dtype) else values.dtype)
     rows = np.arange(prod(lead))[:, None]
     flat = position.reshape(prod(lead), prod(position.shape[len(lead) :])).clip(0, n - 1)
-    np.add.at(total, (rows, flat), values.reshape(flat.shape).astype(total.dtype))
+
+    def added(values: Array) -> Array:
+        total = np.zeros((prod(lead), n), values.dtype)
+        np.add.at(total, (rows, flat), values)
+        return total
+
+    wide = np.float32 if is_narrow(values.dtype) else values.dtype
+    total = added_wide(added, values.reshape(flat.shape).astype(wide))
     return (total.reshape(*lead, *attrs.lengths).astype(values.dtype),)
 
 

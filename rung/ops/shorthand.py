@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import prod
+
 from rung.core import dtype as dt
 from rung.core.dtype import DType, Scalar
 from rung.core.errors import AxisError, DTypeError, ShapeError
@@ -9,7 +11,7 @@ from rung.ir.node import Value
 from rung.ir.types import Shape, TensorType
 from rung.ops.broadcast import reduce_sum, spread
 from rung.ops.creation import full_like, iota
-from rung.ops.elementwise import cast, scale
+from rung.ops.elementwise import cast, divide, scale
 from rung.ops.movement import permute
 
 
@@ -40,10 +42,13 @@ def summed(x: Value, dims: tuple[int, ...]) -> Value:
 
 def averaged(x: Value, dims: tuple[int, ...]) -> Value:
     """The mean over `dims`, without them."""
-    count = 1
-    for d in dims:
-        count *= x.shape[d]
-    return times(reduce_sum(x, dims=dims), 1.0 / count if count else float("nan"))
+    return mean_of(reduce_sum(x, dims=dims), prod(x.shape[d] for d in dims))
+
+
+def mean_of(total: Value, count: float) -> Value:
+    """total / count, NaN where nothing is counted. Divided, not multiplied by 1 / count, which is
+    rounded: the mean of equal elements is what they are."""
+    return divide(total, full_like(total, count if count > 0 else float("nan")))
 
 
 def along(vector: Value, dim: int, shape: Shape) -> Value:

@@ -15,6 +15,7 @@ from rung.core.errors import AxisError
 from rung.ir.node import Value
 from rung.ir.op import Array, Sample
 from rung.ir.types import TensorType
+from rung.ops.accurate import added_wide
 from rung.ops.broadcast import reduce_sum, spread
 from rung.ops.composite import composite
 from rung.ops.creation import full_like
@@ -48,7 +49,7 @@ def _softmax_ref(attrs: DimAttrs, operands: Sequence[Array]) -> tuple[Array, ...
     w = x.astype(dt.accumulator(as_dtype(x.dtype)).numpy)
     with np.errstate(invalid="ignore"):
         e = np.exp(w - w.max(attrs.dim, keepdims=True, initial=-np.inf))
-        return ((e / e.sum(attrs.dim, keepdims=True)).astype(x.dtype),)
+        return ((e / added_wide(lambda a: a.sum(attrs.dim, keepdims=True), e)).astype(x.dtype),)
 
 
 def _softmax_body(attrs: DimAttrs, inputs: Sequence[Value]) -> Sequence[Value]:

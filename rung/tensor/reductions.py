@@ -17,10 +17,10 @@ from rung.ops.broadcast import expand_dims, reduce_sum, reshaped, spread
 from rung.ops.creation import full
 from rung.ops.cumulative import cumulative_prod as _cumulative_prod
 from rung.ops.cumulative import cumulative_sum as _cumulative_sum
-from rung.ops.elementwise import multiply, scale, subtract
+from rung.ops.elementwise import multiply, subtract
 from rung.ops.movement import concat, cut
 from rung.ops.norm import euclidean_norm
-from rung.ops.shorthand import permuted
+from rung.ops.shorthand import mean_of, permuted
 from rung.ops.softmax import logsumexp as _logsumexp
 from rung.tensor import elementwise
 from rung.tensor.operate import (
@@ -118,8 +118,7 @@ def mean(x: Operand, /, axis: Axis = None, keepdims: bool = False) -> Tensor:
 def _mean_value(v: Value, dims: tuple[int, ...]) -> Value:
     count = _product(v.shape[d] for d in dims)
     wide = cast_value(v, dt.accumulator(v.type.dtype))
-    total = scale(reduce_sum(wide, dims=dims), 1 / count if count else float("nan"))
-    return cast_value(total, v.type.dtype)
+    return cast_value(mean_of(reduce_sum(wide, dims=dims), count), v.type.dtype)
 
 
 @torch_names
@@ -140,7 +139,7 @@ def _var_value(v: Value, dims: tuple[int, ...], correction: float) -> Value:
     away = subtract(wide, spread(_mean_value(wide, dims), dims, v.shape))
     count = _product(v.shape[d] for d in dims) - correction
     total = reduce_sum(multiply(away, away), dims=dims)
-    return cast_value(scale(total, 1 / count if count > 0 else float("nan")), v.type.dtype)
+    return cast_value(mean_of(total, count), v.type.dtype)
 
 
 @torch_names
