@@ -17,6 +17,7 @@ from rung.ir.expr import both, compare, const, isub, raw_call, read, var
 from rung.ir.node import Value
 from rung.ir.op import Array, Attrs, Cost, LoopForm, Sample, later
 from rung.ir.types import Shape, TensorType
+from rung.ops.accurate import added_wide
 from rung.ops.batching import to_front
 from rung.ops.broadcast import reshaped
 from rung.ops.families import (
@@ -30,6 +31,8 @@ from rung.ops.families import (
 )
 from rung.ops.shorthand import permuted
 
+LONG = 512
+"""Terms of a sum from which on the reference adds up f32 in f64."""
 Dims = tuple[int, ...]
 Place = tuple[int, int]
 """A dim of an operand: (operand, dim)."""
@@ -142,6 +145,8 @@ def _dot_ref(attrs: DotAttrs, operands: Sequence[Array]) -> tuple[Array, ...]:
         product = _product_within(attrs, operands, left, right)
     elif not attrs.contract[0]:  # no sum, which would begin with +0 and lose the sign of -0
         product = np.multiply(left, right)
+    elif left.shape[-1] > LONG and left.dtype == np.float32:
+        product = added_wide(np.matmul, left, right)
     else:
         product = np.matmul(left, right)
     return (product.reshape(shape).astype(a.dtype, copy=False),)
