@@ -13,6 +13,7 @@ CHUNK = 50
 CASES: dict[str, int] = {
     "extremes": 2000,
     "operands": 1800,
+    "sums": 500,
 }
 """How many of each kind the suite runs; random graphs have a file of their own."""
 

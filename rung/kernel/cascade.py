@@ -6,16 +6,18 @@ summation. How a sum is cut depends on its length alone, so results do not depen
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass, replace
 from math import prod
 
 from rung.core.errors import ScheduleError
-from rung.ir.expr import Expr, raw_call, read, transform, variables
+from rung.ir.expr import Expr, Read, raw_call, read, transform, variables, walk
 from rung.kernel.combine import identity
 from rung.kernel.deps import Access, accesses, local_buffers, pinned
 from rung.kernel.loop import (
     Accumulate,
     Alloc,
+    Block,
     Buffer,
     For,
     If,
@@ -25,6 +27,7 @@ from rung.kernel.loop import (
     children,
     map_stmts,
     walk_stmts,
+    with_body,
 )  # fmt: skip
 from rung.kernel.loop_steps import Split
 from rung.kernel.recognise import reads
@@ -42,30 +45,75 @@ FEW_VECTORS = 8
 
 
 @dataclass(frozen=True)
+class Place:
+    """`buffer[index]`, kept as `part[own]` in a buffer for one part. `path` are the loops and
+    conditions on which the index depends."""
+
+    index: tuple[Expr, ...]
+    own: tuple[Expr, ...]
+    path: tuple[For | If, ...]
+
+    def nest(self, *stmts: Stmt) -> Stmt:
+        """Statements for each element of the place."""
+        s: Stmt = block(*stmts)
+        for f in reversed(self.path):
+            s = with_body(f, block(s))
+        return s
+
+
+@dataclass(frozen=True)
 class LongSum:
-    """What a loop adds up in `buffer[index]`, and does nothing else with. `loops` are those inside
-    of it along which the index moves; `running`: the sum so far is read in the loop as well."""
+    """What a loop adds up in a buffer, and does nothing else with; `shape` is that of a buffer for
+    one part. `running`: the sum so far is read in the loop as well."""
 
     buffer: Buffer
-    index: tuple[Expr, ...]
-    loops: tuple[For, ...]
-    running: bool
-
-    @property
-    def place(self) -> tuple[Expr, ...]:
-        """The index in a buffer for one part."""
-        return tuple(f.axis for f in self.loops)
-
-    def nest(self, s: Stmt) -> Stmt:
-        """A statement for each accumulator."""
-        for f in reversed(self.loops):
-            s = replace(f, body=block(s))
-        return s
+    places: tuple[Place, ...]
+    shape: tuple[int, ...]
+    running: bool = False
 
     def terms(self, vector_bytes: int) -> int:
         """How many terms are added up one after the other."""
-        size = prod(f.axis.extent for f in self.loops) * self.buffer.dtype.itemsize
+        size = prod(self.shape) * self.buffer.dtype.itemsize
         return MANY_TERMS if self.running or size > FEW_VECTORS * vector_bytes else TERMS
+
+    def part(self, axis: str) -> Buffer:
+        """The buffer for one part of the loop over `axis`."""
+        loops = [f for p in self.places for f in p.path]
+        apart = all(isinstance(f, For) and f.kind in ("unroll", "vector") for f in loops)
+        role = "register" if apart or self.buffer.role == "register" else "scratch"
+        return Buffer(f"{self.buffer.name}_{axis}", self.buffer.dtype, self.shape, role)
+
+    def start(self, part: Buffer) -> Stmt:
+        """Nothing is added up yet."""
+        zero = identity("add", part.dtype)
+        return block(*(p.nest(Store(part, p.own, zero)) for p in self.places))
+
+    def end(self, part: Buffer) -> Stmt:
+        """What was added up is added to the sum. An element that two places have in common is
+        added once."""
+        zero, several = identity("add", part.dtype), len(self.places) > 1
+        stmts = []
+        for p in self.places:
+            add = Accumulate(self.buffer, p.index, "add", read(part, p.own))
+            stmts.append(p.nest(add, *([Store(part, p.own, zero)] if several else [])))
+        return block(*stmts)
+
+    def collected(self, s: Stmt, part: Buffer) -> Stmt:
+        """`s` with what it adds to the sum added to `part`."""
+        own = {p.index: p.own for p in self.places}
+
+        def add(x: Stmt) -> Stmt | None:
+            if isinstance(x, Accumulate) and x.buffer is self.buffer:
+                return replace(x, buffer=part, index=own[x.index])
+            return None
+
+        s = map_stmts(s, add)
+        if not self.running:
+            return s
+        (place,) = self.places
+        so_far = read(self.buffer, place.index)
+        both = raw_call("add", (so_far, read(part, place.own)), part.dtype)
+        return map_exprs(s, lambda e: transform(e, lambda x: both if x is so_far else None))
 
 
 @dataclass(frozen=True)
@@ -104,36 +152,13 @@ class Cascade(Step):
         split = Split(self.axis, self.terms, f"{self.axis}_s", f"{self.axis}_p")
         outer = split.on_loop(loop)
         inside: Stmt = outer.body
-        parts = [(s, self._part(s)) for s in sums]
+        parts = [(s, s.part(self.axis)) for s in sums]
         for s, part in parts:
-            inside = _collected(inside, s, part)
-        starts = [s.nest(Store(p, s.place, identity("add", p.dtype))) for s, p in parts]
-        ends = [s.nest(Accumulate(s.buffer, s.index, "add", read(p, s.place))) for s, p in parts]
+            inside = s.collected(inside, part)
+        starts = [s.start(part) for s, part in parts]
+        ends = [s.end(part) for s, part in parts]
         allocs = [Alloc(part) for _, part in parts]
         return replace(outer, body=block(*allocs, *starts, inside, *ends))
-
-    def _part(self, s: LongSum) -> Buffer:
-        shape = tuple(f.axis.extent for f in s.loops)
-        apart = all(f.kind in ("unroll", "vector") for f in s.loops)
-        name = f"{s.buffer.name}_{self.axis}"
-        return Buffer(name, s.buffer.dtype, shape, "register" if apart else "scratch")
-
-
-def _collected(s: Stmt, found: LongSum, part: Buffer) -> Stmt:
-    """`s` with what it adds to a sum added to `part`."""
-    so_far = read(found.buffer, found.index)
-    both = raw_call("add", (so_far, read(part, found.place)), part.dtype)
-
-    def running(e: Expr) -> Expr | None:
-        return both if e is so_far else None
-
-    def collected(x: Stmt) -> Stmt | None:
-        if isinstance(x, Accumulate) and x.buffer is found.buffer:
-            return replace(x, buffer=part, index=found.place)
-        return None
-
-    s = map_stmts(s, collected)
-    return map_exprs(s, lambda e: transform(e, running)) if found.running else s
 
 
 def long_sums(loop: For) -> list[LongSum]:
@@ -156,15 +181,38 @@ def _long_sum(loop: For, buffer: Buffer, uses: list[Access]) -> LongSum | None:
     writes = [a for a in uses if a.write]
     if not writes or any(a.combine != "add" for a in writes):
         return None
-    first = writes[0]
+    if any(loop.axis in variables(*a.index) for a in uses):
+        return None
+    running = len(writes) < len(uses)
+    guarded = any(_is_guarded(s, buffer) for s in walk_stmts(loop.body))
+    if guarded and (running or buffer.role not in ("register", "scratch")):
+        return None
+    one = _one_place(loop, uses)
+    if one is not None:
+        shape = tuple(f.axis.extent for f in _loops(one))
+        return LongSum(buffer, (one,), shape, running)
+    if running or buffer.role != "register":
+        return None
+    places = tuple(dict.fromkeys(_places(loop.body, buffer, ())))
+    inside = {s.axis for s in walk_stmts(loop) if isinstance(s, For)}
+    bounds = [e for p in places for e in _bounds(p)]
+    if loop.axis in variables(*bounds) or any(isinstance(e, Read) for e in walk(*bounds)):
+        return None
+    if any(not variables(f.extent).isdisjoint(inside) for p in places for f in _loops(p)):
+        return None
+    return LongSum(buffer, places, buffer.shape)
+
+
+def _one_place(loop: For, uses: list[Access]) -> Place | None:
+    """The place that all uses have in common, an element for each iteration of the loops inside."""
+    first = uses[0]
     along = variables(*first.index)
     loops = tuple(f for f in first.loops if f.axis in along)
-    if loop.axis in along or any(a.index != first.index for a in uses):
-        return None
     extents = {f.axis: f.extent for f in loops}
     for a in uses:
         around = {f.axis: f.extent for f in a.loops}
-        if any(around.get(axis) is not extent for axis, extent in extents.items()):
+        same = all(around.get(axis) is extent for axis, extent in extents.items())
+        if a.index != first.index or not same:
             return None
     inside = {loop.axis, *(f.axis for f in first.loops)}
     if any(not variables(f.extent).isdisjoint(inside) for f in loops):
@@ -173,10 +221,28 @@ def _long_sum(loop: For, buffer: Buffer, uses: list[Access]) -> LongSum | None:
     axes = pinned(bare, bare, loops)
     if axes is None or any(f.axis not in axes for f in loops):
         return None
-    guarded = any(_is_guarded(s, buffer) for s in walk_stmts(loop.body))
-    if guarded and (len(writes) < len(uses) or buffer.role not in ("register", "scratch")):
-        return None
-    return LongSum(buffer, first.index, loops, len(writes) < len(uses))
+    return Place(first.index, tuple(f.axis for f in loops), loops)
+
+
+def _places(s: Stmt, buffer: Buffer, path: tuple[For | If, ...]) -> Iterator[Place]:
+    """Where a statement adds to a buffer, each with the loops and conditions that matter to it."""
+    if isinstance(s, For | If):
+        yield from _places(s.body, buffer, (*path, s))
+    elif isinstance(s, Block):
+        for c in s.stmts:
+            yield from _places(c, buffer, path)
+    elif isinstance(s, Accumulate) and s.buffer is buffer:
+        needed = variables(*s.index, *(f.condition for f in path if isinstance(f, If)))
+        kept = tuple(f for f in path if isinstance(f, If) or f.axis in needed)
+        yield Place(s.index, s.index, tuple(with_body(f, Block(())) for f in kept))
+
+
+def _loops(place: Place) -> Iterator[For]:
+    return (f for f in place.path if isinstance(f, For))
+
+
+def _bounds(place: Place) -> Iterator[Expr]:
+    return (f.condition if isinstance(f, If) else f.extent for f in place.path)
 
 
 def _is_guarded(s: Stmt, buffer: Buffer) -> bool:
@@ -192,23 +258,27 @@ def _is_guarded(s: Stmt, buffer: Buffer) -> bool:
 # ---- which loops need it
 
 
-def in_parts(kernel: Kernel, vector_bytes: int) -> Kernel:
+def in_parts(kernel: Kernel, vector_bytes: int, axes: Iterable[str] = ()) -> Kernel:
     """The kernel with no long sum of floats that is added up one term after the other, as far as
-    its loops allow."""
-    while (step := _next_cascade(kernel.body, vector_bytes)) is not None:
+    its loops (those over `axes`, if given) allow."""
+    only = set(axes)
+    while (step := _next_cascade(kernel.body, vector_bytes, only)) is not None:
         try:
             kernel = step.apply(kernel)
         except ScheduleError:
             return kernel
+        only |= {f"{step.axis}_s"} if only else set()
     return kernel
 
 
-def _next_cascade(s: Stmt, vector_bytes: int) -> Cascade | None:
+def _next_cascade(s: Stmt, vector_bytes: int, only: Set[str]) -> Cascade | None:
     """The step for the first loop, innermost ones first, that adds up too many terms."""
     for c in children(s):
-        found = _next_cascade(c, vector_bytes)
+        found = _next_cascade(c, vector_bytes, only)
         if found is not None:
             return found
+    if only and not (isinstance(s, For) and s.axis.name in only):
+        return None
     if not isinstance(s, For) or s.kind != "serial" or _most_terms(s) <= 2 * TERMS:
         return None
     if not any(map(_adds_floats, walk_stmts(s.body))):
@@ -234,6 +304,10 @@ def _terms(s: Stmt, found: LongSum) -> int:
     if isinstance(s, Accumulate):
         return int(s.buffer is found.buffer)
     inside = sum(_terms(c, found) for c in children(s))
-    if isinstance(s, For) and s.kind != "vector" and s.axis not in variables(*found.index):
+    if isinstance(s, For) and s.kind != "vector" and not _moves_along(found, s):
         return inside * s.axis.extent
     return inside
+
+
+def _moves_along(found: LongSum, loop: For) -> bool:
+    return any(loop.axis in variables(*p.index) for p in found.places)

@@ -224,7 +224,9 @@ class Scheduler:
         """Lanes along the results; the reduction is serial, outside of them."""
         extent = max((x.axis.extent for x in loops_named(self.kernel.body, name)), default=0)
         width = min(lanes, 1 << (extent - 1).bit_length())
-        self.do(Reorder((*[k.axis.name for k in found.reduce], name)))
+        reduce = [k.axis.name for k in found.reduce]
+        self.do(Reorder((*reduce, name)))
+        self.kernel = in_parts(self.kernel, self.machine.vector_bytes, reduce)
         self.do(Split(name, width, f"{name}_v", f"{name}_l"))
         self.do(Branch(f"{name}_l"), Unroll(f"{name}_v"), Vectorize(f"{name}_l", width))
 
