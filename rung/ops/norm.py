@@ -17,6 +17,7 @@ from rung.core import dtype as dt
 from rung.ir.node import Value
 from rung.ir.op import Array, Cost, Op, Sample
 from rung.ir.types import TensorType
+from rung.ops.accurate import added_wide
 from rung.ops.broadcast import reduce_sum, spread
 from rung.ops.composite import composite_with_jvp
 from rung.ops.elementwise import (
@@ -61,7 +62,8 @@ def _norm_ref(attrs: ReduceAttrs, operands: Sequence[Array]) -> tuple[Array, ...
     with np.errstate(all="ignore"):
         largest = np.abs(x).max(attrs.dims, keepdims=True, initial=0)
         scale = np.where(np.isfinite(largest) & (largest > 0), largest, x.dtype.type(1))
-        root = np.sqrt(np.square(x / scale).sum(attrs.dims, keepdims=True)) * scale
+        squares = added_wide(lambda a: np.square(a).sum(attrs.dims, keepdims=True), x / scale)
+        root = np.sqrt(squares) * scale
     return (np.asarray(root.reshape(reduced_shape(x.shape, attrs.dims)), x.dtype),)
 
 
