@@ -27,9 +27,11 @@ from rung.core.dtype import (
     uint64,
 )
 from rung.core.errors import (
+    ArgumentError,
     AxisError,
     CheckpointError,
     DeviceError,
+    DomainError,
     DTypeError,
     GradientError,
     IndexingError,
@@ -44,6 +46,7 @@ from rung.core.errors import (
     TraceError,
 )
 from rung.core.settings import configure, settings
+from rung.public import check_calls
 from rung.source.function import function
 from rung.tensor import functional, linalg, masked, random, special, tree, windows
 from rung.tensor.arithmetic import (
@@ -367,3 +370,5 @@ cumsum = cumulative_sum
 cumprod = cumulative_prod
 newaxis = None
 __version__ = "0.1.0"
+
+check_calls(globals(), Tensor)

@@ -12,6 +12,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from rung.core.arguments import unchecked
 from rung.tensor import (
     creation,
     elementwise,
@@ -240,7 +241,7 @@ _CONSTANTS = {id(f) for name in _CONSTANT_FUNCTIONS.split() for f in _named(name
 
 def formula_of(function: Any) -> tuple[str, Formula] | None:
     """Name and formula of a function, None where there is none."""
-    return _FUNCTIONS.get(id(function))
+    return _FUNCTIONS.get(id(unchecked(function)))
 
 
 def formula_of_method(name: str) -> Formula | None:
@@ -250,4 +251,4 @@ def formula_of_method(name: str) -> Formula | None:
 
 def is_constant(function: Any) -> bool:
     """Whether no derivative passes through a function."""
-    return id(function) in _CONSTANTS
+    return id(unchecked(function)) in _CONSTANTS

@@ -97,10 +97,18 @@ def as_dtype(x: object) -> DType:
     if x is float:
         return float32
     try:
-        return _BY_NUMPY[np.dtype(x)]  # type: ignore[call-overload]
-    except (TypeError, KeyError):
+        # NumPy takes None for f64, and arrays for the dtype that they have
+        if isinstance(x, np.dtype | type) or (x is not None and not hasattr(x, "shape")):
+            return _BY_NUMPY[np.dtype(x)]  # type: ignore[call-overload]
+        raise KeyError
+    except Exception:  # objects with a `dtype` of their own may raise anything
         names = ", ".join(d.name for d in ALL)
-        raise DTypeError(f"unknown dtype {x!r}", fix=f"use one of {names}") from None
+        raise DTypeError(f"unknown dtype {_shown(x)}", fix=f"use one of {names}") from None
+
+
+def _shown(x: object) -> str:
+    text = repr(x) if isinstance(x, str | np.dtype | type | None) else f"of type {type(x).__name__}"
+    return text if len(text) <= 80 else f"{text[:77]}…"
 
 
 @cache

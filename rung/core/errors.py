@@ -47,6 +47,14 @@ class ShapeError(RungError, ValueError):
     """Shapes that do not fit an op."""
 
 
+class ArgumentError(RungError, TypeError):
+    """An argument of the wrong kind."""
+
+
+class DomainError(RungError, ValueError):
+    """A number, or a name of a mode, that a function does not take."""
+
+
 class DTypeError(RungError, TypeError):
     """A dtype that an op does not take, or that is unknown."""
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from rung.core.errors import RungError
+from rung.core.errors import RungError, ShapeError
 from rung.data.loader import Batch, TensorDataset, split_indices
 
 Array = np.ndarray[Any, Any]
@@ -50,6 +50,8 @@ def load_digits() -> Digits:
 def jitter(batch: Batch, rng: np.random.Generator) -> Batch:
     """Images [N, C, H, W] moved by up to 0.8 pixels, turned by up to 0.15 rad (9°) and scaled by up
     to 10 %, each by its own draw; outside is 0. The rest of the batch is unchanged."""
+    if not batch or np.ndim(batch[0]) != 4:
+        raise ShapeError("jitter: the batch has no images [N, C, H, W]")
     images, *rest = batch
     count = len(images)
     angle = rng.uniform(-0.15, 0.15, count)

@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
-from rung.core.errors import CheckpointError, RungError, ShapeError
+from rung.core.errors import CheckpointError, DomainError, RungError, ShapeError
 from rung.tensor.creation import asarray
 from rung.tensor.tensor import Tensor
 
@@ -41,7 +41,7 @@ class TensorDataset:
     def __init__(self, *arrays: Any) -> None:
         if not arrays:
             raise RungError("TensorDataset: no arrays are given")
-        self.arrays = tuple(np.asarray(a) for a in arrays)
+        self.arrays = tuple(np.asarray(asarray(a) if isinstance(a, list) else a) for a in arrays)
         lengths = {a.shape[0] if a.ndim else 0 for a in self.arrays}
         if len(lengths) != 1:
             shapes = ", ".join(str(list(a.shape)) for a in self.arrays)
@@ -228,6 +228,8 @@ def split_indices(count: int, parts: Sequence[float], seed: int) -> list[Array]:
     """0 … count - 1 in a random order fixed by `seed`, cut into parts of these fractions."""
     if abs(sum(parts) - 1) > 1e-9:
         raise RungError(f"split_indices: fractions {list(parts)} do not add up to 1")
+    if count < 0 or seed < 0:
+        raise DomainError(f"split_indices: count={count}, seed={seed}", fix="0 or more")
     order = np.random.Generator(np.random.Philox(seed)).permutation(count)
     bounds = np.round(np.cumsum(parts)[:-1] * count).astype(int)
     return np.split(order, bounds)

@@ -10,6 +10,7 @@ from rung.nn.module import Module, Parameter
 from rung.tensor import activations as g
 from rung.tensor import functional as f
 from rung.tensor.creation import full
+from rung.tensor.operate import as_tensor
 from rung.tensor.tensor import Tensor
 
 
@@ -201,6 +202,7 @@ class Softmax2d(Module):
     """softmax over the channels of x[N, C, H, W] or [C, H, W]."""
 
     def forward(self, x: Any) -> Tensor:
+        x = as_tensor(x)
         if x.ndim not in (3, 4):
             raise ShapeError(f"Softmax2d: x is {x._type}", fix="x is [N, C, H, W] or [C, H, W]")
         return f.softmax(x, -3)

@@ -11,6 +11,7 @@ from rung.nn.module import Module, Parameter
 from rung.ops.window import each
 from rung.tensor import functional as f
 from rung.tensor.creation import empty
+from rung.tensor.operate import as_tensor
 from rung.tensor.resample import pad
 from rung.tensor.tensor import Tensor
 
@@ -175,6 +176,12 @@ class _ConvTranspose(_Conv):
 
     def _padding_for(self, x: Any, wanted: tuple[int, ...]) -> tuple[int, ...]:
         """The `output_padding` with which the result has the lengths `wanted`."""
+        x = as_tensor(x)
+        if x.ndim < self.num_dims or len(wanted) != self.num_dims:
+            raise ShapeError(
+                f"{type(self).__name__}: output_size={wanted} for x {x._type}",
+                fix=f"give {self.num_dims} lengths",
+            )
         lengths = x.shape[-self.num_dims :]
         around: Any = self.padding
         options = zip(lengths, self.stride, around, self.dilation, self.kernel_size, strict=True)

@@ -13,9 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from rung.core.errors import RungError, ShapeError
+from rung.core.arguments import above, at_least, host_arrays
+from rung.core.errors import ArgumentError, RungError, ShapeError
+from rung.ops.random import below
 from rung.tensor.creation import array
-from rung.tensor.random import Source, draw_key
+from rung.tensor.random import Source, check_span, draw_key
 from rung.tensor.tensor import Tensor
 
 Array = np.ndarray[Any, Any]
@@ -23,7 +25,10 @@ Array = np.ndarray[Any, Any]
 
 def host_generator(generator: Source = None) -> np.random.Generator:
     """A NumPy generator keyed by the next key of `generator`."""
-    words = np.asarray(draw_key(generator)).astype(np.uint64)
+    key = np.asarray(draw_key(generator))
+    if key.shape != (2,) or key.dtype.kind not in "iu":
+        raise ArgumentError("generator is no key", fix="give a rung.Generator or random.key(seed)")
+    words = key.astype(np.uint64)
     return np.random.Generator(np.random.Philox(key=np.array([words[0], words[1]], np.uint64)))
 
 
@@ -58,15 +63,21 @@ def uniform_(
     tensor: Tensor, low: float = 0.0, high: float = 1.0, generator: Source = None
 ) -> Tensor:
     """Evenly spread over [low, high)."""
-    unit = host_generator(generator).random(tensor.shape, np.float32)
-    return _fill(tensor, unit * np.float32(high - low) + np.float32(low))
+    check_span("uniform_", low, high, tensor.dtype)
+    with host_arrays("uniform_"):
+        unit = host_generator(generator).random(tensor.shape, np.float32)
+    kind = tensor.dtype.numpy
+    spread = (unit * np.float32(high - low) + np.float32(low)).astype(kind)
+    return _fill(tensor, np.minimum(spread, kind.type(below(low, high, tensor.dtype))))
 
 
 def normal_(
     tensor: Tensor, mean: float = 0.0, std: float = 1.0, generator: Source = None
 ) -> Tensor:
     """Normally distributed."""
-    drawn = host_generator(generator).standard_normal(tensor.shape, np.float32)
+    at_least("normal_", 0, std=std)
+    with host_arrays("normal_"):
+        drawn = host_generator(generator).standard_normal(tensor.shape, np.float32)
     return _fill(tensor, drawn * np.float32(std) + np.float32(mean))
 
 
@@ -80,6 +91,7 @@ def trunc_normal_(
 ) -> Tensor:
     """Normally distributed within [low, high] (absolute bounds): what falls outside is drawn
     again. Raises RungError for bounds that leave next to nothing."""
+    above("trunc_normal_", 0, std=std)
     a, b = (low - mean) / std, (high - mean) / std
     inside = 0.5 * (math.erf(b / math.sqrt(2)) - math.erf(a / math.sqrt(2)))
     if inside < 0.01:

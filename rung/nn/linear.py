@@ -11,6 +11,7 @@ from rung.nn.module import Module, Parameter
 from rung.tensor import functional as f
 from rung.tensor.bags import embedding_bag
 from rung.tensor.creation import arange, empty
+from rung.tensor.operate import one_axis
 from rung.tensor.tensor import Tensor
 
 
@@ -200,7 +201,8 @@ class Unflatten(Module):
         self.sizes = tuple(unflattened_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        if -1 not in self.sizes and math.prod(self.sizes) != x.shape[self.dim]:
+        dim = one_axis("Unflatten", self.dim, x.ndim)
+        if -1 not in self.sizes and math.prod(self.sizes) != x.shape[dim]:
             raise ShapeError(f"Unflatten: dim {self.dim} of {x._type} into {self.sizes}")
         return x.unflatten(self.dim, self.sizes)
 

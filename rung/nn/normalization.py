@@ -12,11 +12,12 @@ from rung.tensor.autograd import no_grad
 from rung.tensor.creation import array, ones, zeros
 from rung.tensor.dtypes import finfo
 from rung.tensor.pools import local_response_norm
+from rung.tensor.shapes import as_shape
 from rung.tensor.tensor import Tensor
 
 
 def _shape(given: int | Sequence[int]) -> tuple[int, ...]:
-    return (given,) if isinstance(given, int) else tuple(given)
+    return as_shape("normalized_shape", given)
 
 
 class LayerNorm(Module):

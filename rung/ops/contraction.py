@@ -423,6 +423,8 @@ def tensordot(a: Value, b: Value, dims: int | tuple[Sequence[int], Sequence[int]
         left: Sequence[int] = range(a.type.rank - dims, a.type.rank)
         right: Sequence[int] = range(dims)
     else:
+        if len(dims) != 2:
+            raise AxisError(f"tensordot: dims={dims}", fix="give a number, or two lists of dims")
         left, right = dims
     pairs = (_normal(left, a.type, "a"), _normal(right, b.type, "b"))
     return dot_general(a, b, contract=pairs)

@@ -281,10 +281,19 @@ def convolve(
     spread = each(dilation, spatial)
     if isinstance(padding, str):
         padding = _named_padding(padding, weight.shape[2:], each(stride, spatial), spread)
+    else:
+        around = pairs(padding, spatial)
+        require_no_padding_below("conv", [n for pair in around for n in pair])
     attrs = ConvAttrs(
         each(stride, spatial), pairs(padding, spatial), spread, (1,) * spatial, groups
     )
     return _with_bias("conv", conv(x, weight, attrs=attrs), bias)
+
+
+def require_no_padding_below(op: str, padding: Sequence[int]) -> None:
+    """Raise ShapeError for padding of less than 0."""
+    if min(padding, default=0) < 0:
+        raise ShapeError(f"{op}: padding {tuple(padding)}", fix="give 0 or more")
 
 
 def _named_padding(name: str, sizes: Shape, strides: Shape, dilation: Shape) -> Pairs:
@@ -327,6 +336,12 @@ def convolve_transposed(
         raise ShapeError(
             f"conv_transposed: {groups} groups with weight {weight.type}",
             fix="groups must divide the first dim of weight",
+        )
+    require_no_padding_below("conv_transposed", cut)
+    if any(not 0 <= m < max(s, d) for m, s, d in zip(more, moves, spread, strict=True)):
+        raise ShapeError(
+            f"conv_transposed: output_padding {more} with stride {moves} and dilation {spread}",
+            fix="from 0 to less than the stride or the dilation",
         )
     spans = [(k - 1) * d for k, d in zip(weight.shape[2:], spread, strict=True)]
     around = tuple((s - p, s - p + m) for s, p, m in zip(spans, cut, more, strict=True))

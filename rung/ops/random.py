@@ -34,6 +34,7 @@ from rung.ops.elementwise import (
     left_shift,
     less,
     less_equal,
+    minimum,
     multiply,
     plus,
     right_shift,
@@ -358,9 +359,18 @@ def uniform(
         unit = _double_fraction(first, random_bits(key, shape=shape, words="second"))
     else:
         unit = _fraction(random_bits(key, shape=shape), _MANTISSA[dtype.name])
-    if (low, high) != (0.0, 1.0):
-        unit = plus(scale(unit, high - low), low)
-    return unit if unit.dtype is dtype else cast(unit, dtype=dtype)
+    if (low, high) == (0.0, 1.0):
+        return unit if unit.dtype is dtype else cast(unit, dtype=dtype)
+    found = plus(scale(unit, high - low), low)
+    found = found if found.dtype is dtype else cast(found, dtype=dtype)
+    return minimum(found, full_like(found, below(low, high, dtype)))
+
+
+def below(low: float, high: float, dtype: DType) -> float:
+    """The largest number of `dtype` below `high`, `low` if there is none from that on: sums and
+    casts round, and would give `high` itself."""
+    first, last = dtype.numpy.type(low), dtype.numpy.type(high)
+    return float(max(first, np.nextafter(last, dtype.numpy.type(-math.inf))))
 
 
 def normal(

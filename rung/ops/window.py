@@ -79,7 +79,10 @@ def check_windows(op: str, operand: str, x: TensorType, windows: Sequence[Window
     places = []
     for i, w in enumerate(windows):
         if min(w.size, w.stride, w.dilation, w.base_dilation) < 1:
-            raise ShapeError(f"{op}: {w}", fix="size, stride and dilations are at least 1")
+            raise ShapeError(
+                f"{op}: a window of {w.size} with stride {w.stride} and dilation {w.dilation}",
+                fix="size, stride and dilation are at least 1",
+            )
         length = x.shape[first + i]
         count = w.num_places(length) if length else 0
         if count < 1:
@@ -127,13 +130,23 @@ def each(value: int | Sequence[int], num_dims: int) -> tuple[int, ...]:
     """A number for every dim (also as a list of one), or the list given."""
     if isinstance(value, int):
         return (value,) * num_dims
-    return tuple(value) * num_dims if len(value) == 1 else tuple(value)
+    found = tuple(value) * num_dims if len(value) == 1 else tuple(value)
+    if len(found) != num_dims:
+        raise ShapeError(
+            f"{found} for {num_dims} dims", fix=f"give one number, or {num_dims} of them"
+        )
+    return found
 
 
 def pairs(padding: int | Sequence[int] | Pairs, num_dims: int) -> Pairs:
     """(before, after) for every dim, from a number, a number a dim, or pairs."""
     if isinstance(padding, int):
         return ((padding, padding),) * num_dims
+    if len(padding) not in (1, num_dims):
+        raise ShapeError(
+            f"padding {tuple(padding)} for {num_dims} dims",
+            fix=f"give one number, or {num_dims} of them",
+        )
     return tuple((p, p) if isinstance(p, int) else (p[0], p[1]) for p in padding)
 
 

@@ -43,7 +43,7 @@ class _Moments(Optimizer):
         name, betas = type(self).__name__, hyperparameters["betas"]
         if not all(0 <= beta < 1 for beta in betas):
             raise RungError(f"{name}: betas={betas}", fix="each from 0 to below 1")
-        if hyperparameters["eps"] < 0 or hyperparameters["weight_decay"] < 0:
+        if not (hyperparameters["eps"] >= 0 and hyperparameters["weight_decay"] >= 0):
             raise RungError(f"{name}: eps and weight_decay must not be negative")
 
     def _decay(self, group: Group, lr: Tensor) -> Tensor | None:

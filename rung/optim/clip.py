@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from rung.core.errors import GradientError
+from rung.core.arguments import described
+from rung.core.errors import ArgumentError, GradientError
 from rung.nn.module import Module
 from rung.tensor import elementwise as e
 from rung.tensor.autograd import no_grad
@@ -23,6 +24,9 @@ def _with_gradient(params: Params) -> list[Tensor]:
         given: list[Any] = list(params.parameters())
     else:
         given = [params] if isinstance(params, TensorState) else list(params)
+    for p in given:
+        if not isinstance(p, TensorState):
+            raise ArgumentError(f"params has {described(p)}", fix="give model.parameters()")
     return [p for p in given if p.grad is not None]
 
 

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Final
 import numpy as np
 
 from rung.core import dtype as dt
-from rung.core.errors import CheckpointError, GradientError, RungError
+from rung.core.errors import CheckpointError, DomainError, GradientError, RungError
 from rung.nn.module import Module
 from rung.optim.counts import StepCounts
 from rung.optim.schedule import Schedule
@@ -88,8 +88,8 @@ class Optimizer:
         self._check(given)
         schedule = lr if isinstance(lr, Schedule) else None
         first = schedule(0) if schedule is not None else float(lr)
-        if first < 0:
-            raise RungError(f"{type(self).__name__}: lr={first}", fix="a rate of at least 0")
+        if not 0 <= first < math.inf:
+            raise DomainError(f"{type(self).__name__}: lr={first}", fix="a rate of at least 0")
         given["params"], given["names"] = self._named(group)
         new = Group(given, lr=array(first, dtype=dt.float64), schedule=schedule)
         self.param_groups.append(new)

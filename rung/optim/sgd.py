@@ -38,7 +38,7 @@ class SGD(Optimizer):
         )
 
     def _check(self, hyperparameters: Mapping[str, Any]) -> None:
-        if hyperparameters["momentum"] < 0 or hyperparameters["weight_decay"] < 0:
+        if not (hyperparameters["momentum"] >= 0 and hyperparameters["weight_decay"] >= 0):
             raise RungError("SGD: momentum and weight_decay must not be negative")
         if hyperparameters["nesterov"] and (
             hyperparameters["momentum"] == 0 or hyperparameters["dampening"] != 0

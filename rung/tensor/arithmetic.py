@@ -104,6 +104,7 @@ def fmod(x: Operand, y: Operand) -> Tensor:
 def lerp(start: Operand, end: Operand, weight: Operand) -> Tensor:
     """start + weight (end - start), reckoned from the nearer end, so that weight 1 gives `end`."""
     away = e.subtract(end, start)
+    weight = weight if isinstance(weight, bool | int | float) else as_tensor(weight)
     near = e.abs(weight) < 0.5 if isinstance(weight, TensorState) else abs(weight) < 0.5
     from_start = e.add(start, e.multiply(weight, away))
     from_end = e.subtract(end, e.multiply(away, e.subtract(as_tensor(1.0, away.dtype), weight)))
@@ -146,7 +147,7 @@ def float_power(x: Operand, y: Operand) -> Tensor:
 
 
 def _double(x: Operand) -> Operand:
-    return as_tensor(x).astype(dt.float64) if isinstance(x, TensorState) else float(x)
+    return float(x) if isinstance(x, bool | int | float) else as_tensor(x).astype(dt.float64)
 
 
 @rounded_once

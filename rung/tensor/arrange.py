@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rung.core import dtype as dt
+from rung.core.arguments import check_lengths, host_arrays, read_ints
 from rung.core.errors import AxisError, DTypeError, ShapeError
 from rung.ops.dynamic import dynamic_slice
 from rung.tensor import elementwise as e
@@ -63,6 +64,8 @@ def _raised(x: Tensor, rank: int) -> Tensor:
 def hstack(arrays: Sequence[Operand]) -> Tensor:
     """Tensors beside each other: along the second dim, vectors along their only one."""
     given = [_raised(as_tensor(a), 1) for a in arrays]
+    if not given:
+        raise ShapeError("hstack: needs at least one tensor", fix="give a sequence of tensors")
     return s.concat(given, 0 if given[0].ndim == 1 else 1)
 
 
@@ -116,12 +119,14 @@ def tensor_split(
     n, given = x.shape[dim], indices_or_sections
     if not isinstance(given, int | list | tuple):
         given = as_tensor(given).tolist()
-    if isinstance(given, int):
+    if isinstance(given, int | float):
+        (given,) = read_ints("tensor_split", "indices_or_sections", [given])
         if given < 1:
             raise ShapeError(f"tensor_split: {given} pieces", fix="give a positive number")
         ends = [i * (n // given) + min(i, n % given) for i in range(given + 1)]
     else:
-        ends = [0, *(slice(0, int(i)).indices(n)[1] for i in given), n]
+        places = read_ints("tensor_split", "indices_or_sections", given)
+        ends = [0, *(slice(0, i).indices(n)[1] for i in places), n]
     front = (slice(None),) * dim
     return tuple(getitem(x, (*front, slice(a, max(a, b)))) for a, b in pairwise(ends))
 
@@ -161,7 +166,7 @@ def narrow(x: Operand, dim: int, start: int | Operand, length: int) -> Tensor:
     place = one_axis("narrow", dim, x.ndim)
     if isinstance(start, TensorState) and (state.trace is not None or state.mapping):
         return _narrow_at(x, place, as_tensor(start), length)
-    first = int(start)
+    (first,) = read_ints("narrow", "start", [start])
     first += x.shape[place] if first < 0 else 0
     if not 0 <= first <= first + length <= x.shape[place]:
         raise ShapeError(f"narrow: {length} slices from {start} along dim {place} of {x._type}")
@@ -213,6 +218,8 @@ def rot90(x: Operand, k: int = 1, axes: Sequence[int] = (0, 1)) -> Tensor:
     [[2, 4], [1, 3]]
     """
     x = as_tensor(x)
+    if len(axes) != 2:
+        raise AxisError(f"rot90: axes {tuple(axes)}", fix="name two dims")
     a, b = (one_axis("rot90", n, x.ndim) for n in axes)
     if a == b:
         raise AxisError(f"rot90: axes {tuple(axes)} are one", fix="name two dims")
@@ -308,9 +315,13 @@ def as_strided(
     """The elements of the flattened x at storage_offset + i · stride, for each index i of `size`; a
     new tensor, no view."""
     x = as_tensor(x)
-    at = np.asarray(storage_offset or 0, np.int64)
-    for n, by in zip(size, stride, strict=True):
-        at = at[..., None] + np.arange(n) * by
+    check_lengths("as_strided", size)
+    if len(size) != len(stride):
+        raise ShapeError(f"as_strided: size {list(size)} with stride {list(stride)}")
+    with host_arrays("as_strided"):
+        at = np.asarray(storage_offset or 0, np.int64)
+        for n, by in zip(size, stride, strict=True):
+            at = at[..., None] + np.arange(n) * by
     if at.size and (at.min() < 0 or at.max() >= x.size):
         raise ShapeError(f"as_strided: {list(size)} by {list(stride)} leaves {x._type}")
     return take(ravel(x), np.asarray(at), 0)

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rung.core import dtype as dt
-from rung.core.errors import DTypeError, RungError, ShapeError
+from rung.core.arguments import NO, described, read_int
+from rung.core.errors import ArgumentError, DomainError, DTypeError, RungError, ShapeError
 from rung.ir.node import Value, make_graph
 from rung.ir.subgraph import between, moved_values
 from rung.ir.types import TensorType
@@ -23,10 +24,10 @@ from rung.ops import control
 from rung.ops.control import ScanAttrs, SwitchAttrs, WhileAttrs
 from rung.tensor import tree
 from rung.tensor.bodies import Alike, Body, as_results, as_weak, settled, unflatten
-from rung.tensor.operate import as_tensor, cast_weak, copied
+from rung.tensor.operate import as_tensor, cast_weak, copied, one_axis
 from rung.tensor.random import advanced, offset
 from rung.tensor.shapes import concat
-from rung.tensor.state import graph_value, mapping, raw_value, write
+from rung.tensor.state import TensorState, graph_value, mapping, raw_value, write
 
 if TYPE_CHECKING:
     from rung.tensor.tensor import Tensor
@@ -94,7 +95,8 @@ def fori_loop(lower: Any, upper: Any, function: Function, init: Any) -> Any:
 
     With two Python ints the number of iterations is known, and the loop has a reverse derivative;
     otherwise it is a `while_loop`."""
-    if isinstance(lower, int | np.integer) and isinstance(upper, int | np.integer):
+    lower, upper = _bound("lower", lower), _bound("upper", upper)
+    if isinstance(lower, int) and isinstance(upper, int):
         numbers = as_tensor(np.arange(lower, max(upper, lower), dtype=np.int64))
         numbers._range = True
         return scan(lambda carry, i: (function(i, carry), None), init, numbers)[0]
@@ -105,6 +107,20 @@ def fori_loop(lower: Any, upper: Any, function: Function, init: Any) -> Any:
         lambda pair: (pair[0] + 1, function(pair[0], pair[1])),
         (first, init),
     )[1]
+
+
+def _bound(name: str, bound: Any) -> Any:
+    """An int or a scalar tensor of integers. Raises ArgumentError, or DomainError beyond i64."""
+    number = bound if isinstance(bound, TensorState) else read_int(bound)
+    if isinstance(number, TensorState):
+        number = number if number.shape == () and number.dtype.is_integer else NO
+    if number is NO:
+        raise ArgumentError(
+            f"fori_loop: {name} is {described(bound)}", fix="give a whole number or a scalar tensor"
+        )
+    if isinstance(number, int) and not dt.fits(number, dt.int64):
+        raise DomainError(f"fori_loop: {name}={number}", fix="the counter is an i64")
+    return number
 
 
 def map(function: Function, *xs: Any) -> Any:
@@ -250,7 +266,7 @@ def associative_scan(function: Function, xs: Any, *, reverse: bool = False, axis
     `function(a, b)` must be associative, and work on many elements along `axis` at once."""
     leaves, structure = tree.flatten(xs)
     tensors = [as_tensor(x) for x in leaves]
-    lengths = {t.shape[axis] for t in tensors}
+    lengths = {t.shape[one_axis("associative_scan", axis, t.ndim)] for t in tensors}
     if len(lengths) != 1:
         raise ShapeError(f"associative_scan: lengths differ: {sorted(lengths)}")
 

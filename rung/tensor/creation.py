@@ -12,7 +12,14 @@ import numpy as np
 
 from rung.core import dtype as dt
 from rung.core.dtype import DType, Scalar
-from rung.core.errors import DeviceError, InterchangeError, RungError, ShapeError
+from rung.core.errors import (
+    DeviceError,
+    DomainError,
+    DTypeError,
+    InterchangeError,
+    RungError,
+    ShapeError,
+)
 from rung.ir.node import Value
 from rung.ops.broadcast import broadcasted, reshaped
 from rung.ops.creation import full as full_value
@@ -172,6 +179,11 @@ def arange(
         raise ShapeError("arange: the step is zero", fix="give a step that is not zero")
     start, stop, step = (_number(n) for n in (start, stop, step))
     whole = all(isinstance(n, int) for n in (start, stop, step))
+    steps = (stop - start) / step
+    if not abs(steps) < 1 << 60:
+        raise DomainError(
+            f"arange: from {start} to {stop} by {step}", fix="give finite numbers, not too many"
+        )
     count = len(range(start, stop, step)) if whole else max(ceil((stop - start) / step), 0)
     kind = _dtype(dtype, dt.int64 if whole else dt.float32)
     made = new_tensor(_progression(start, step, count, kind))
@@ -214,7 +226,7 @@ def linspace(
 ) -> Tensor:
     """`num` numbers from start to stop (without it if not `endpoint`) at equal distances."""
     check_device(device)
-    if num < 0:
+    if not 0 <= num < 1 << 60:
         raise ShapeError(f"linspace: num={num}", fix="give a number of elements, 0 or more")
     kind = _dtype(dtype, dt.float32)
     gaps = num - 1 if endpoint else num
@@ -289,8 +301,13 @@ def one_hot(x: Operand, num_classes: int = -1, dtype: object = None) -> Tensor:
     """A new last dim with a one at the position x and zeros elsewhere; -1 makes as many classes as
     the largest of x asks for, which inside jit is a TraceError."""
     x = as_tensor(x)
+    if x.dtype.is_float:
+        raise DTypeError(f"one_hot: positions are {x._type}", fix="give integers")
+    if num_classes < -1:
+        raise DomainError(f"one_hot: num_classes={num_classes}", fix="0 or more, or -1")
     if num_classes == -1:
-        num_classes = int(buffer_of(x, "the largest class").array.max(initial=-1)) + 1
+        known = buffer_of(x, "the largest class").array.astype(np.int64)
+        num_classes = int(known.max(initial=-1)) + 1
     kind = _dtype(dtype, dt.float32)
 
     def build(v: Value) -> Value:

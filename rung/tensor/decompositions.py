@@ -291,7 +291,7 @@ def lstsq(a: Operand, b: Operand, /, rcond: float | None = None) -> LstsqResult:
     x, y = as_tensor(a), as_tensor(b)
     vector = y.ndim == 1
     y = expand_dims(y, -1) if vector else y
-    if x.ndim < 2 or x.shape[-2] != y.shape[-2]:
+    if x.ndim < 2 or y.ndim < 2 or x.shape[-2] != y.shape[-2]:
         raise ShapeError(f"lstsq: {x._type} with {y._type}", fix="both need as many rows")
     solution = matmul(pinv(x, rcond), y)
     rest = reductions.sum(square(subtract(y, matmul(x, solution))), -2)

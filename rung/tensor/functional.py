@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rung.core import dtype as dt
-from rung.core.errors import IndexingError, RungError, ShapeError
+from rung.core.arguments import above
+from rung.core.errors import ArgumentError, IndexingError, RungError, ShapeError
 from rung.ir.node import Value
 from rung.ops import activation as a
 from rung.ops import attention as _attention
@@ -137,7 +138,10 @@ def tanh(x: Operand) -> Tensor:
 def glu(x: Operand, axis: int = -1) -> Tensor:
     """The first half of x along `axis` times the sigmoid of the second."""
     x = floats(x)
-    first, second = x.chunk(2, axis)
+    dim = one_axis("glu", axis, x.ndim)
+    if x.shape[dim] % 2 or not x.shape[dim]:
+        raise ShapeError(f"glu: dim {dim} of x {x._type} has no halves", fix="an even length")
+    first, second = x.chunk(2, dim)
     return first * sigmoid(second)
 
 
@@ -290,6 +294,8 @@ def instance_norm(
     x = floats(x)
     if not use_input_stats:
         return batch_norm(x, running_mean, running_var, weight, bias, eps=eps)
+    if x.ndim < 2:
+        raise ShapeError(f"instance_norm: x is {x._type}", fix="x must be [N, C, …]")
     axes = tuple(range(2, x.ndim))
     if running_mean is not None:
         mean = reductions.mean(reductions.mean(x.detach(), axes), 0)
@@ -487,6 +493,7 @@ def l1_loss(x: Operand, target: Operand, reduction: str = "mean") -> Tensor:
 @rounded_once
 def huber_loss(x: Operand, target: Operand, reduction: str = "mean", delta: float = 1.0) -> Tensor:
     """Half the squared difference up to `delta`, linear beyond."""
+    above("huber_loss", 0, delta=delta)
     away = floats(e.subtract(x, target))
     inner = e.clip(away, -delta, delta)
     return reduced(inner * (away - inner * 0.5), reduction)
@@ -515,7 +522,8 @@ def binary_cross_entropy_with_logits(
 
 def _conv(rank: int, x: Operand, weight: Operand, bias: Operand | None, **options: Any) -> Tensor:
     data, kernel, shift = _alike(x, weight, bias)
-    assert data is not None
+    if data is None or kernel is None:
+        raise ArgumentError("conv: x or weight is None", fix="give tensors")
     single = data.ndim == rank + 1
     if single:
         data = data.expand_dims(0)
@@ -584,7 +592,8 @@ def conv_transpose2d(
     of 1 and 3 dims after the channels, and of one example without a batch."""
     options = _options(stride, padding, dilation, groups) | {"output_padding": output_padding}
     data, kernel, shift = _alike(x, weight, bias)
-    assert data is not None and kernel is not None
+    if data is None or kernel is None:
+        raise ArgumentError("conv_transpose: x or weight is None", fix="give tensors")
     single = data.ndim == kernel.ndim - 1
     if single:
         data = data.expand_dims(0)

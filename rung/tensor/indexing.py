@@ -143,6 +143,8 @@ def _is_single_mask(item: object) -> bool:
 
 
 def _cut(item: slice, length: int, dim: int) -> _Cut:
+    if isinstance(item.step, int) and item.step == 0:
+        raise IndexingError(f"the slice of dim {dim} has the step 0", fix="give another step")
     try:
         return _Cut(*item.indices(length))
     except TraceError:
@@ -153,7 +155,7 @@ def _cut(item: slice, length: int, dim: int) -> _Cut:
     except (TypeError, ValueError):
         raise IndexingError(
             f"slice {item.start}:{item.stop}:{item.step} of dim {dim} is not made of integers",
-            fix="give integers, and a step that is not zero",
+            fix="give integers",
         ) from None
 
 

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
 import numpy as np
 
-from rung.core.errors import TraceError
+from rung.core.arguments import at_least
+from rung.core.errors import DomainError, TraceError
 from rung.core.settings import settings
 from rung.core.wrapper import Wrapper
 from rung.ir.types import TensorType
@@ -226,6 +227,13 @@ class Jit(Wrapper, Generic[P, R]):
         """Numbers (among the tensors) of those in donated positional arguments."""
         if not self.donate:
             return set()
+        count = len(signature.structure.children[0].children)
+        if max(self.donate) >= count:
+            raise DomainError(
+                f"jit {self.name}: donate={max(self.donate)}, but the call has {count} positional "
+                "arguments",
+                fix="name arguments by their numbers from 0",
+            )
         found: set[int] = set()
         at = tensor = 0
         for number, child in enumerate(signature.structure.children[0].children):
@@ -363,6 +371,7 @@ def jit(
             return (x @ y).softmax()
     """
     positions = (donate,) if isinstance(donate, int) else tuple(donate)
+    at_least("jit", 0, donate=min(positions, default=0))
     if function is None:
         return lambda given: jit(given, donate=positions, name=name)
     label = name or getattr(function, "__name__", type(function).__name__)

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from rung.core.arguments import above
 from rung.core.errors import RungError, ShapeError
 from rung.ops.loss import binary_cross_entropy as _binary
 from rung.tensor import elementwise as e
@@ -224,6 +225,8 @@ def triplet_margin_loss(
     """max(0, |anchor - positive| - |anchor - negative| + margin) by p-norms along the last dim;
     with `swap` the nearer of anchor and positive to the negative counts."""
 
+    above("triplet_margin_loss", 0, margin=margin)
+
     def distance(x: Operand, y: Operand) -> Tensor:
         return pairwise_distance(x, y, p, eps)
 
@@ -250,6 +253,7 @@ def triplet_margin_with_distance_loss(
     reduction: str = "mean",
 ) -> Tensor:
     """`triplet_margin_loss` by any distance of two tensors."""
+    above("triplet_margin_with_distance_loss", 0, margin=margin)
     distance = pairwise_distance if distance_function is None else distance_function
     near, far = distance(anchor, positive), distance(anchor, negative)
     if swap:

@@ -61,6 +61,8 @@ def _extreme(dtype: DType, largest: bool) -> float:
     """The number that loses against all others."""
     if dtype.is_float:
         return -math.inf if largest else math.inf
+    if dtype.is_bool:
+        return not largest
     info = np.iinfo(dtype.numpy)
     return int(info.min if largest else info.max)
 

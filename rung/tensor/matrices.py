@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rung.core import dtype as dt
+from rung.core.arguments import above, at_least
 from rung.core.errors import RungError, ShapeError
 from rung.tensor import elementwise as e
 from rung.tensor import reductions as r
@@ -152,6 +153,7 @@ def cdist(
 @rounded_once
 def pdist(x: Operand, p: float = 2.0) -> Tensor:
     """The p-norms of the differences of each two rows of x[n, d], [n (n - 1) / 2]."""
+    at_least("pdist", 0, p=p)
     (x,) = _ranks("pdist", (floats(x), 2))
     first, second = np.triu_indices(x.shape[0], 1)
     return vector_norm(take(x, first, 0) - take(x, second, 0), axis=-1, ord=p)
@@ -160,6 +162,8 @@ def pdist(x: Operand, p: float = 2.0) -> Tensor:
 @rounded_once
 def renorm(x: Operand, p: float, dim: int, maxnorm: float) -> Tensor:
     """x with each slice along `dim` scaled down to the p-norm `maxnorm` where it is longer."""
+    above("renorm", 0, p=p)
+    at_least("renorm", 0, maxnorm=maxnorm)
     x = floats(x)
     place = one_axis("renorm", dim, x.ndim)
     others = tuple(d for d in range(x.ndim) if d != place)

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 import numpy as np
 
 from rung.core import dtype as dt
+from rung.core.arguments import NO, check_lengths, described, is_sequence, read_int
 from rung.core.dtype import DType, Scalar
-from rung.core.errors import AxisError, DTypeError, InterchangeError, ShapeError
+from rung.core.errors import AxisError, DTypeError, InterchangeError, RungError, ShapeError
 from rung.core.source import NOWHERE
 from rung.ir.node import Value, provenance
 from rung.ir.types import Shape
@@ -54,6 +55,7 @@ def from_data(data: Any, dtype: DType | None, copy: bool | None = None) -> Tenso
     Of an array that anybody can write to, the tensor gets a copy, unless `copy` is False: then it
     has the same memory, or InterchangeError is raised. True copies read-only ones as well."""
     if isinstance(data, np.ndarray | np.generic):
+        check_lengths("array", data.shape)
         array = np.asarray(data)
         given = dt.as_dtype(array.dtype.newbyteorder("="))
         target = given if dtype is None else dtype
@@ -71,6 +73,7 @@ def from_data(data: Any, dtype: DType | None, copy: bool | None = None) -> Tenso
             fix="leave copy=False out, or give an array",
         )
     array = _sequence_array(data)
+    check_lengths("array", array.shape)
     if dtype is None:
         dtype = dt.float32 if array.dtype.kind == "f" else dt.as_dtype(array.dtype)
     fresh = isinstance(data, list | tuple | bool | int | float)  # else another's memory
@@ -89,13 +92,22 @@ def borrowed(array: np.ndarray[Any, Any]) -> Tensor:
 
 
 def _sequence_array(data: Any) -> np.ndarray[Any, Any]:
-    if isinstance(data, list | tuple):
-        data = _plain(data)
     try:
+        if isinstance(data, list | tuple):
+            data = _plain(data)
         array = np.asarray(data)
+    except RungError:
+        raise
+    except RecursionError:
+        raise ShapeError("array: sequences within sequences without end") from None
     except ValueError:
         raise ShapeError(
             "array: nested sequences have different lengths", fix="give rows of equal lengths"
+        ) from None
+    except Exception as error:  # objects that convert themselves may raise anything
+        raise DTypeError(
+            f"array: {type(data).__name__} cannot be an array: {error}",
+            fix="give bools, integers, floats, or sequences or arrays of them",
         ) from None
     if array.dtype.kind not in "biuf" and array.dtype != dt.bfloat16.numpy:
         element = array.reshape(-1)[0].item() if array.dtype.kind != "O" else _first(data)
@@ -331,10 +343,10 @@ def common_shape(name: str, tensors: Sequence[TensorState]) -> Shape:
 
 def one_axis(name: str, axis: int, rank: int) -> int:
     """`axis` counted from the front. Raises AxisError."""
-    try:
-        number = axis.__index__()
-    except AttributeError:
-        raise AxisError(f"{name}: axis {axis!r} is not an integer") from None
+    number = read_int(axis)
+    if number is NO:
+        raise AxisError(f"{name}: axis {described(axis)} is not an integer")
+    number = int(number)
     if not -rank <= number < rank:
         fix = f"axes go from {-rank} to {rank - 1}" if rank else "a scalar has no axes"
         raise AxisError(f"{name}: axis {axis} is out of range for {rank} dims", fix=fix)
@@ -345,7 +357,7 @@ def all_axes(name: str, axis: int | Sequence[int] | None, rank: int) -> tuple[in
     """The axes counted from the front, rising; None = all. Raises AxisError."""
     if axis is None:
         return tuple(range(rank))
-    given = axis if isinstance(axis, tuple | list) else (axis,)
+    given = tuple(axis) if is_sequence(axis) else (axis,)  # type: ignore[arg-type]
     axes = sorted(one_axis(name, a, rank) for a in given)  # type: ignore[arg-type]
     if len(set(axes)) != len(axes):
         raise AxisError(f"{name}: axes {tuple(given)} name one twice", fix="name each axis once")

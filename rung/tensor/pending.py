@@ -125,7 +125,8 @@ def source_buffer(value: Value) -> Buffer | None:
 def _run(targets: Sequence[TensorState]) -> None:
     computed: list[TensorState] = []
     for tensor in targets:
-        assert tensor._value is not None
+        if tensor._value is None:
+            continue  # computed already
         known = source_buffer(tensor._value)
         if known is not None:
             _settle(tensor, known, keep=tensor.keeps_graph)

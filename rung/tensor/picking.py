@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from math import comb
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from rung.core import dtype as dt
-from rung.core.errors import DTypeError, RungError, ShapeError
+from rung.core.arguments import check_lengths, host_arrays
+from rung.core.errors import AllocationError, DTypeError, RungError, ShapeError
 from rung.ir.node import Value
 from rung.ops import indexing as i
 from rung.ops import scatter as sc
@@ -43,7 +45,7 @@ from rung.tensor.shapes import (
     stack,
 )
 from rung.tensor.sorting import checked_index, take, take_along_axis
-from rung.tensor.state import TensorState, apply, buffer_of
+from rung.tensor.state import TensorState, apply, buffer_of, state
 
 if TYPE_CHECKING:
     from rung.tensor.tensor import Tensor
@@ -347,11 +349,18 @@ def masked_select(x: Operand, mask: Operand) -> Tensor:
 
 
 def masked_scatter(x: Operand, mask: Operand, source: Operand) -> Tensor:
-    """x with the first elements of `source`, in order, where the mask is true."""
+    """x with the first elements of `source`, in order, where the mask is true. Raises ShapeError
+    where these are too few, as far as the mask is known (inside jit the last one is repeated)."""
     x, chosen = as_tensor(x), cast_to(as_tensor(mask), dt.bool_)
     shape = broadcast_shapes(x.shape, chosen.shape)
     x, chosen = broadcast_to(x, shape), broadcast_to(chosen, shape)
     values = reshape(cast_to(as_tensor(source), x.dtype), (-1,))
+    mask_is_known = chosen._trace is None and state.trace is None and not state.mapping
+    wanted = int(chosen.sum()) if mask_is_known and values.size < chosen.size else 0
+    if wanted > values.size:
+        raise ShapeError(
+            f"masked_scatter: {values.size} values for {wanted} places", fix="give enough values"
+        )
     if values.size == 0:
         return copied(x)
     number = cumulative_sum(reshape(chosen, (-1,))) - 1
@@ -440,6 +449,9 @@ def combinations(x: Operand, r: int = 2, with_replacement: bool = False) -> Tens
     if x.ndim != 1 or r < 0:
         raise ShapeError(f"combinations of {r} of {x._type}", fix="give a vector and r >= 0")
     choose = itertools.combinations_with_replacement if with_replacement else itertools.combinations
+    check_lengths("combinations", (len(x), r))
+    if r > 64 or comb(len(x) + (r - 1 if with_replacement else 0), r) * r > 1 << 32:
+        raise AllocationError(f"combinations of {r} of {x._type} are more than memory holds")
     at = np.array(list(choose(range(len(x)), r)), np.int64)
     return getitem(x, at.reshape(-1, r)) if r else reshape(x, (-1,))[:0]
 
@@ -447,6 +459,9 @@ def combinations(x: Operand, r: int = 2, with_replacement: bool = False) -> Tens
 def cartesian_prod(*arrays: Operand) -> Tensor:
     """All choices of one element of each vector, one row each; of one vector itself."""
     given = [as_tensor(a) for a in arrays]
+    if not given or any(a.ndim != 1 for a in given):
+        kinds = ", ".join(str(a._type) for a in given) or "nothing"
+        raise ShapeError(f"cartesian_prod of {kinds}", fix="give vectors")
     if len(given) == 1:
         return given[0]
     at = np.indices([a.size for a in given]).reshape(len(given), -1)
@@ -455,9 +470,11 @@ def cartesian_prod(*arrays: Operand) -> Tensor:
 
 def _triangle_places(row: int, col: int, offset: int, dtype: object, lower: bool) -> Tensor:
     """The positions [2, n] (i64 unless given) of a triangle, row by row."""
-    full_ = np.ones((row, col), bool)
-    places = np.nonzero(np.tril(full_, offset) if lower else np.triu(full_, offset))
-    return as_tensor(np.stack(places).astype(np.int64)).astype(dtype or dt.int64)
+    check_lengths("tril_indices" if lower else "triu_indices", (row, col))
+    with host_arrays("tril_indices" if lower else "triu_indices"):
+        full_ = np.ones((row, col), bool)
+        places = np.nonzero(np.tril(full_, offset) if lower else np.triu(full_, offset))
+    return as_tensor(np.stack(places).astype(np.int64)).astype(dt.int64 if dtype is None else dtype)
 
 
 def tril_indices(row: int, col: int, offset: int = 0, dtype: object = None) -> Tensor:

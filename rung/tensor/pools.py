@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rung.core.errors import RungError, ShapeError
+from rung.core.errors import DomainError, RungError, ShapeError
 from rung.ops import pooling as _pooling
 from rung.ops.pooling import WindowAttrs, window_argmax
 from rung.ops.window import Window, each
@@ -23,7 +23,7 @@ from rung.tensor.functional import floats
 from rung.tensor.functional import max_pool2d as _max_pool
 from rung.tensor.operate import Operand, as_tensor
 from rung.tensor.precision import rounded_once
-from rung.tensor.shapes import broadcast_to, expand_dims, moveaxis, pad, reshape, squeeze
+from rung.tensor.shapes import as_shape, broadcast_to, expand_dims, moveaxis, pad, reshape, squeeze
 from rung.tensor.sorting import take, take_along_axis
 from rung.tensor.state import apply
 
@@ -116,7 +116,11 @@ def _unpool(rank: int) -> Callable[..., Tensor]:
             for n, k, step, around in zip(x.shape[-rank:], *options, strict=True)
         )
         if output_size is not None:
-            sizes = tuple(output_size)[-rank:]
+            sizes = as_shape(function.__name__, output_size)[-rank:]
+        if len(sizes) != rank or min(sizes) < 1:
+            raise ShapeError(
+                f"{function.__name__}: sizes {list(sizes)}", fix=f"give {rank} positive lengths"
+            )
         rows = prod(x.shape[:-rank])
         whole = zeros((rows, prod(sizes)), x.dtype)
         at = expand_dims(arange(rows), -1), reshape(places, (rows, -1))
@@ -203,6 +207,8 @@ def _avg(rank: int) -> Callable[..., Tensor]:
         sizes = each(kernel_size, rank)
         strides = each(stride or kernel_size, rank)
         around = each(padding, rank)
+        if divisor_override == 0:
+            raise DomainError(f"{function.__name__}: divisor_override=0", fix="another number")
         if any(2 * p > k for p, k in zip(around, sizes, strict=True)):
             raise ShapeError(
                 f"{function.__name__}: padding {around} of windows of {sizes}",
@@ -238,6 +244,8 @@ def _lp(rank: int) -> Callable[..., Tensor]:
         ceil_mode: bool = False,
     ) -> Tensor:
         sizes = each(kernel_size, rank)
+        if not norm_type:
+            raise DomainError(f"{function.__name__}: norm_type={norm_type}", fix="not 0")
         powers = floats(x) ** norm_type
 
         def pool(v: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 import numpy as np
 
 from rung.core import dtype as dt
+from rung.core.arguments import MAX_RANK
 from rung.core.dtype import DType, Scalar
 from rung.tensor.elementwise import multiply
 from rung.tensor.operate import Operand, as_tensor, cast_to, common_dtype
@@ -51,7 +52,7 @@ def rounded_once(function: Callable[P, R]) -> Callable[P, R]:
     return computed  # type: ignore[return-value]
 
 
-def _note_dtypes(given: Iterable[Any], found: set[DType]) -> None:
+def _note_dtypes(given: Iterable[Any], found: set[DType], depth: int = 0) -> None:
     """Add the dtypes of operands that have a say in that of the result."""
     for x in given:
         if isinstance(x, TensorState):
@@ -59,18 +60,20 @@ def _note_dtypes(given: Iterable[Any], found: set[DType]) -> None:
         elif isinstance(x, np.ndarray) and x.dtype.kind in "biufV":
             dtype = dt.as_dtype(x.dtype.newbyteorder("="))
         else:
-            if isinstance(x, list | tuple):
-                _note_dtypes(x, found)
+            if isinstance(x, list | tuple) and depth < MAX_RANK:
+                _note_dtypes(x, found, depth + 1)
             continue
         if dtype.is_float or 1 < dtype.bits <= 16:
             found.add(dtype)
 
 
-def _widened(x: Any) -> Any:
+def _widened(x: Any, depth: int = 0) -> Any:
     if isinstance(x, TensorState):
         return cast_to(x, dt.float32) if x._type.dtype in NARROW else x  # type: ignore[arg-type]
     if isinstance(x, list | tuple):
-        return type(x)(map(_widened, x)) if type(x) in (list, tuple) else x
+        if type(x) not in (list, tuple) or depth > MAX_RANK:
+            return x
+        return type(x)(_widened(v, depth + 1) for v in x)
     if isinstance(x, np.ndarray) and x.dtype.itemsize == 2 and x.dtype.kind not in "biu":
         return as_tensor(x, dt.float32)
     return x

@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any
 from weakref import ReferenceType, ref
 
 import numpy as np
+from ml_dtypes import finfo
 
 from rung.core import dtype as dt
+from rung.core.arguments import NO, at_least, between, check_lengths, read_int
 from rung.core.dtype import DType
-from rung.core.errors import DTypeError, ShapeError
+from rung.core.errors import ArgumentError, DomainError, DTypeError, ShapeError
 from rung.ir.node import Value
 from rung.ir.types import Shape
 from rung.ops import random as r
@@ -42,6 +44,7 @@ def key(seed: int) -> Tensor:
 
 def split(parent: Tensor, count: int = 2) -> tuple[Tensor, ...]:
     """`count` new keys from a key, which is used up."""
+    at_least("split", 0, count=count)
     return unstack(apply(lambda k: r.split(k, count), parent))
 
 
@@ -144,6 +147,10 @@ Source = Generator | TensorState | None
 def draw_key(key: Source) -> Tensor:
     """A key: the one given, the next of the generator given, or of the global one."""
     if isinstance(key, TensorState):
+        if key.shape != (2,) or not key.dtype.is_integer:
+            raise ArgumentError(
+                f"key is {key._type}", fix="give a rung.Generator or random.key(seed)"
+            )
         return key  # type: ignore[return-value]
     return (_global[0] if key is None else key).next_key()
 
@@ -159,6 +166,16 @@ def _float_dtype(name: str, dtype: object) -> DType:
     return kind
 
 
+def check_span(name: str, low: float, high: float, dtype: DType) -> None:
+    """Raise DomainError unless numbers of `dtype` lie from low to high."""
+    most = float(finfo(dtype.numpy).max)
+    if not low <= high or not (-most <= low and high - low <= most):
+        raise DomainError(
+            f"{name}: from {low} to {high} in {dtype}",
+            fix="give low <= high, no further apart than the dtype reaches",
+        )
+
+
 def uniform(
     shape: int | Sequence[int] = (),
     low: float = 0.0,
@@ -168,6 +185,7 @@ def uniform(
 ) -> Tensor:
     """Numbers evenly spread over [low, high)."""
     dims, kind = as_shape("uniform", shape), _float_dtype("uniform", dtype)
+    check_span("uniform", low, high, kind)
     return _draw(lambda k: r.uniform(k, dims, kind, low, high), key)
 
 
@@ -180,6 +198,7 @@ def normal(
 ) -> Tensor:
     """Normally distributed numbers."""
     dims, kind = as_shape("normal", shape), _float_dtype("normal", dtype)
+    at_least("normal", 0, std=std)
     return _draw(lambda k: r.normal(k, dims, kind, mean, std), key)
 
 
@@ -212,14 +231,30 @@ def randint(
     kind = dt.int64 if dtype is None else dt.as_dtype(dtype)
     if high <= low:
         raise ShapeError(f"randint: no number from {low} to {high - 1}", fix="give high > low")
+    for bound in (low, high - 1):
+        if not _is_held(bound, kind):
+            raise DomainError(f"randint: {bound} is no {kind}", fix="give another dtype")
 
     def build(k: Value) -> Value:
         wide = _random_u64(k, dims)
-        offset = remainder(wide, full(dims, high - low, dt.uint64))
+        span = high - low
+        offset = wide if span >> 64 else remainder(wide, full(dims, span, dt.uint64))
         signed = bitcast(offset, dtype=dt.int64)
-        return cast(add(signed, full(dims, low, dt.int64)), dtype=kind)
+        return cast(add(signed, full(dims, wrapped(low), dt.int64)), dtype=kind)
 
     return _draw(build, key)
+
+
+def _is_held(value: int, dtype: DType) -> bool:
+    """Whether a dtype has the integer `value`."""
+    if dtype.is_float:
+        return abs(value) <= 1 << finfo(dtype.numpy).nmant + 1
+    return value in (0, 1) if dtype.is_bool else dt.fits(value, dtype)
+
+
+def wrapped(n: int) -> int:
+    """The i64 that equals n in its lowest 64 bits."""
+    return (n + (1 << 63)) % (1 << 64) - (1 << 63)
 
 
 def _random_u64(k: Value, shape: Shape) -> Value:
@@ -231,7 +266,11 @@ def _random_u64(k: Value, shape: Shape) -> Value:
 def bernoulli(
     chance: Operand = 0.5, shape: int | Sequence[int] | None = None, key: Source = None
 ) -> Tensor:
-    """True with probability `chance`: a number, or a tensor of probabilities."""
+    """True with probability `chance`: a number, or a tensor of probabilities. Those of a tensor
+    are held within [0, 1] (NaN: never true), as they may be computed later; raises DomainError for
+    a number, an array or a list outside of it."""
+    if not isinstance(chance, TensorState):
+        between("bernoulli", 0, 1, chance=_worst(chance))
     if isinstance(chance, bool | int | float):
         dims = as_shape("bernoulli", () if shape is None else shape)
         return _draw(lambda k: r.bernoulli(k, float(chance), dims), key)
@@ -240,15 +279,40 @@ def bernoulli(
     return apply(lambda k, c: r.bernoulli(k, c, dims), draw_key(key), given)
 
 
+def _count(name: str, x: int | Operand) -> int:
+    """How many elements a number or the rows of a tensor are."""
+    count = read_int(x)
+    if count is NO:
+        given = as_tensor(x)
+        if not given.ndim:
+            raise ShapeError(f"{name}: {given._type} has no rows", fix="give a number or rows")
+        return given.shape[0]
+    if count < 0:
+        raise DomainError(f"{name}: of {count} elements", fix="give 0 or more")
+    check_lengths(name, (count,))
+    return int(count)
+
+
+def _worst(chance: Operand) -> float:
+    """The number of an array that is furthest from being a probability."""
+    values = as_array(chance)
+    return float(values.flat[np.argmax(np.abs(values - 0.5))]) if values.size else 0.5
+
+
+def as_array(x: Operand) -> np.ndarray[Any, Any]:
+    """Numbers that are no tensor, in f64."""
+    return np.asarray(as_tensor(x)).astype(np.float64)
+
+
 def permutation(x: int | Operand, key: Source = None) -> Tensor:
     """0 … x - 1 in random order (i64), or the rows of a tensor in random order."""
-    count = x if isinstance(x, int) else as_tensor(x).shape[0]
+    count = _count("permutation", x)
 
     def build(k: Value) -> Value:
         return argsort(_random_u64(k, (count,)), dim=0)
 
     order = _draw(build, key)
-    return order if isinstance(x, int) else take(x, order, 0)
+    return order if read_int(x) is not NO else take(as_tensor(x), order, 0)
 
 
 randperm = permutation
@@ -262,7 +326,7 @@ def choice(
 ) -> Tensor:
     """Elements (rows) of x, or of 0 … x - 1, drawn at random."""
     dims = as_shape("choice", shape)
-    count = x if isinstance(x, int) else as_tensor(x).shape[0]
+    count = _count("choice", x)
     if replace:
         positions = randint(0, count, dims, key=key)
     else:
@@ -270,7 +334,7 @@ def choice(
         if size > count:
             raise ShapeError(f"choice: {size} of {count} elements without replacement")
         positions = permutation(count, key=key)[:size].reshape(dims)
-    return positions if isinstance(x, int) else take(x, positions, 0)
+    return positions if read_int(x) is not NO else take(as_tensor(x), positions, 0)
 
 
 def categorical(logits: Operand, key: Source = None) -> Tensor:

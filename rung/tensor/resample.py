@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from rung.core.arguments import between, check_lengths
 from rung.core.errors import RungError, ShapeError
 from rung.ops.window import each
 from rung.tensor.creation import eye
@@ -95,9 +96,16 @@ def interpolate(
     if size is not None:
         sizes, factors = each(size, rank), [None] * rank
     else:
-        given = scale_factor if isinstance(scale_factor, Sequence) else [scale_factor] * rank
-        sizes = tuple(math.floor(n * s) for n, s in zip(lengths, given, strict=True))  # type: ignore[operator]
-        factors = [None] * rank if recompute_scale_factor else list(given)  # type: ignore[arg-type]
+        given: Any = scale_factor if isinstance(scale_factor, Sequence) else [scale_factor] * rank
+        if len(given) != rank:
+            raise ShapeError(f"interpolate: {len(given)} factors for {rank} dims")
+        for one in given:
+            between("interpolate", 0, 1 << 40, scale_factor=one)
+        sizes = tuple(math.floor(n * s) for n, s in zip(lengths, given, strict=True))
+        factors = [None] * rank if recompute_scale_factor else list(given)
+    if min(sizes, default=1) < 1 or min(x.shape[2:], default=1) < 1:
+        raise ShapeError(f"interpolate: {x._type} to {list(sizes)}", fix="give positive lengths")
+    check_lengths("interpolate", (*x.shape[:2], *sizes))
     for dim, (count, factor) in enumerate(zip(sizes, factors, strict=True), 2):
         x = _resized(x, dim, count, factor, mode, bool(align_corners))
     return x
@@ -219,6 +227,8 @@ def unfold(
     x = as_tensor(x)
     if x.ndim == 3:
         return unfold(x[None], kernel_size, dilation, padding, stride)[0]
+    if x.ndim != 4:
+        raise ShapeError(f"unfold: x is {x._type}", fix="x must be [N, C, H, W] or [C, H, W]")
     (kh, kw), (dh, dw), (ph, pw), (sh, sw) = (
         each(v, 2) for v in (kernel_size, dilation, padding, stride)
     )

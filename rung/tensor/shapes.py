@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rung.core.arguments import NO, at_least, check_lengths, described, is_sequence, read_int
 from rung.core.dtype import DType
 from rung.core.errors import AxisError, DTypeError, ShapeError
 from rung.ir.node import Value
@@ -38,11 +39,12 @@ Shape = tuple[int, ...]
 
 def as_shape(name: str, shape: int | Sequence[int]) -> Shape:
     """A shape as a tuple of ints. Raises ShapeError."""
-    given = shape if isinstance(shape, tuple | list) else (shape,)
-    try:
-        return tuple([n.__index__() for n in given])  # type: ignore[union-attr]
-    except AttributeError:
-        raise ShapeError(f"{name}: {shape!r} is not a shape", fix="give integers") from None
+    given = tuple(shape) if is_sequence(shape) else (shape,)  # type: ignore[arg-type]
+    found = tuple([n if type(n) is int else read_int(n) for n in given])
+    if NO in found:
+        raise ShapeError(f"{name}: {described(shape)} is not a shape", fix="give integers")
+    check_lengths(name, [abs(n) for n in found])
+    return tuple(map(int, found))
 
 
 def reshape(
@@ -182,6 +184,8 @@ def broadcast_to(x: Operand, /, shape: Sequence[int]) -> Tensor:
 def broadcast_arrays(*arrays: Operand) -> list[Tensor]:
     """The tensors in their common shape."""
     tensors = [as_tensor(x) for x in arrays]
+    if not tensors:
+        return []
     shape = common_shape("broadcast_arrays", tensors)
     return [broadcast_to(x, shape) for x in tensors]
 
@@ -255,6 +259,7 @@ def chunk(x: Operand, chunks: int, axis: int = 0) -> tuple[Tensor, ...]:
     """`chunks` pieces of equal length along `axis` (the last may be shorter)."""
     x = as_tensor(x)
     length = x.shape[one_axis("chunk", axis, x.ndim)]
+    at_least("chunk", 1, chunks=chunks)
     return split(x, max(-(-length // chunks), 1), axis)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from rung.core import dtype as dt
-from rung.core.errors import RungError
+from rung.core.errors import DomainError, RungError
 from rung.tensor import elementwise as e
 from rung.tensor.arithmetic import logit, sinc, xlog1py, xlogy
 from rung.tensor.creation import ones_like, zeros_like
@@ -352,8 +352,8 @@ def _polygamma_of(n: int) -> Function:
 @rounded_once
 def multigammaln(x: Operand, p: int) -> Tensor:
     """The logarithm of the gamma function of p dims, for x > (p - 1) / 2."""
-    if p < 1:
-        raise RungError(f"multigammaln: p={p}", fix="give a positive number of dims")
+    if not 1 <= p <= 1000:
+        raise DomainError(f"multigammaln: p={p}", fix="give a number of dims from 1 to 1000")
     x = floats(x)
     total = gammaln(x)
     for k in range(1, p):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rung.core import dtype as dt
-from rung.core.errors import DTypeError, RungError, ShapeError
+from rung.core.errors import DomainError, DTypeError, RungError, ShapeError
 from rung.tensor import elementwise as e
 from rung.tensor import reductions as r
 from rung.tensor.creation import arange, linspace, zeros
@@ -190,6 +190,9 @@ def _quantile(
     shares = as_tensor(q, given.dtype) if not isinstance(q, TensorState) else as_tensor(q)
     if shares.ndim > 1:
         raise ShapeError(f"{name}: q is {shares._type}", fix="give a number or a vector")
+    known = shares._buffer
+    if known is not None and not bool(((known.array >= 0) & (known.array <= 1)).all()):
+        raise DomainError(f"{name}: q={shares.tolist()}", fix="give shares from 0 to 1")
     if how not in _INTERPOLATIONS:
         raise RungError(f"{name}: interpolation={how!r}", fix=f"give one of {_INTERPOLATIONS}")
     x, dim = _one_dim(name, given, axis)
@@ -363,7 +366,7 @@ def _trapezoids(name: str, y: Operand, x: Operand | None, dx: Operand, axis: int
     places = x
     if places.ndim == 1 and y.ndim > 1:
         places = reshape(places, (-1, *(1,) * (y.ndim - dim - 1)))
-    if places.shape[dim - y.ndim] != y.shape[dim]:
+    if places.ndim < y.ndim - dim or places.shape[dim - y.ndim] != y.shape[dim]:
         raise ShapeError(
             f"{name}: x {places._type} for y {y._type}", fix="x has the length of y along axis"
         )
@@ -509,6 +512,8 @@ def histogram(
 def _edges(x: Tensor, bins: int, range: Sequence[float] | None) -> Tensor:
     if bins < 1:
         raise RungError(f"histogram: bins={bins}", fix="give a positive number of bins")
+    if range is not None and len(range) != 2:
+        raise RungError(f"histogram: range={range}", fix="give two bounds")
     if range is None or (range[0] == range[1] == 0):
         low, high = (0.0, 1.0) if x.size == 0 else (float(r.min(x)), float(r.max(x)))
     else:

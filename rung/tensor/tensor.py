@@ -12,6 +12,7 @@ from rung.core import dtype as dt
 from rung.core.changes import FOLLOWED
 from rung.core.dtype import Scalar
 from rung.core.errors import (
+    ArgumentError,
     DeviceError,
     DTypeError,
     GradientError,
@@ -43,6 +44,7 @@ from rung.tensor.operate import (
     as_tensor,
     cast_to,
     cast_value,
+    common_shape,
     copied,
     from_data,
     scalar_value,
@@ -176,6 +178,8 @@ class Tensor(Methods, TensorState):
         return f"Tensor({text},{line}{self._type}{grad})"
 
     def __format__(self, spec: str) -> str:
+        if not isinstance(spec, str):
+            raise ArgumentError(f"format: spec is {type(spec).__name__}", fix="give a str")
         return format(self.item(), spec) if spec and not self.shape else repr(self)
 
     # ---- looking at the value
@@ -374,7 +378,7 @@ class Tensor(Methods, TensorState):
             value = broadcasted(scalar_value("assign", x, self.dtype), self.shape)
         else:
             given = as_tensor(x)
-            if np.broadcast_shapes(given.shape, self.shape) != self.shape:
+            if common_shape("assign", [given, self]) != self.shape:
                 raise ShapeError(
                     f"assign: {given._type} does not fit {self._type}",
                     fix="give a value of the same shape",
