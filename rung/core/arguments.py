@@ -22,6 +22,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
+from types import FunctionType
 from typing import Any, Final
 
 import numpy as np
@@ -84,6 +85,7 @@ def read_bool(x: Any) -> Any:
 
 
 def those(test: Callable[[Any], bool]) -> Read:
+    """Takes what passes a test, as it is."""
     return lambda x: x if test(x) else NO
 
 
@@ -385,7 +387,7 @@ def check_namespace(names: dict[str, Any], aliases: Aliases, called: Aliases) ->
                 if _is_ours(kind):
                     check_methods(kind, aliases, ("__init__",))
                     check_methods(kind, called, ("forward",))
-        elif inspect.isfunction(x):
+        elif isinstance(x, FunctionType):
             names[key] = _replaced(x, aliases)
 
 
@@ -398,11 +400,11 @@ def check_methods(kind: type, aliases: Aliases, names: Collection[str] = ()) -> 
     """Check the arguments of methods of a class: of those given, or of all public ones."""
     for key, x in list(vars(kind).items()):
         wanted = key in names if names else not key.startswith("_")
-        if wanted and inspect.isfunction(x):
+        if wanted and isinstance(x, FunctionType):
             setattr(kind, key, _replaced(x, aliases))
 
 
-_made: dict[Any, Any] = {}
+_made: dict[Any, Callable[..., Any]] = {}
 _behind: dict[Any, Any] = {}
 
 
@@ -411,14 +413,13 @@ def unchecked(function: Any) -> Any:
     return _behind.get(function, function) if inspect.isfunction(function) else function
 
 
-def _replaced(function: Any, aliases: Aliases) -> Any:
+def _replaced(function: FunctionType, aliases: Aliases) -> Callable[..., Any]:
     """The checked function, made once, also in the module of its definition."""
-    if function in _made:
-        return _made[function]
-    made: Any = checked(function, aliases)
-    _made[function] = _made[made] = made
-    _behind[made] = function
-    home = vars(sys.modules[function.__module__])
-    if home.get(function.__name__) is function:
-        home[function.__name__] = made
-    return made
+    if function not in _made:
+        made = checked(function, aliases)
+        _made[function] = _made[made] = made
+        _behind[made] = function
+        home = vars(sys.modules[function.__module__])
+        if home.get(function.__name__) is function:
+            home[function.__name__] = made
+    return _made[function]

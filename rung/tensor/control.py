@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rung.core import dtype as dt
-from rung.core.arguments import NO, described, read_int
+from rung.core.arguments import NO, described, host_arrays, read_int
 from rung.core.errors import ArgumentError, DomainError, DTypeError, RungError, ShapeError
 from rung.ir.node import Value, make_graph
 from rung.ir.subgraph import between, moved_values
@@ -97,7 +97,8 @@ def fori_loop(lower: Any, upper: Any, function: Function, init: Any) -> Any:
     otherwise it is a `while_loop`."""
     lower, upper = _bound("lower", lower), _bound("upper", upper)
     if isinstance(lower, int) and isinstance(upper, int):
-        numbers = as_tensor(np.arange(lower, max(upper, lower), dtype=np.int64))
+        with host_arrays("fori_loop"):
+            numbers = as_tensor(np.arange(lower, max(upper, lower), dtype=np.int64))
         numbers._range = True
         return scan(lambda carry, i: (function(i, carry), None), init, numbers)[0]
     end = as_tensor(upper).astype(dt.int64)
