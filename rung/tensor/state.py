@@ -375,7 +375,7 @@ def begin_write(tensor: TensorState, leaf: bool = False) -> None:
         )
     pending = state.trace is None and not state.mapping and tensor._written is not None
     if pending and tensor._written is user_source():
-        evaluate()
+        evaluate(tensor)
 
 
 def write(tensor: TensorState, value: Value, requires_grad: bool = False) -> None:
