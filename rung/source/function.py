@@ -15,7 +15,6 @@ from __future__ import annotations
 import ast
 import copy
 import functools
-import threading
 from collections.abc import Callable
 from types import CellType, CodeType, FunctionType, MethodType
 from typing import Any, Generic, ParamSpec, TypeVar
@@ -28,20 +27,10 @@ from rung.source.flow import Flow
 from rung.source.reading import definition
 from rung.source.state import Undefined
 from rung.tensor import tree
-from rung.tensor.state import TensorState
 
 P = ParamSpec("P")
 R = TypeVar("R")
 _BRANCHING = (ast.If, ast.While, ast.For, ast.IfExp, ast.BoolOp, ast.Assert, ast.Compare, ast.Not)
-
-
-class _Calls(threading.local):
-    """How many transformed functions this thread is in."""
-
-    open: int = 0
-
-
-_calls = _Calls()
 
 
 class Converted(Wrapper, Generic[P, R]):
@@ -56,16 +45,10 @@ class Converted(Wrapper, Generic[P, R]):
         self._made: tuple[FunctionType, str] | None = None
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        _calls.open += 1
-        try:
-            result = self._transformed()[0](*args, **kwargs)
-        finally:
-            _calls.open -= 1
+        result = self._transformed()[0](*args, **kwargs)
         for x in tree.leaves(result):
             if isinstance(x, Undefined):
                 x.used  # noqa: B018  (raises)
-            if not _calls.open and isinstance(x, TensorState):
-                x._weak = False  # what stood for a Python number is a tensor for the caller
         return result  # type: ignore[no-any-return]
 
     def __get__(self, instance: object, owner: type | None = None) -> Any:

@@ -14,8 +14,8 @@ from rung.ir.types import TensorType
 from rung.ops.gradient import stop_gradient
 from rung.tensor import tree
 from rung.tensor.leaf import DETACH, LEAF, TAG, Place, Step, leaf_value, read_from_outside
-from rung.tensor.operate import cast_weak, common_dtype, is_number, weakly
-from rung.tensor.state import TensorState, check_gradients, new_tensor, state
+from rung.tensor.operate import cast_weak, common_dtype, weakly
+from rung.tensor.state import check_gradients, new_tensor, state
 
 if TYPE_CHECKING:
     from rung.tensor.tensor import Tensor
@@ -24,9 +24,10 @@ T = TypeVar("T")
 
 
 class Again(Exception):
-    """A loop must be traced again: a Python number before it has another dtype."""
+    """A loop must be traced again, from these tensors in these dtypes, weak or not: a Python
+    number before it has another one."""
 
-    def __init__(self, start: list[Tensor]) -> None:
+    def __init__(self, start: list[tuple[Tensor, dt.DType, bool]]) -> None:
         self.start = start
 
 
@@ -40,7 +41,10 @@ def settled(init: Any, run: Callable[[list[Tensor]], T]) -> T:
         try:
             return run(start)
         except Again as again:
-            start = again.start
+            start = [
+                t if t.dtype is dtype and t._weak is weak else cast_weak(t, dtype, weak)
+                for t, dtype, weak in again.start
+            ]
         finally:
             state.weak_used = state.weak_used or before
     raise RungError("the dtypes of the carries change with each iteration", fix="cast init")
@@ -83,7 +87,8 @@ class Body:
                 f"{structure} after it",
                 fix="return a carry of the structure of init",
             )
-        paths, first = tree.paths(structure), list(start)
+        paths = tree.paths(structure)
+        first = [(t, t.dtype, t._weak) for t in start]
         found: list[Tensor] = []
         for number, (path, x, before) in enumerate(zip(paths, leaves, start, strict=True)):
             after = weakly(x)
@@ -98,22 +103,22 @@ class Body:
                     fix="a carry keeps its shape and dtype: cast init, or what is returned",
                 )
             found.append(after)
-        if any(a is not b for a, b in zip(first, start, strict=True)):
+        if any((d, w) != (t.dtype, t._weak) for t, d, w in first):
             raise Again(first)
         return found
 
-    def _number(self, before: Tensor, after: Tensor) -> Tensor:
+    def _number(self, before: Tensor, after: Tensor) -> tuple[Tensor, dt.DType, bool]:
         """A Python number before the loop, with the dtype that it has after an iteration; as it is
         where that makes no difference."""
         if after._type == before._type and not state.weak_used:
-            return before
+            return before, before.dtype, True
         if after.shape or dt.weak_beside(before.dtype, after.dtype) is not after.dtype:
             raise ShapeError(
                 f"{self.name}: a carry is a Python number ({before.dtype}) before an iteration "
                 f"and {after._type} after it",
                 fix="give it its final shape and dtype before the loop",
             )
-        return cast_weak(before, after.dtype, weak=after._weak)
+        return before, after.dtype, after._weak
 
     def rewind(self) -> None:
         """Give tensors from outside what they have before the body."""
@@ -193,12 +198,11 @@ def _rebuild(name: str, node: Node, known: dict[Value, Value]) -> None:
 # ---- results
 
 
-def as_weak(results: list[Tensor], init: Any) -> list[Tensor]:
-    """The carries after a loop. A tensor that stands for a number goes on to do so."""
-    first = tree.leaves(init)
-    for t, before in zip(results, first, strict=False):
-        t._weak = isinstance(before, TensorState) and before._weak
-    return results[: len(first)]
+def as_weak(results: list[Tensor], start: Sequence[Tensor]) -> list[Tensor]:
+    """The carries after a loop: what stands for a Python number all the time does so afterwards."""
+    for t, before in zip(results, start, strict=False):
+        t._weak = before._weak
+    return results[: len(start)]
 
 
 def as_results(values: Sequence[Value], followed: Sequence[bool]) -> list[Tensor]:
@@ -223,12 +227,7 @@ class Alike:
                     leaves[n] = cast_weak(leaves[n], dtype)
         for number, leaves in enumerate(self.tensors):
             _same_types(name, number, self.tensors[0], leaves)
-        given = zip(*(leaves for leaves, _ in flat), strict=True)
-        numbers = [any(is_number(x) for x in leaves) for leaves in given]
-        self._weak = [
-            all(t._weak for t in ts) and not number
-            for ts, number in zip(zip(*self.tensors, strict=True), numbers, strict=True)
-        ]
+        self._weak = [all(t._weak for t in ts) for ts in zip(*self.tensors, strict=True)]
 
     def tree(self, results: Sequence[Tensor]) -> Any:
         """The results of the branch that is taken."""

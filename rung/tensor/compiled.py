@@ -37,9 +37,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class _Output:
-    """A result that is output `index` of the program."""
+    """A result that is output `index` of the program; `weak`: it stands for a Python number."""
 
     index: int
+    weak: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +154,7 @@ class Compiled:
         tensors: list[Any] = []
         for x, wanted in zip(args, self.flat, strict=True):  # type: ignore[arg-type]
             if type(wanted) is TensorType:
-                if not isinstance(x, TensorState):
+                if not isinstance(x, TensorState) or x._weak:
                     return None
                 buffer = x._buffer
                 if buffer is None or x._trace is not None:
@@ -235,7 +236,7 @@ class Compiled:
         results = self.results
         if len(results) == 1 and self.structure is tree.LEAF:
             result = results[0]
-            if type(result) is _Output:
+            if type(result) is _Output and not result.weak:
                 found: Any = new_tensor(buffer=outputs[result.index])
             else:
                 found = self._result(result, outputs, tensors)
@@ -279,9 +280,10 @@ class Compiled:
 
     def _result(self, result: Result, outputs: Sequence[Buffer], tensors: Sequence[Any]) -> Any:
         if type(result) is _Output:
-            return new_tensor(buffer=outputs[result.index])
+            return _weakened(new_tensor(buffer=outputs[result.index]), result.weak)
         if type(result) is _Argument:
-            return new_tensor(buffer=buffer_of(tensors[result.index]).private())
+            given = tensors[result.index]
+            return _weakened(new_tensor(buffer=buffer_of(given).private()), given._weak)
         return result.value  # type: ignore[union-attr]
 
     def _take_away(self, tensors: Sequence[Any]) -> None:
@@ -289,6 +291,12 @@ class Compiled:
             tensor = tensors[number]
             tensor._buffer = tensor._value = None
             tensor._gone = f"it was donated to {self.name}"
+
+
+def _weakened(made: TensorState, weak: bool) -> TensorState:
+    """A new tensor, as one that stands for a Python number or not."""
+    made._weak = weak
+    return made
 
 
 def _place(tensor: TensorState, alias: int, inputs: list[Buffer], type: TensorType) -> Buffer:
@@ -405,7 +413,7 @@ def _result_of(
     if isinstance(holder, Placeholder) and holder in numbers:
         return _Argument(numbers[holder])
     values.append(value)
-    return _Output(len(values) - 1)
+    return _Output(len(values) - 1, x._weak)
 
 
 def _holder(value: Value) -> Buffer | Placeholder | None:
@@ -431,7 +439,7 @@ def _plan(
     linear.outputs = list(order)
     num_results = sum(type(r) is _Output for r in found.results)
     found.results = [
-        _Output(places[r.index]) if type(r) is _Output else r for r in found.results
+        _Output(places[r.index], r.weak) if type(r) is _Output else r for r in found.results
     ]
     owners = _owners_of_gradients(trace)
     inputs = _bind_inputs(found, trace, numbers, linear, owners)

@@ -24,7 +24,7 @@ from rung.ops import control
 from rung.ops.control import ScanAttrs, SwitchAttrs, WhileAttrs
 from rung.tensor import tree
 from rung.tensor.bodies import Alike, Body, as_results, as_weak, settled, unflatten
-from rung.tensor.operate import as_tensor, cast_weak, copied, one_axis
+from rung.tensor.operate import as_tensor, cast_weak, copied, one_axis, weakly
 from rung.tensor.random import advanced, offset
 from rung.tensor.shapes import concat
 from rung.tensor.state import TensorState, graph_value, mapping, raw_value, write
@@ -83,7 +83,7 @@ def scan(
             ended = found[n] if far is None else advanced(place.outer, far * count)
             write(place.tensor, ended, requires_grad=followed[n])
         results = as_results(found, followed)
-        final = unflatten(init, as_weak(results, init))
+        final = unflatten(init, as_weak(results, start))
         return final, tree.unflatten(structure, results[kept:])
 
     return settled(init, run)
@@ -172,7 +172,7 @@ def while_loop(
         for place, follow in zip(states, followed[len(start) :], strict=False):
             ended = moved_values([again.get(place.start, place.start)], known)[0]
             write(place.tensor, ended, requires_grad=follow)
-        return unflatten(init, as_weak(as_results(found, followed), init))
+        return unflatten(init, as_weak(as_results(found, followed), start))
 
     return settled(init, run)
 
@@ -215,7 +215,7 @@ def branch(
 ) -> Any:
     """`branches[index](*operands)` for an i32 in range. `alike` is given the results of all
     branches, and gives them with one structure and with the same types."""
-    given = _tensors(operands)
+    given = [weakly(x) for x in tree.leaves(operands)]
     body = Body(name)
     with mapping(body.holder):
         args = body.placeholders(given, operands)

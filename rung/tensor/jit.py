@@ -56,6 +56,13 @@ class _Static:
         return repr(self.value)
 
 
+@dataclass(frozen=True, slots=True)
+class _Weak:
+    """A tensor that stands for a Python number: its dtype is weak."""
+
+    type: TensorType
+
+
 class _Signature:
     """What a trace holds for: structure of the arguments, types of tensors, values of the rest.
     `same`: where one tensor is given twice, for each tensor the number of the first that it is."""
@@ -65,7 +72,7 @@ class _Signature:
     def __init__(
         self,
         structure: tree.Structure,
-        leaves: tuple[TensorType | _Static, ...],
+        leaves: tuple[TensorType | _Weak | _Static, ...],
         same: tuple[int, ...] | None,
     ) -> None:
         self.structure = structure
@@ -164,14 +171,15 @@ class Jit(Wrapper, Generic[P, R]):
     ) -> tuple[_Signature, list[Tensor]]:
         """The signature, and the arguments that are tensors; arrays among the leaves are replaced
         by tensors."""
-        parts: list[TensorType | _Static] = []
+        parts: list[TensorType | _Weak | _Static] = []
         tensors: list[Tensor] = []
         for i, x in enumerate(leaves):
             if isinstance(x, np.ndarray):
                 x = leaves[i] = borrowed(x)
             if isinstance(x, TensorState):
                 tensors.append(x)  # type: ignore[arg-type]
-                parts.append(tensor_type(x._type.dtype, x._type.shape))
+                exact = tensor_type(x._type.dtype, x._type.shape)
+                parts.append(_Weak(exact) if x._weak else exact)
             else:
                 parts.append(_Static(type(x), self._hashable(x)))
         return _Signature(structure, tuple(parts), _repeated(tensors)), tensors
@@ -314,6 +322,7 @@ def _stand_ins(trace: Trace, leaves: list[Any]) -> list[Any]:
         known = trace.arguments.get(id(x))
         if known is None:
             args.append(new_tensor(leaf_value(Placeholder(trace.name), x._type)))
+            args[-1]._weak = x._weak
             trace.add_argument(x, number, args[-1])
         else:
             args.append(known.tensor)
@@ -330,11 +339,12 @@ def _fill_arrays(updates: Sequence[int], tensors: Sequence[TensorState], args: A
             np.copyto(array, buffer_of(tensors[number]).array)
 
 
-def _flat_arguments(signature: _Signature) -> tuple[TensorType | _Static, ...] | None:
+def _flat_arguments(signature: _Signature) -> tuple[TensorType | _Weak | _Static, ...] | None:
     """What each positional argument must be, if each is one leaf and none is named."""
     positional, named = signature.structure.children
     nested = any(c.kind is not None for c in positional.children)
-    if named.num_leaves or nested or signature.same is not None:
+    weak = any(isinstance(part, _Weak) for part in signature.leaves)
+    if named.num_leaves or nested or weak or signature.same is not None:
         return None
     return signature.leaves
 

@@ -85,7 +85,8 @@ def _realize(value: Value, buffer: Buffer) -> None:
 
 def evaluate(wanted: TensorState | None = None, alone: bool = False) -> None:
     """Compute all pending tensors of this thread that are alive. If that fails and `wanted` can be
-    computed alone, or where it is to be, the others stay pending."""
+    computed alone, or where it is to be, the others stay pending. What was made in the body of a
+    loop that has ended, and is still alive, has no value and is passed over."""
     with lock:
         if wanted is not None and alone:
             _run([wanted])
@@ -93,17 +94,38 @@ def evaluate(wanted: TensorState | None = None, alone: bool = False) -> None:
         targets = waiting()
         if wanted is not None and not any(t is wanted for t in targets):
             targets.append(wanted)
-        if wanted is None or len(targets) == 1:
+        if len(targets) == 1 and wanted is not None:
             _run(targets)
             _waiting.tensors.clear()
             return
         try:
-            _run(targets)
+            _run_known(targets, wanted)
         except Exception:
+            if wanted is None:
+                raise
             if wanted._buffer is None:
                 _run([wanted])
         else:
             _waiting.tensors.clear()
+
+
+def _run_known(targets: Sequence[TensorState], wanted: TensorState | None) -> None:
+    """Compute the targets; without those that have no value, unless one is `wanted`."""
+    try:
+        _run(targets)
+    except TraceError:
+        left = [t for t in targets if t._buffer is None]
+        known = [t for t in left if t is wanted or not _is_of_a_body(t)]
+        if len(known) == len(left):
+            raise
+        _run(known)
+
+
+def _is_of_a_body(tensor: TensorState) -> bool:
+    if tensor._value is None:
+        return False
+    holders = linearize([tensor._value], _realized).holders
+    return any(isinstance(h, Placeholder) for h in holders)
 
 
 def source_buffer(value: Value) -> Buffer | None:

@@ -161,7 +161,8 @@ class Tensor(Methods, TensorState):
     def __iter__(self) -> Iterator[Tensor]:
         if not self.shape:
             raise ShapeError("a scalar tensor cannot be iterated", fix="use .item()")
-        return (indexing.getitem(self, i) for i in range(self.shape[0]))
+        rows = (indexing.getitem(self, i) for i in range(self.shape[0]))
+        return _as_numbers(rows) if self._range and self.ndim == 1 else rows
 
     def __repr__(self) -> str:
         if self._trace is not None or state.trace is not None:
@@ -672,6 +673,13 @@ class Tensor(Methods, TensorState):
     sigmoid = f.sigmoid
     gelu = f.gelu
     silu = f.silu
+
+
+def _as_numbers(rows: Iterator[Tensor]) -> Iterator[Tensor]:
+    """Tensors that stand for Python numbers."""
+    for row in rows:
+        row._weak = True
+        yield row
 
 
 _FIELDS = frozenset(name for name in vars(TensorState) if name.startswith("_"))

@@ -176,7 +176,9 @@ class _Examples:
         """What stands for one example of a tensor."""
         example = leaf_value(self.holder, TensorType(tensor.dtype, tensor.shape[1:]))
         self.all[example] = value
-        return new_tensor(example, requires_grad=tensor._requires_grad and state.grad_enabled)
+        made = new_tensor(example, requires_grad=tensor._requires_grad and state.grad_enabled)
+        made._weak = tensor._weak or (tensor._range and tensor.ndim == 1)
+        return made
 
     def values(self, result: Any) -> tuple[Any, list[Tensor], list[Value]]:
         """The result for one example: as a tree, its tensors, and their values."""
