@@ -14,6 +14,7 @@ CASES: dict[str, int] = {
     "extremes": 2000,
     "operands": 1800,
     "sums": 500,
+    "styles": 250,
 }
 """How many of each kind the suite runs; random graphs have a file of their own."""
 
