@@ -25,6 +25,7 @@ from rung.tensor.state import (
     new_tensor,
     raw_value,
     state,
+    unrecorded,
     write,
 )
 from rung.transform.grad import vjp_values
@@ -96,7 +97,7 @@ def backward(
             fix="set requires_grad on the parameters, and do not compute under no_grad()",
         )
     with _GradMode(enabled=create_graph):
-        found = vjp_values([value], [v for _, v in uses], [cotangent])
+        found = unrecorded(vjp_values, [value], [v for _, v in uses], [cotangent])
         for tensor, total in _by_tensor(uses, found):
             _accumulate(tensor, total, create_graph)
     if not (retain_graph or create_graph):
@@ -288,7 +289,8 @@ def value_and_grad(
         if has_aux:
             result, aux = result
         value = _scalar(result)
-        found = vjp_values([value], primals.values, [full_like(value, 1)])
+        seed = [full_like(value, 1)]
+        found = unrecorded(vjp_values, [value], primals.values, seed)
         tracked = primals.tracked(value)
         gradients = primals.gradients(found, tracked)
         settled = _settled(result, tracked)
@@ -339,9 +341,8 @@ def vjp(function: Function, *primals: Any) -> tuple[Any, Function]:
         cotangents, theirs = tree.flatten(cotangent)
         if theirs != structure:
             raise GradientError(f"vjp: cotangent {theirs} for a result {structure}")
-        found = vjp_values(
-            values, given.values, [graph_value(as_tensor(c)) for c in cotangents]
-        )
+        seeds = [graph_value(as_tensor(c)) for c in cotangents]
+        found = unrecorded(vjp_values, values, given.values, seeds)
         return given.gradients(found, tracked)
 
     return tree.unflatten(structure, [settled_result(v, tracked) for v in values]), pull_back

@@ -16,7 +16,15 @@ from rung.tensor import tree
 from rung.tensor.autograd import detach
 from rung.tensor.operate import as_tensor
 from rung.tensor.ruled import CUSTOM_JVP, CUSTOM_VJP, Rule, RuleAttrs, Values
-from rung.tensor.state import TensorState, framed, graph_value, new_tensor, raw_value, state
+from rung.tensor.state import (
+    TensorState,
+    framed,
+    graph_value,
+    new_tensor,
+    raw_value,
+    recorded,
+    state,
+)
 
 if TYPE_CHECKING:
     from rung.tensor.tensor import Tensor
@@ -144,7 +152,7 @@ def _tangent(value: Value | None, tangent: Value | None) -> Tensor | None:
 @contextmanager
 def _inside() -> Iterator[None]:
     """While a rule runs, on values of one example or of all: compiled calls are part of it."""
-    with framed((*state.frames, None)):
+    with framed((*state.frames, None)), recorded():
         yield
 
 

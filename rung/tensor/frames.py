@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from rung.core.wrapper import Wrapper
 from rung.tensor.bytecode import NOTHING, Instruction, instructions
 from rung.tensor.guards import Containers
-from rung.tensor.users import is_user_code
+from rung.tensor.users import is_user_function
 
 if TYPE_CHECKING:
     from rung.tensor.reads import Recorder
@@ -254,13 +254,13 @@ def _is_users(f: Any) -> bool:
     if f is _MADE:
         return True
     if isinstance(f, FunctionType):
-        return is_user_code(f.__code__)
+        return is_user_function(f)
     if isinstance(f, Wrapper) or getattr(type(f), "__by_reference__", False):
         return True
     begin: Any = getattr(type(f), "__call__", None)  # noqa: B004  (of the class)
     if isinstance(f, type):
         begin = f.__init__  # type: ignore[misc]
-    return isinstance(begin, FunctionType) and is_user_code(begin.__code__)
+    return isinstance(begin, FunctionType) and is_user_function(begin)
 
 
 def _cells(made: Frame, frame: FrameType) -> dict[str, tuple[CellType, ...]]:

@@ -44,8 +44,8 @@ from rung.tensor.guards import (
     content_of,
     item_of,
 )
-from rung.tensor.state import TensorState
-from rung.tensor.users import LIBRARY_FILES, is_library, is_standard, is_user_code, is_user_frame
+from rung.tensor.state import TensorState, state
+from rung.tensor.users import LIBRARY_FILES, is_foreign, is_library, is_user_frame, is_user_function
 
 if TYPE_CHECKING:
     from rung.tensor.trace import Trace
@@ -71,18 +71,48 @@ class Recorder:
         self.error: Exception | None = None
         self.before: dict[int, tuple[Any, Any]] = {}
         self._outer: Any = None
+        self._tracer: Any = None
+        self._paused = 0
         self.note_function(function)
 
     def __enter__(self) -> Recorder:
         self._outer = sys.gettrace()
-        sys.settrace(self._entering() if self._outer is None else self._enter)
+        self._tracer = self._entering() if self._outer is None else self._enter
+        state.recorder = self
+        sys.settrace(self._tracer)
         return self
 
     def __exit__(self, *_: object) -> None:
+        state.recorder = None
         sys.settrace(self._outer)
-        self._outer = None
+        self._outer = self._tracer = None
         self.frames.clear()
         self.active.clear()
+
+    def pause(self) -> int:
+        """Look at nothing for a while; what `resume` is to be given."""
+        if self._paused == 0 and self._outer is None:
+            sys.settrace(None)
+        self._paused += 1
+        return self._paused - 1
+
+    def resume(self, depth: int) -> None:
+        """Look at functions again, if they were looked at before `pause`."""
+        self._paused = depth
+        if depth == 0 and self._outer is None:
+            sys.settrace(self._tracer)
+
+    def go_on(self) -> int:
+        """Look at functions for a while, paused or not; what `stop` is to be given."""
+        depth = self._paused
+        self.resume(0)
+        return depth
+
+    def stop(self, depth: int) -> None:
+        """Go back to what was before `go_on`."""
+        if depth:
+            self.pause()
+        self._paused = depth
 
     def _entering(self) -> Any:
         """`_enter`, but quick for the functions of libraries, which are nearly all that run."""
@@ -211,7 +241,7 @@ class Recorder:
         if found is MISSING:
             if not hasattr(type(owner), "__getattr__"):
                 self._add(ATTRIBUTE, owner, name, MISSING)
-            return ()
+            return self._by_library(owner, "__getattr__")
         if isinstance(found, FunctionType | classmethod | staticmethod | property):
             return self._method(owner, name, found)
         if hasattr(type(found), "__get__") or is_library(type(owner)):
@@ -220,6 +250,8 @@ class Recorder:
         return (found,)
 
     def _descriptor(self, owner: Any, name: str, found: Any, updating: bool) -> tuple[Any, ...]:
+        if isinstance(found, property) and is_foreign(type(owner)):
+            self.read_tree(owner)
         if type(found).__name__ != "member_descriptor":  # a slot
             fields = _fields(owner)
             return () if fields is None or name != "__dict__" else (fields,)
@@ -248,7 +280,7 @@ class Recorder:
 
     def _method(self, owner: Any, name: str, found: Any) -> tuple[Any, ...]:
         kind = type(owner)
-        if isinstance(found, FunctionType) and is_user_code(found.__code__):
+        if isinstance(found, FunctionType) and is_user_function(found):
             self._add(METHOD, kind, name, found)
             if _fields(owner) is not None:
                 self._add(OWN, owner, name, MISSING)
@@ -263,7 +295,7 @@ class Recorder:
         for kind in behind:
             found = kind.__dict__.get(name, MISSING)
             if found is not MISSING:
-                if isinstance(found, FunctionType) and is_user_code(found.__code__):
+                if isinstance(found, FunctionType) and is_user_function(found):
                     self._add(METHOD, kind, name, found)
                 elif not hasattr(type(found), "__get__") and not is_library(kind):
                     self._add(ATTRIBUTE, kind, name, found)
@@ -319,8 +351,8 @@ class Recorder:
     def _by_library(self, owner: Any, method: str) -> tuple[Any, ...]:
         """All that is in an object that a library is asked for the items of."""
         found = _static(type(owner), method)
-        library = isinstance(found, FunctionType) and not is_user_code(found.__code__)
-        return self.read_tree(owner) if library and is_standard(type(owner)) else ()
+        library = isinstance(found, FunctionType) and not is_user_function(found)
+        return self.read_tree(owner) if library and is_foreign(type(owner)) else ()
 
     def read_content(self, owner: Any) -> tuple[Any, ...]:
         """All items of a container: list, dict, set; of a tuple, which cannot change, they are
@@ -356,7 +388,7 @@ class Recorder:
             return ()
         elif isinstance(owner, (*Containers.__args__, tuple)):
             items = self.read_content(owner)
-        elif is_standard(type(owner)) or (
+        elif is_foreign(type(owner)) or (
             tree.children(owner)[1] is not None and not is_library(type(owner))
         ):
             fields = [n for n in _fields(owner) or () if n not in _BOOKKEEPING]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from weakref import ReferenceType, ref
 
 from rung.core.changes import FOLLOWED
@@ -35,9 +35,12 @@ from rung.tensor.linear import linearize
 from rung.tensor.pending import evaluate, leaked, lock, note_pending
 
 if TYPE_CHECKING:
+    from rung.tensor.reads import Recorder
     from rung.tensor.tensor import Tensor
     from rung.tensor.trace import Trace
 
+P = ParamSpec("P")
+R = TypeVar("R")
 MAX_DEPTH = 1000
 """A chain of so many pending operations is computed, so that a loop without a look at anything
 does not grow one graph for ever."""
@@ -48,6 +51,7 @@ class ThreadState(threading.local):
     many functions run for many values (`frames`, of which a derivative rule has none)."""
 
     trace: Trace | None = None
+    recorder: Recorder | None = None
     grad_enabled: bool = True
     mapping: int = 0
     frames: tuple[Example | None, ...] = ()
@@ -325,13 +329,40 @@ def _check_look(tensor: TensorState, what: str) -> None:
 # ---- computing
 
 
+def unrecorded(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    """Call what calls no function of the user, while it is recorded what these read: nothing is
+    looked at."""
+    recorder = state.recorder
+    if recorder is None:
+        return function(*args, **kwargs)
+    depth = recorder.pause()
+    try:
+        return function(*args, **kwargs)
+    finally:
+        recorder.resume(depth)
+
+
+@contextmanager
+def recorded() -> Iterator[None]:
+    """While a function of the user runs within what is `unrecorded`."""
+    recorder = state.recorder
+    if recorder is None:
+        yield
+        return
+    depth = recorder.go_on()
+    try:
+        yield
+    finally:
+        recorder.stop(depth)
+
+
 def apply(
     build: Callable[..., Value], *tensors: TensorState, differentiable: bool = True
 ) -> Tensor:
     """The tensor for `build(*values)`, with what the operands say about gradients."""
     values = [graph_value(t) for t in tensors]
     with provenance(current_source()):
-        value = build(*values)
+        value = build(*values) if state.recorder is None else unrecorded(build, *values)
     requires, depth = _inherit(tensors)
     return new_tensor(
         value, requires_grad=requires and differentiable and value.type.dtype.is_float, depth=depth
@@ -344,7 +375,7 @@ def apply_many(
     """The tensors for the values `build(*values)`."""
     operands = [graph_value(t) for t in tensors]
     with provenance(current_source()):
-        values = build(*operands)
+        values = build(*operands) if state.recorder is None else unrecorded(build, *operands)
     requires, depth = _inherit(tensors)
     return tuple(
         new_tensor(v, requires_grad=requires and v.type.dtype.is_float, depth=depth)

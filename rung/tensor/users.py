@@ -1,12 +1,17 @@
-"""Which code is the user's, and which that of a library whose names and functions do not change."""
+"""Which code is the user's, and which that of a library whose names and functions do not change.
+
+The user's is all that is not of this package, of NumPy, of Python, or of an installed package that
+does not use this one. Layers and models of this package count as the user's.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
 import sysconfig
+from collections.abc import Mapping
 from functools import lru_cache
-from types import CodeType, FrameType, ModuleType
+from types import FrameType, FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -16,43 +21,53 @@ from rung.core.source import PACKAGE_DIR
 _STANDARD = tuple({sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib")})
 _INSTALLED = (os.sep + "site-packages" + os.sep, os.sep + "dist-packages" + os.sep)
 _NUMPY = os.path.dirname(np.__file__) + os.sep
-_MODEL_CODE = tuple(PACKAGE_DIR + folder + os.sep for folder in ("nn", "models", "tools"))
+_MODEL_CODE = (
+    *(PACKAGE_DIR + folder + os.sep for folder in ("nn", "models", "tools")),
+    PACKAGE_DIR + os.path.join("optim", "average.py"),
+)
 _MODULE_BASE = PACKAGE_DIR + os.path.join("nn", "module.py")
 
 
 LIBRARY_FILES: set[str] = set()
 """Files that are known to be of a library."""
+_user_files: set[str] = set()
 
 
-@lru_cache(maxsize=4096)
-def _is_user_file(name: str) -> bool:
-    found = _judge(name)
-    if not found:
-        LIBRARY_FILES.add(name)
-    return found
+def _is_user_file(name: str, names: Mapping[str, Any]) -> bool:
+    """Whether code of a file is the user's; `names`: its globals."""
+    if name in _user_files:
+        return True
+    if name in LIBRARY_FILES:
+        return False
+    if name[:1] == "<" and not name.startswith("<frozen"):  # made from text, for any module
+        return not _is_library_name(str(names.get("__name__", "")))
+    (_user_files if _judge(name, names) else LIBRARY_FILES).add(name)
+    return name in _user_files
 
 
-def _judge(name: str) -> bool:
+def _judge(name: str, names: Mapping[str, Any]) -> bool:
     if name.startswith(PACKAGE_DIR):
         return name.startswith(_MODEL_CODE) and name != _MODULE_BASE
-    if name.startswith(("<frozen", "<__array_function__", _NUMPY)):
+    if name.startswith(("<frozen", _NUMPY)):
         return False
-    return not name.startswith(_STANDARD) or any(part in name for part in _INSTALLED)
+    if any(part in name for part in _INSTALLED):
+        return any(_is_ours(x) for x in list(names.values()))
+    return not name.startswith(_STANDARD)
 
 
-def is_user_code(code: CodeType) -> bool:
-    """Whether a function is the user's: not of this package (its models aside), of NumPy or of
-    Python."""
-    return _is_user_file(code.co_filename)
+def _is_ours(x: Any) -> bool:
+    name = x.__name__ if isinstance(x, ModuleType) else getattr(x, "__module__", None)
+    return isinstance(name, str) and name.partition(".")[0] == "rung"
+
+
+def is_user_function(function: FunctionType) -> bool:
+    """Whether a function is the user's."""
+    return _is_user_file(function.__code__.co_filename, function.__globals__)
 
 
 def is_user_frame(frame: FrameType) -> bool:
-    """Whether a running function is the user's; what was made from text counts where its globals
-    are the user's."""
-    name = frame.f_code.co_filename
-    if not _is_user_file(name):
-        return False
-    return name[:1] != "<" or not _is_library_name(frame.f_globals.get("__name__", ""))
+    """Whether a running function is the user's."""
+    return _is_user_file(frame.f_code.co_filename, frame.f_globals)
 
 
 def is_library(x: Any) -> bool:
@@ -62,10 +77,23 @@ def is_library(x: Any) -> bool:
     return isinstance(name, str) and _is_library_name(name)
 
 
-def is_standard(kind: type) -> bool:
-    """Whether a class, or one that it is made from, is of a module of Python written in Python."""
-    names = [k.__module__.partition(".")[0] for k in kind.__mro__]
-    return any(n in sys.stdlib_module_names and n not in ("builtins", "__main__") for n in names)
+@lru_cache(maxsize=4096)
+def is_foreign(kind: type) -> bool:
+    """Whether a class, or one that it is made from, is of a library whose code is not looked into
+    and which is not this one: what its methods read is not seen."""
+    return any(_is_foreign_name(k.__module__) for k in kind.__mro__)
+
+
+@lru_cache(maxsize=4096)
+def _is_foreign_name(name: str) -> bool:
+    first = name.partition(".")[0]
+    if first in ("builtins", "__main__", "rung", "numpy"):
+        return False
+    if first in sys.stdlib_module_names:
+        return True
+    module = sys.modules.get(name)
+    file = getattr(module, "__file__", None)
+    return isinstance(file, str) and not _is_user_file(file, vars(module))
 
 
 @lru_cache(maxsize=4096)

@@ -10,6 +10,7 @@ import dataclasses
 import enum
 import functools
 import gc
+import importlib
 import itertools
 import operator
 import sys
@@ -846,6 +847,24 @@ def generators_that_wait() -> Case:
     return f, [lambda: setattr(c, "scale", 3.0)]
 
 
+def rules_of_the_user() -> Case:
+    c = Config(scale=2.0)
+
+    @rung.custom_vjp
+    def clipped(x: Any) -> Any:
+        return x * c.scale
+
+    clipped.defvjp(lambda x: (x * c.scale, None), lambda _, ct: (ct * c.table["slope"],))
+    c.table["slope"] = 3.0
+
+    def f(x: Any) -> Any:
+        w = (x * 1).requires_grad_()
+        clipped(w).sum().backward()
+        return rung.grad(lambda v: (clipped(v) * v).sum())(x) + w.grad
+
+    return f, [lambda: c.table.update(slope=5.0), lambda: setattr(c, "scale", 7.0)]
+
+
 def functions_in_containers() -> Case:
     scale = 2.0
     acts: Any = {"a": lambda x: x * scale, "b": lambda x: x + scale}
@@ -1050,3 +1069,79 @@ def test_tracing_leaves_a_debugger_in_place() -> None:
     assert {start + 1, start + 2} <= set(lines)
     c.scale = 5.0
     assert compiled(rung.ones(1)).item() == 6
+
+
+PLAIN_PACKAGE = """
+class Conf:
+    def __init__(self, **values):
+        self.__dict__["_values"] = values
+
+    def __getattr__(self, name):
+        return self._values[name]
+
+    def __getitem__(self, name):
+        return self._values[name]
+
+    @property
+    def first(self):
+        return next(iter(self._values.values()))
+
+counter = 0
+
+def scaled(conf, x):
+    global counter
+    counter = counter + 1
+    return x * conf.rate
+"""
+PACKAGE_OF_MODELS = """
+import rung
+
+gain = 2.0
+
+def layer(x):
+    return rung.abs(x) * gain
+"""
+
+
+def test_installed_packages(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "site-packages"
+    folder.mkdir()
+    (folder / "plain_package.py").write_text(PLAIN_PACKAGE)
+    (folder / "package_of_models.py").write_text(PACKAGE_OF_MODELS)
+    monkeypatch.syspath_prepend(str(folder))
+    plain, models = (importlib.import_module(n) for n in ("plain_package", "package_of_models"))
+    conf = plain.Conf(rate=2.0, other=3.0)
+
+    @rung.jit
+    def f(x: Any) -> Any:
+        x = plain.scaled(conf, models.layer(x))
+        return x + conf.other + conf["other"] + conf.first
+
+    assert f(rung.ones(1)).item() == 2 * 2 + 3 + 3 + 2
+    assert f(rung.ones(1)).item() == 12
+    assert len(f.explain_recompiles()) == 1, "what a library has for itself is not looked at"
+    conf._values["rate"] = 4.0
+    assert f(rung.ones(1)).item() == 2 * 4 + 3 + 3 + 4
+    conf._values["other"] = 1.0
+    assert f(rung.ones(1)).item() == 14
+    models.gain = 3.0
+    assert f(rung.ones(1)).item() == 18
+
+
+def test_an_average_of_weights_reads_its_decay() -> None:
+    def run(wrap: Any) -> list[float]:
+        model = nn.Linear(1, 1)
+        with rung.no_grad():
+            model.weight.fill_(1)
+        average = optim.ExponentialMovingAverage(model, decay=0.5)
+        update = wrap(lambda: average.update_parameters(model))
+        seen = []
+        for decay in (0.5, 0.5, 0.25, 0.0):
+            average.decay = decay
+            with rung.no_grad():
+                model.weight.mul_(2)
+            update()
+            seen.append(average.module.weight.item())
+        return seen
+
+    assert run(rung.jit) == run(lambda f: f)
