@@ -32,6 +32,7 @@ GENERATORS = {
     "sums": "sums and cumulative operations of 10^3 to 10^8 terms",
     "interruptions": "signals, Ctrl-C, forks, threads and exceptions at random moments",
     "calls": "wrong calls of the whole public API",
+    "indices": "every function of positions or labels, one of them out of range, in every style",
 }
 CHUNK = 250
 MOST_SECONDS = 120

@@ -18,7 +18,8 @@ import numpy.typing as npt
 
 from rung.core.dtype import DType
 from rung.ir.expr import Expr, Read, read, var, walk
-from rung.ir.node import PARAMETER, Graph, Value, make_graph, provenance
+from rung.ir.node import PARAMETER, Graph, Node, Value, make_graph, provenance
+from rung.kernel.checks import with_faults
 from rung.kernel.fuse import FusedGraph, fuse
 from rung.kernel.loop import Accumulate, Block, Buffer, Kernel, Stmt, Store, loop, walk_stmts
 from rung.kernel.naming import KernelCall, rename
@@ -55,18 +56,29 @@ class ConstantMemory:
     array: npt.NDArray[np.generic]
 
 
-Memory: TypeAlias = InputMemory | OutputMemory | TempMemory | ConstantMemory
+@dataclass(frozen=True)
+class FaultMemory:
+    """The word of check number `index`: see `rung.kernel.checks`."""
+
+    index: int
+
+
+IN_SIGHT = -1
+"""For an output in place of an input: its buffer holds what somebody can see, but is no input."""
+Memory: TypeAlias = InputMemory | OutputMemory | TempMemory | ConstantMemory | FaultMemory
 
 
 @dataclass(frozen=True, eq=False)
 class PlannedCall:
     """A naive kernel, the memory of each of its parameters, the kind of group it came from, and the
-    graph values that the parameters hold (none for a copy)."""
+    graph values that the parameters hold (none for a copy). `guarded`: it writes over memory that
+    somebody can see, so it does nothing once a check has failed."""
 
     kernel: Kernel
     memory: tuple[Memory, ...]
     group: str
     args: tuple[Value, ...] = ()
+    guarded: bool = False
 
     def written(self) -> list[Memory]:
         """Memory of the parameters that the kernel writes."""
@@ -77,18 +89,21 @@ class PlannedCall:
 @dataclass(frozen=True, eq=False)
 class Plan:
     """Calls in execution order, on values of `graph`; `copies` counts the outputs that had to be
-    copied."""
+    copied. The word of `checks[k]` is fault memory k. All kernels that write such words come before
+    the first guarded one."""
 
     calls: tuple[PlannedCall, ...]
     copies: int
     graph: Graph
+    checks: tuple[Node, ...] = ()
 
 
 def make_plan(graph: Graph, aliases: Mapping[int, int]) -> Plan:
     """Fuse a primitive graph and give memory to everything. `aliases`: output -> input whose buffer
-    the caller passes for both."""
+    the caller passes for both, or `IN_SIGHT`."""
+    graph, checks = with_faults(graph)
     graph = _with_outputs_apart(split_reductions(graph))
-    return _Planner(graph, fuse(graph), aliases).plan()
+    return _Planner(graph, fuse(graph), aliases, checks).plan()
 
 
 def _with_outputs_apart(graph: Graph) -> Graph:
@@ -106,10 +121,15 @@ def _with_outputs_apart(graph: Graph) -> Graph:
 
 
 class _Planner:
-    def __init__(self, graph: Graph, fused: FusedGraph, aliases: Mapping[int, int]) -> None:
+    def __init__(
+        self, graph: Graph, fused: FusedGraph, aliases: Mapping[int, int], checks: tuple[Node, ...]
+    ) -> None:
         self.graph = graph
         self.fused = fused
-        self.aliases = dict(aliases)
+        self.checks = checks
+        self.first_fault = len(graph.outputs) - len(checks)
+        self.in_sight = frozenset(aliases) if checks else frozenset()
+        self.aliases = {k: i for k, i in aliases.items() if i != IN_SIGHT}
         self.memory: dict[Value, Memory] = {}
         self.copy_to: list[tuple[Value, int]] = []
         self._temps = 0
@@ -118,10 +138,10 @@ class _Planner:
             self.memory[p] = InputMemory(i)
 
     def plan(self) -> Plan:
-        calls = self._order(self._claim_outputs())
-        planned = [self._bind(c) for c in calls]
+        planned = [self._bind(c) for c in self._order(self._claim_outputs())]
         early, late = self._copies()
-        return Plan((*early, *planned, *late), len(early) + len(late), self.graph)
+        calls = (*early, *planned, *late)
+        return Plan(calls, len(early) + len(late), self.graph, self.checks)
 
     def _copies(self) -> tuple[list[PlannedCall], list[PlannedCall]]:
         """Copies before and after the kernels. A donated input is copied before anything overwrites
@@ -132,14 +152,14 @@ class _Planner:
         for value, k in self.copy_to:
             source = self._memory_of(value)
             if value not in donated:
-                late.append(_copy(value, source, OutputMemory(k)))
-            elif k not in self.aliases:
+                late.append(_copy(value, source, OutputMemory(k), k in self.in_sight))
+            elif k not in self.aliases and k not in self.in_sight:
                 early.append(_copy(value, source, OutputMemory(k)))
             else:
                 saved = TempMemory(self._temps, value.type.nbytes)
                 self._temps += 1
                 early.append(_copy(value, source, saved))
-                late.append(_copy(value, saved, OutputMemory(k)))
+                late.append(_copy(value, saved, OutputMemory(k), k in self.in_sight))
         return early, late
 
     def _claim_outputs(self) -> list[KernelCall]:
@@ -147,6 +167,9 @@ class _Planner:
         calls = list(self.fused.calls)
         writer = {v: i for i, c in enumerate(calls) for v in _written(c)}
         for k, value in enumerate(self.fused.outputs):
+            if k >= self.first_fault:
+                self.memory[value] = FaultMemory(k - self.first_fault)
+                continue
             claimed = value in self.memory or value not in writer
             source = self.aliases.get(k)
             if not claimed and source is not None:
@@ -188,6 +211,14 @@ class _Planner:
         overwriter = self._overwriters(writer)
         after: list[set[int]] = [set() for _ in calls]
         waits = [0] * len(calls)
+        checking = {i for i, c in enumerate(calls) if any(map(self._is_fault, _written(c)))}
+        guarded = {i for i, c in enumerate(calls) if self._is_guarded(c)}
+        if checking & guarded:
+            return None
+        for i in checking:
+            after[i] |= guarded
+        for i in guarded:
+            waits[i] += len(checking)
         for i, c in enumerate(calls):
             for v in c.args:
                 w = writer.get(v)
@@ -210,6 +241,13 @@ class _Planner:
                     heapq.heappush(ready, j)
         return order if len(order) == len(calls) else None
 
+    def _is_fault(self, value: Value) -> bool:
+        return isinstance(self.memory.get(value), FaultMemory)
+
+    def _is_guarded(self, call: KernelCall) -> bool:
+        memory = map(self.memory.get, _written(call))
+        return any(isinstance(m, OutputMemory) and m.index in self.in_sight for m in memory)
+
     def _overwriters(self, writer: dict[Value, int]) -> dict[Value, int]:
         """For each donated parameter, the call that overwrites it."""
         found: dict[Value, int] = {}
@@ -219,10 +257,11 @@ class _Planner:
         return found
 
     def _undonate(self, calls: list[KernelCall]) -> None:
-        """Break a cycle: the last donated output that is still written in place is copied
-        instead."""
+        """Break a cycle: the last output that is still written in place, or in sight of others
+        before all checks, is copied instead."""
+        held = self.aliases.keys() | self.in_sight
         for value, memory in reversed(list(self.memory.items())):
-            if isinstance(memory, OutputMemory) and memory.index in self.aliases:
+            if isinstance(memory, OutputMemory) and memory.index in held:
                 del self.memory[value]
                 self.copy_to.append((value, memory.index))
                 self._memory_of(value)
@@ -258,14 +297,14 @@ class _Planner:
 
     def _bind(self, call: KernelCall) -> PlannedCall:
         memory = tuple(map(self._memory_of, call.args))
-        return PlannedCall(call.kernel, memory, call.group, call.args)
+        return PlannedCall(call.kernel, memory, call.group, call.args, self._is_guarded(call))
 
 
-def _copy(value: Value, source: Memory, target: Memory) -> PlannedCall:
+def _copy(value: Value, source: Memory, target: Memory, guarded: bool = False) -> PlannedCall:
     kernel = copy_kernel(value.type.dtype, value.type.size)
     if value.node.source.line:
         kernel = replace(kernel, sources=(value.node.source,))
-    return PlannedCall(kernel, (source, target), "rows")
+    return PlannedCall(kernel, (source, target), "rows", guarded=guarded)
 
 
 def copy_kernel(dtype: DType, size: int) -> Kernel:

@@ -6,13 +6,15 @@ and `branch` make are scheduled together.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import MISSING, dataclass, fields, replace
 from typing import ClassVar, NoReturn
 
 from rung.core.errors import ScheduleError
 from rung.core.source import NOWHERE
+from rung.ir.expr import var
 from rung.kernel.deps import Access
-from rung.kernel.loop import Alloc, Block, Buffer, For, Kernel, Stmt, is_name, walk_stmts
+from rung.kernel.loop import Alloc, Block, Buffer, For, Kernel, Stmt, is_name, loop, walk_stmts
 from rung.kernel.rewrite import axis_names, replace_loops
 from rung.kernel.text import place_text
 
@@ -71,11 +73,22 @@ class Step:
                 self.fail(f"there is an axis {name!r} already")
 
     def on_loops(self, kernel: Kernel, axis: str, f: object) -> Kernel:
-        """The kernel with each loop over `axis` replaced by `f(loop)`."""
+        """The kernel with each loop over `axis` replaced by `f(loop)`. A phase stays one phase
+        where its parts share local memory: then a loop of one iteration is around them."""
         self.require(kernel, axis)
         assert callable(f)
-        body = replace_loops(kernel.body, axis, f)
-        return replace(kernel, body=body if isinstance(body, Block) else Block((body,)))
+        taken = set(axis_names(kernel.body))
+        phases: list[Stmt] = []
+        for phase in kernel.phases:
+            new = replace_loops(phase, axis, f)
+            parts = new.stmts if isinstance(new, Block) else (new,)
+            if new is not phase and len(parts) > 1 and any(isinstance(p, Alloc) for p in parts):
+                numbers = (f"{axis}_w{n}" for n in itertools.count())
+                name = next(n for n in numbers if n not in taken)
+                taken.add(name)
+                parts = (loop(var(name, 1), *parts),)
+            phases.extend(parts)
+        return replace(kernel, body=Block(tuple(phases)))
 
     def buffer(self, kernel: Kernel, name: str) -> Buffer:
         """The buffer of that name. After peeling several local ones may share it: the first."""

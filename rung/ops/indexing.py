@@ -1,8 +1,9 @@
 """Reading and writing at positions that are known only when the program runs.
 
 Positions are integers of any width. One that is out of range is brought to the nearest valid one,
-on reading and on writing alike, so that each reader and its writer are transposes of each other;
-the tensor layer checks positions whose values are known, and counts negative ones from the end.
+on reading and on writing alike, so that each reader and its writer are transposes of each other.
+Who wants an error instead lets positions pass through `rung.ops.check.check_range` before, as the
+tensor layer does; it also counts negative ones from the end.
 """
 
 from __future__ import annotations

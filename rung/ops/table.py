@@ -6,6 +6,7 @@ from typing import Final
 
 from rung.ir.op import Op
 from rung.ops import (
+    check,
     composite,
     contraction,
     control,
@@ -36,6 +37,7 @@ RECORDS: Final[tuple[Op, ...]] = (
     *movement.RECORDS,
     *indexing.RECORDS,
     *scatter.RECORDS,
+    *check.RECORDS,
     *dynamic.RECORDS,
     *sorting.RECORDS,
     *contraction.RECORDS,

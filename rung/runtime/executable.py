@@ -26,6 +26,8 @@ from rung.runtime.native_library import native_library
 from rung.runtime.pool import Pool, pool
 
 _WORD = 8
+MANY = 1 << 62
+"""More than there are stages."""
 _ALL_TAKEN = 1 << 62
 """A counter of tiles before its share is first taken."""
 
@@ -60,7 +62,14 @@ class Constant:
     array: npt.NDArray[np.generic]
 
 
-Slot: TypeAlias = Arena | Input | Output | Constant
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Word number `index` of what the program finds to be wrong."""
+
+    index: int
+
+
+Slot: TypeAlias = Arena | Input | Output | Constant | Fault
 
 
 class StageFlags(IntFlag):
@@ -69,6 +78,10 @@ class StageFlags(IntFlag):
     NONE = 0
     BARRIER = 1  # starts when all earlier stages are complete, on all threads
     SERIAL = 2  # one thread does all of it
+    GUARDED = 4  # neither it nor what comes after it is done once a fault has been found
+
+
+_GUARDED = StageFlags.GUARDED
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +107,9 @@ class Executable:
 
     `alone` runs everything on the calling thread and wakes nobody: for programs of a few
     microseconds. `keep` holds whatever must outlive the program, such as its Libraries.
+
+    Stages may write faults, `num_faults` words: each run writes them all, 0 where nothing is wrong,
+    before the first guarded stage.
     """
 
     def __init__(
@@ -106,8 +122,10 @@ class Executable:
         num_outputs: int = 0,
         alone: bool = False,
         keep: Sequence[object] = (),
+        num_faults: int = 0,
     ):
         self.stages = tuple(stages)
+        self.faults = np.zeros(num_faults, np.uint64)
         self.arena_bytes = arena_bytes
         self.scratch_bytes = scratch_bytes
         self.num_inputs = num_inputs
@@ -115,6 +133,7 @@ class Executable:
         self.alone = alone
         self._keep = tuple(keep)
         self._pool = pool()
+        self.guarded = next((i for i, s in enumerate(self.stages) if s.flags & _GUARDED), MANY)
         self._binding: object = None
         self._call = _native_run()
         self._pointers = (ctypes.c_size_t * (num_inputs + num_outputs))()
@@ -124,8 +143,9 @@ class Executable:
         self._launch: _Launch | None = None
         self._program_at = 0
 
-    def run(self, pointers: list[int]) -> None:
-        """Run once. `pointers`: addresses of the inputs, then of the outputs.
+    def run(self, pointers: list[int]) -> tuple[int, ...]:
+        """Run once. `pointers`: addresses of the inputs, then of the outputs. The faults, if one is
+        not 0.
 
         Blocks until all stages are complete; the GIL is released meanwhile. Raises ValueError
         when the number of pointers is wrong.
@@ -134,14 +154,18 @@ class Executable:
             if self._binding is not self._pool.binding:
                 self._bind()
             self._pointers[:] = pointers  # type: ignore[assignment]
-            self._call(self._program_at, self._pointers_at)
+            if self._call(self._program_at, self._pointers_at):
+                return tuple(self.faults.tolist())
+            return ()
 
-    def run_at(self, table: int) -> None:
+    def run_at(self, table: int) -> tuple[int, ...]:
         """As `run`, with the address of a table of pointers that the caller keeps."""
         with self._pool.lock:
             if self._binding is not self._pool.binding:
                 self._bind()
-            self._call(self._program_at, table)
+            if self._call(self._program_at, table):
+                return tuple(self.faults.tolist())
+            return ()
 
     def header(self) -> int:
         """Address of the program's header, for a script that calls it: valid until the pool's
@@ -151,7 +175,8 @@ class Executable:
         return self._program_at
 
     def profile(self, pointers: list[int]) -> list[float]:
-        """Run once with a barrier and a time stamp around every stage; microseconds per stage."""
+        """Run once with a barrier and a time stamp around every stage, guarded or not;
+        microseconds per stage."""
         stamps = np.zeros(len(self.stages) + 1, np.int64)
         with self._pool.lock:
             if self._binding is not self._pool.binding:
@@ -177,6 +202,10 @@ class Executable:
         for stage in self.stages:
             if stage.function == 0 or stage.grid < 0:
                 raise LoweringError(f"stage {stage.name!r} has no function or a bad grid")
+        first = self.stages[self.guarded] if self.guarded < MANY else None
+        if first is not None and StageFlags.BARRIER not in first.flags and self.guarded:
+            raise LoweringError(f"stage {first.name!r} is guarded and does not wait for faults")
+        for stage in self.stages:
             for slot in stage.args:
                 self._check_slot(stage, slot)
 
@@ -188,6 +217,8 @@ class Executable:
                 good = 0 <= index < self.num_outputs
             case Arena(offset):
                 good = 0 <= offset <= self.arena_bytes
+            case Fault(index):
+                good = 0 <= index < len(self.faults)
             case Constant(array):
                 good = array.flags.c_contiguous
         if not good:
@@ -196,10 +227,11 @@ class Executable:
 
 @dataclass(frozen=True, slots=True)
 class _Groups:
-    """A group table in memory: its address and number of entries."""
+    """A group table in memory: its address, number of entries, and the first guarded one."""
 
     address: int
     count: int
+    guarded: int
 
 
 class _Tables:
@@ -212,6 +244,8 @@ class _Tables:
     def __init__(self, program: Executable, shared: Pool):
         stages = program.stages
         self._pool = shared
+        self._guarded = program.guarded
+        self._faults, self.faults_at = program.faults, program.faults.ctypes.data
         self._constants = [
             slot.array for stage in stages for slot in stage.args if isinstance(slot, Constant)
         ]
@@ -259,6 +293,8 @@ class _Tables:
                 offsets.append(slot.offset)
             elif isinstance(slot, Constant):
                 self._words[first + word] = slot.array.ctypes.data
+            elif isinstance(slot, Fault):
+                self._words[first + word] = self.faults_at + 8 * slot.index
         self._arena_words = np.array(words, np.int64)
         self._arena_offsets = np.array(offsets, np.int64)
 
@@ -284,7 +320,8 @@ class _Tables:
                 GroupOffset.WIDTH: 0 if 0 in widths else max(widths),
             }
             self._store(address + g * GroupOffset.BYTES, [row[key] for key in sorted(row)])
-        return _Groups(address, len(starts))
+        guarded = sum(start < self._guarded for start in starts) if self._guarded < MANY else MANY
+        return _Groups(address, len(starts), guarded)
 
 
 class _Launch:
@@ -319,6 +356,10 @@ class _Launch:
             ProgramOffset.DONE: base + done_at,
             ProgramOffset.CLAIMS: base + claims_at,
             ProgramOffset.CLAIM_STRIDE: row_bytes,
+            ProgramOffset.FAULTS: tables.faults_at,
+            ProgramOffset.NUM_FAULTS: len(program.faults),
+            ProgramOffset.GUARDED_STAGE: MANY if profile else program.guarded,
+            ProgramOffset.GUARDED_GROUP: MANY if profile else groups.guarded,
         }.items():
             words[key // _WORD] = value
 
@@ -348,5 +389,5 @@ def _patches(program: Executable) -> list[tuple[int, int, int]]:
 
 @cache
 def _native_run() -> ctypes._FuncPointer:
-    prototype = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)
+    prototype = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p)
     return prototype(native_library().address("rung_run"))

@@ -23,6 +23,14 @@ from __future__ import annotations
 from enum import IntEnum
 
 from rung.runtime.native_script import SCRIPT_SYMBOLS, script_ir
+from rung.runtime.native_wait import (
+    CLOCK,
+    PAUSE_ARM,
+    PAUSE_X86,
+    SLEEP_LINUX,
+    SLEEP_PORTABLE,
+    WAIT,
+)  # fmt: skip
 
 
 class StateOffset(IntEnum):
@@ -59,7 +67,11 @@ class ProgramOffset(IntEnum):
     CLAIMS = 96  # ptr: a row of i32 for each share, one for each group: last run that took it
     CLAIM_STRIDE = 104  # i64: bytes from row to row
     RUNS = 112  # i32: number of the present run
-    BYTES = 128
+    FAULTS = 120  # ptr: words that stages write, 0 where nothing is wrong
+    NUM_FAULTS = 128  # i64
+    GUARDED_STAGE = 136  # i64: the stage from which on nothing is done once a fault was found
+    GUARDED_GROUP = 144  # i64: the group that it begins
+    BYTES = 256
 
 
 class GroupOffset(IntEnum):
@@ -98,10 +110,10 @@ COUNTER_STRIDE = 64
 
 def native_ir(triple: str) -> str:
     """LLVM IR text of the runtime for `triple` (x86-64 or AArch64; Linux futex or portable)."""
-    text = _SLEEP_LINUX if "linux" in triple else _SLEEP_PORTABLE
-    text = _PAUSE_X86 + text if triple.startswith(("x86_64", "amd64")) else _PAUSE_ARM + text
+    text = SLEEP_LINUX if "linux" in triple else SLEEP_PORTABLE
+    text = PAUSE_X86 + text if triple.startswith(("x86_64", "amd64")) else PAUSE_ARM + text
     futex = 202 if triple.startswith(("x86_64", "amd64")) else 98
-    text = f'target triple = "{triple}"\n' + text + _WAIT + _CLOCK + _STAGE + _WALK + _RUN + _WORKER
+    text = f'target triple = "{triple}"\n' + text + WAIT + CLOCK + _STAGE + _WALK + _RUN + _WORKER
     values = {"FUTEX": futex, "YIELDS": NUM_YIELDS, "COUNTER_STRIDE": COUNTER_STRIDE}
     for kind, offsets in (
         ("S", StateOffset),
@@ -115,159 +127,6 @@ def native_ir(triple: str) -> str:
         text = text.replace("$" + name, str(values[name]))
     return text + script_ir()
 
-
-_PAUSE_X86 = """
-declare void @llvm.x86.sse2.pause()
-define internal void @pause() alwaysinline nounwind {
-  call void @llvm.x86.sse2.pause()
-  ret void
-}
-"""
-
-# `yield` is a no-op on most cores; `isb` really stalls for some nanoseconds.
-_PAUSE_ARM = """
-declare void @llvm.aarch64.isb(i32)
-define internal void @pause() alwaysinline nounwind {
-  call void @llvm.aarch64.isb(i32 15)
-  ret void
-}
-"""
-
-_SLEEP_LINUX = """
-declare i64 @syscall(i64, ...)
-declare i32 @sched_yield()
-declare i32 @clock_gettime(i32, ptr)
-
-; FUTEX_WAIT | FUTEX_PRIVATE_FLAG: sleeps while *word == old
-define internal void @sleep_while(ptr %word, i32 %old) noinline nounwind {
-  %r = call i64 (i64, ...) @syscall(i64 $FUTEX, ptr %word, i32 128, i32 %old, ptr null, ptr null,
-                                    i32 0)
-  ret void
-}
-
-; FUTEX_WAKE | FUTEX_PRIVATE_FLAG: wakes everybody
-define internal void @wake_all(ptr %word) noinline nounwind {
-  %r = call i64 (i64, ...) @syscall(i64 $FUTEX, ptr %word, i32 129, i32 2147483647, ptr null,
-                                    ptr null, i32 0)
-  ret void
-}
-"""
-
-_SLEEP_PORTABLE = """
-declare i32 @usleep(i32)
-declare i32 @sched_yield()
-declare i32 @clock_gettime(i32, ptr)
-
-define internal void @sleep_while(ptr %word, i32 %old) noinline nounwind {
-  %r = call i32 @usleep(i32 50)
-  ret void
-}
-
-define internal void @wake_all(ptr %word) noinline nounwind {
-  ret void
-}
-"""
-
-# A waiter counts itself as a sleeper before the kernel compares the word, and the other side
-# changes the word before it reads the count (both sequentially consistent): no lost wake-up.
-# It waits until *word - target >= 0, also when the numbers wrap around.
-_WAIT = """
-define internal i1 @reached(ptr %word, i32 %target) alwaysinline nounwind {
-  %seen = load atomic i32, ptr %word seq_cst, align 4
-  %ahead = sub i32 %seen, %target
-  %yes = icmp sge i32 %ahead, 0
-  ret i1 %yes
-}
-
-; true as soon as it is reached, false after so many pauses
-define internal i1 @spin_until(ptr %word, i32 %target, i64 %spins) nounwind {
-entry:
-  br label %spin
-spin:
-  %i = phi i64 [0, %entry], [%i1, %again]
-  %yes = call i1 @reached(ptr %word, i32 %target)
-  br i1 %yes, label %done, label %more
-more:
-  %spinning = icmp ult i64 %i, %spins
-  br i1 %spinning, label %again, label %done
-again:
-  call void @pause()
-  %i1 = add i64 %i, 1
-  br label %spin
-done:
-  %result = phi i1 [true, %spin], [false, %more]
-  ret i1 %result
-}
-
-define internal void @wait_until(ptr %word, i32 %target, ptr %sleepers, i64 %spins, i64 %yields)
-    noinline nounwind {
-entry:
-  %early = call i1 @spin_until(ptr %word, i32 %target, i64 %spins)
-  br i1 %early, label %done, label %yielding
-yielding:
-  %y = phi i64 [0, %entry], [%y1, %yielded]
-  %patient = icmp ult i64 %y, %yields
-  br i1 %patient, label %yielded, label %park
-yielded:
-  %r = call i32 @sched_yield()
-  %y1 = add i64 %y, 1
-  %yes = call i1 @reached(ptr %word, i32 %target)
-  br i1 %yes, label %done, label %yielding
-park:
-  %before = atomicrmw add ptr %sleepers, i32 1 seq_cst
-  br label %asleep
-asleep:
-  %seen = load atomic i32, ptr %word seq_cst, align 4
-  %ahead = sub i32 %seen, %target
-  %there = icmp sge i32 %ahead, 0
-  br i1 %there, label %awake, label %sleep
-sleep:
-  call void @sleep_while(ptr %word, i32 %seen)
-  br label %asleep
-awake:
-  %after = atomicrmw sub ptr %sleepers, i32 1 seq_cst
-  br label %done
-done:
-  ret void
-}
-
-define internal void @wake_sleepers(ptr %word, ptr %sleepers) nounwind {
-  %count = load atomic i32, ptr %sleepers seq_cst, align 4
-  %any = icmp ne i32 %count, 0
-  br i1 %any, label %wake, label %done
-wake:
-  call void @wake_all(ptr %word)
-  br label %done
-done:
-  ret void
-}
-"""
-
-_CLOCK = """
-define i64 @rung_now() nounwind {
-  %time = alloca [2 x i64], align 8
-  %r = call i32 @clock_gettime(i32 1, ptr %time)
-  %s = load i64, ptr %time, align 8
-  %ns_at = getelementptr i8, ptr %time, i64 8
-  %ns = load i64, ptr %ns_at, align 8
-  %whole = mul i64 %s, 1000000000
-  %now = add i64 %whole, %ns
-  ret i64 %now
-}
-
-define void @rung_spin(i64 %count) nounwind {
-entry:
-  br label %loop
-loop:
-  %i = phi i64 [0, %entry], [%i1, %loop]
-  call void @pause()
-  %i1 = add i64 %i, 1
-  %more = icmp ult i64 %i1, %count
-  br i1 %more, label %loop, label %done
-done:
-  ret void
-}
-"""
 
 _STAGE = """
 ; A share of one stage: its own tiles, a quarter of what is left at a time, then what is left of the
@@ -363,6 +222,29 @@ define internal void @stamp(ptr %profile, i64 %i) noinline nounwind {
 """
 
 _WALK = """
+; all faults of the present run together: 0 if nothing is wrong
+define internal i64 @faults(ptr %program) nounwind {
+entry:
+  %words_at = getelementptr i8, ptr %program, i64 $P.FAULTS
+  %num_at = getelementptr i8, ptr %program, i64 $P.NUM_FAULTS
+  %words = load ptr, ptr %words_at, align 8
+  %num = load i64, ptr %num_at, align 8
+  br label %head
+head:
+  %i = phi i64 [0, %entry], [%i1, %body]
+  %all = phi i64 [0, %entry], [%all1, %body]
+  %more = icmp ult i64 %i, %num
+  br i1 %more, label %body, label %leave
+body:
+  %word_at = getelementptr i64, ptr %words, i64 %i
+  %word = load i64, ptr %word_at, align 8
+  %all1 = or i64 %all, %word
+  %i1 = add i64 %i, 1
+  br label %head
+leave:
+  ret i64 %all
+}
+
 ; one share of one group, if nobody has taken it yet in this run; the last share to be done leaves
 ; the time stamp of the group
 define internal void @try_share(ptr %program, ptr %group, i64 %g, i64 %share, i64 %threads,
@@ -386,13 +268,22 @@ take:
   %mine = extractvalue { i32, i1 } %pair, 1
   br i1 %mine, label %work, label %leave
 work:
+  %guarded_at = getelementptr i8, ptr %program, i64 $P.GUARDED_GROUP
+  %guarded = load i64, ptr %guarded_at, align 8
+  %is_guarded = icmp uge i64 %g, %guarded
+  br i1 %is_guarded, label %look, label %perform
+look:
+  %faults = call i64 @faults(ptr %program)
+  %failed = icmp ne i64 %faults, 0
+  br i1 %failed, label %finish, label %perform
+perform:
   %first_at = getelementptr i8, ptr %group, i64 $U.FIRST
   %end_at = getelementptr i8, ptr %group, i64 $U.END
   %first = load ptr, ptr %first_at, align 8
   %end = load ptr, ptr %end_at, align 8
   br label %loop
 loop:
-  %stage = phi ptr [%first, %work], [%next, %loop]
+  %stage = phi ptr [%first, %perform], [%next, %loop]
   call void @stage(ptr %stage, ptr %counters, i64 %share, i64 %threads, ptr %scratch)
   %next = getelementptr i8, ptr %stage, i64 $G.BYTES
   %last = icmp eq ptr %next, %end
@@ -489,6 +380,8 @@ entry:
   %num = load i64, ptr %num_at, align 8
   %profile = load ptr, ptr %profile_at, align 8
   %timed = icmp ne ptr %profile, null
+  %guarded_at = getelementptr i8, ptr %program, i64 $P.GUARDED_STAGE
+  %guarded = load i64, ptr %guarded_at, align 8
   br label %head
 head:
   %i = phi i64 [0, %entry], [%i1, %body]
@@ -498,7 +391,14 @@ time:
   br label %check
 check:
   %more = icmp ult i64 %i, %num
-  br i1 %more, label %body, label %leave
+  br i1 %more, label %next, label %leave
+next:
+  %is_guarded = icmp eq i64 %i, %guarded
+  br i1 %is_guarded, label %look, label %body
+look:
+  %faults = call i64 @faults(ptr %program)
+  %failed = icmp ne i64 %faults, 0
+  br i1 %failed, label %leave, label %body
 body:
   %at = mul i64 %i, $G.BYTES
   %stage = getelementptr i8, ptr %stages, i64 %at
@@ -540,7 +440,8 @@ done:
   ret void
 }
 
-define void @rung_run(ptr %program, ptr %pointers) nounwind {
+; Runs a program. Its faults together: 0 if nothing is wrong.
+define i64 @rung_run(ptr %program, ptr %pointers) nounwind {
   %state_at = getelementptr i8, ptr %program, i64 $P.STATE
   %state = load ptr, ptr %state_at, align 8
   call void @patch_all(ptr %program, ptr %pointers)
@@ -554,7 +455,8 @@ define void @rung_run(ptr %program, ptr %pointers) nounwind {
   br i1 %by_myself, label %here, label %together
 here:
   call void @walk_alone(ptr %state, ptr %program)
-  ret void
+  %faults_here = call i64 @faults(ptr %program)
+  ret i64 %faults_here
 together:
   %runs_at = getelementptr i8, ptr %program, i64 $P.RUNS
   %runs = load i32, ptr %runs_at, align 4
@@ -577,7 +479,8 @@ begin:
   call void @wake_sleepers(ptr %state, ptr %sleepers)
   call void @walk(ptr %state, ptr %program, i64 0, i64 %threads)
   %open = atomicrmw and ptr %gate, i32 -2 seq_cst
-  ret void
+  %faults = call i64 @faults(ptr %program)
+  ret i64 %faults
 }
 
 ; Tells all workers to return: a run without a program.

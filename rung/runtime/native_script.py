@@ -5,7 +5,8 @@ loops. Each instruction is four words, an `Opcode` and up to three operands.
 
 Where a script jumps back it looks at the clock. Past the deadline `rung_script` notes the number of
 the next instruction and returns; another call goes on there. So a caller can look after signals. In
-the same way it returns at a `HOST` instruction, whose work is the caller's.
+the same way it returns at a `HOST` instruction, whose work is the caller's, and behind a program
+that found a fault.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ class ProgressOffset(IntEnum):
     NEXT = 0  # i64: the instruction to go on with, -1 at the end
     DEADLINE = 8  # i64: in ns of `rung_now`
     HOST = 16  # i64: the host call to do before going on, -1 for none; the caller puts -1 back
-    BYTES = 24
+    FAULT = 24  # i64: the instruction whose program found a fault, -1 for none
+    BYTES = 32
 
 
 SCRIPT_SYMBOLS = ("rung_script",)
@@ -48,6 +50,7 @@ def script_ir() -> str:
     text = _SCRIPT.replace("$ROW_BYTES", str(ROW_BYTES))
     text = text.replace("$DEADLINE", str(int(ProgressOffset.DEADLINE)))
     text = text.replace("$HOST_CALL", str(int(ProgressOffset.HOST)))
+    text = text.replace("$FAULT_CALL", str(int(ProgressOffset.FAULT)))
     for opcode in Opcode:
         text = text.replace(f"${opcode.name}", str(int(opcode)))
     return text
@@ -109,8 +112,14 @@ copy:
 call:
   %program = inttoptr i64 %a to ptr
   %pointers = getelementptr i64, ptr %frame, i64 %b
-  call void @rung_run(ptr %program, ptr %pointers)
-  br label %next
+  %faults = call i64 @rung_run(ptr %program, ptr %pointers)
+  %failed = icmp ne i64 %faults, 0
+  br i1 %failed, label %wrong, label %next
+wrong:
+  %fault_at = getelementptr i8, ptr %progress, i64 $FAULT_CALL
+  store i64 %pc, ptr %fault_at, align 8
+  store i64 %pc1, ptr %progress, align 8
+  ret void
 loop:
   %count_at = getelementptr i64, ptr %frame, i64 %a
   %count = load i64, ptr %count_at, align 8

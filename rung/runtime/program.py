@@ -12,7 +12,7 @@ from functools import cached_property
 
 from rung.codegen.llvm.lower import LoweredKernel, lower_kernel
 from rung.codegen.llvm.target import Target, host
-from rung.core.errors import LoweringError
+from rung.core.errors import IndexingError, LoweringError
 from rung.core.settings import settings
 from rung.ir.digest import graph_digest
 from rung.ir.expr import Const
@@ -22,7 +22,9 @@ from rung.kernel.deps import written_buffers
 from rung.kernel.loop import Accumulate, For, Kernel, Stmt, Store, children
 from rung.kernel.machine import Machine, host_machine
 from rung.kernel.plan import (
+    IN_SIGHT,
     ConstantMemory,
+    FaultMemory,
     InputMemory,
     Memory,
     OutputMemory,
@@ -34,12 +36,14 @@ from rung.kernel.plan import (
 from rung.kernel.prepare import phases, preparing
 from rung.kernel.strategy import schedule_kernel
 from rung.kernel.text import kernel_text
+from rung.ops.check import RangeAttrs, fault_error
 from rung.runtime.arena import Interval, plan_arena
 from rung.runtime.cache import object_cache
 from rung.runtime.compile import Module, Unit, compile_units
 from rung.runtime.executable import (
     Arena,
     Constant,
+    Fault,
     Input,
     Output,
     Slot,
@@ -275,7 +279,7 @@ class CompiledGraph:
     @property
     def aliases(self) -> Mapping[int, int]:
         """Outputs that lie where inputs do."""
-        return self._planning.aliases
+        return {k: i for k, i in self._planning.aliases.items() if i != IN_SIGHT}
 
     @property
     def programs(self) -> tuple[CompiledGraph, ...]:
@@ -293,8 +297,19 @@ class CompiledGraph:
 
     def run(self, inputs: Sequence[int], outputs: Sequence[int]) -> None:
         """Run once over the given addresses; blocks until the outputs are written. With fixed
-        inputs, `outputs` end with the memory for what is made of them, prepared before."""
-        self._run([*inputs, *outputs])
+        inputs, `outputs` end with the memory for what is made of them, prepared before. Raises
+        IndexingError for a position that is out of range; outputs that lie where inputs do, or are
+        in sight, are then as they were."""
+        faults = self._run([*inputs, *outputs])
+        if faults:
+            raise self.error(faults)
+
+    def error(self, faults: Sequence[int]) -> IndexingError:
+        """The error for faults of which some are not 0, on the line of the first check that has
+        failed."""
+        node, word = next((n, w) for n, w in zip(self.plan.checks, faults, strict=True) if w)
+        assert isinstance(node.attrs, RangeAttrs)
+        return fault_error(node.attrs, node.inputs[0].dtype, word, node.source)
 
     def prepare(self, inputs: Sequence[int], outputs: Sequence[int]) -> None:
         """Make what is made of fixed inputs, with the addresses that `run` will get."""
@@ -302,11 +317,14 @@ class CompiledGraph:
             self.preparation.run([*inputs, *outputs])
 
     def run_at(self, table: int) -> None:
-        """Run once with the address of a table of pointers, inputs then outputs."""
-        self.executable.run_at(table)
+        """Run once with the address of a table of pointers, inputs then outputs; raises as `run`
+        does."""
+        faults = self.executable.run_at(table)
+        if faults:
+            raise self.error(faults)
 
     def profile(self, inputs: Sequence[int], outputs: Sequence[int]) -> list[float]:
-        """As `run`; microseconds of each stage."""
+        """As `run`, whatever the checks say; microseconds of each stage."""
         return self.executable.profile([*inputs, *outputs])
 
 
@@ -318,8 +336,8 @@ def compile_graph(
     fixed: frozenset[int] = frozenset(),
 ) -> CompiledGraph:
     """Compile a graph for this machine. `aliases` maps outputs to the inputs whose buffer the
-    caller passes for both (donated state); `lower` makes the graph primitive where it is not.
-    `fixed`: inputs that are the same in many runs, so that they are laid out once; see
+    caller passes for both (donated state), or to IN_SIGHT; `lower` makes the graph primitive where
+    it is not. `fixed`: inputs that are the same in many runs, so that they are laid out once; see
     CompiledGraph.
 
     Raises LoweringError for ops that have no lowering."""
@@ -383,6 +401,8 @@ class _RecipeBuilder:
                     continue
                 if barriers[i] or not first:
                     flags |= StageFlags.BARRIER
+                if call.guarded:
+                    flags |= StageFlags.GUARDED
                 steps.append(Step(numbers[kernel], symbol, grid, flags, slots))
                 first = False
         kept = [m for added in self._added for m in added if isinstance(m, _KeptMemory)]
@@ -394,6 +414,7 @@ class _RecipeBuilder:
             arena_bytes=arena_bytes,
             scratch_bytes=max((s.scratch_bytes for s in self.shapes.values()), default=0),
             alone=sum(work(c.kernel) for c in self.plan.calls) < ALONE_WORK,
+            num_faults=len(self.plan.checks),
         )
 
     def _added_temps(self) -> list[tuple[TempMemory | _KeptMemory, ...]]:
@@ -414,7 +435,7 @@ class _RecipeBuilder:
 
     def _place(self, m: Memory) -> object:
         """What identifies memory: donated outputs are their inputs."""
-        if isinstance(m, OutputMemory) and m.index in self.aliases:
+        if isinstance(m, OutputMemory) and self.aliases.get(m.index, IN_SIGHT) != IN_SIGHT:
             return InputMemory(self.aliases[m.index])
         return m
 
@@ -429,6 +450,8 @@ class _RecipeBuilder:
             pairs = list(zip(call.kernel.params, call.memory, strict=True))
             writes = {self._place(m) for b, m in pairs if b.role != "input"}
             reads = {self._place(m) for b, m in pairs if b.role in ("input", "inout")}
+            if call.guarded:
+                reads |= {FaultMemory(k) for k in range(len(self.plan.checks))}
             wait = bool(reads & written or writes & (written | read))
             if wait:
                 epoch += 1
@@ -467,6 +490,8 @@ class _RecipeBuilder:
                 return Arena(offsets[index])
             case ConstantMemory(array):
                 return Constant(array)
+            case FaultMemory(index):
+                return Fault(index)
             case _KeptMemory(index):
                 return Output(self.num_outputs + index)
 

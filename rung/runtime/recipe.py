@@ -16,6 +16,7 @@ from rung.runtime.executable import (
     Arena,
     Constant,
     Executable,
+    Fault,
     Input,
     Output,
     Slot,
@@ -42,6 +43,7 @@ class Step:
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """A program. `kernels`: (key of the object code, name) of each; `alone`: see Executable.
+    `num_faults`: how many words the steps write of what they find to be wrong.
     `early`: the steps that one run of many needs; `kept_bytes`: sizes of what they make, which lies
     in memory that the caller gives after that for the outputs."""
 
@@ -52,6 +54,7 @@ class Recipe:
     arena_bytes: int
     scratch_bytes: int
     alone: bool
+    num_faults: int
 
     def executable(
         self, libraries: Mapping[str, Library], num_inputs: int, num_outputs: int
@@ -87,6 +90,7 @@ class Recipe:
             num_outputs=num_outputs + len(self.kept_bytes),
             alone=self.alone,
             keep=tuple(loaded),
+            num_faults=self.num_faults,
         )
 
     def pack(self) -> bytes | None:
@@ -103,7 +107,7 @@ class Recipe:
             "early": early,
             "kept": self.kept_bytes,
             "arrays": [_array_record(a) for a in arrays],
-            "sizes": [self.arena_bytes, self.scratch_bytes],
+            "sizes": [self.arena_bytes, self.scratch_bytes, self.num_faults],
             "alone": self.alone,
         }
         return json.dumps(data, separators=(",", ":")).encode()
@@ -117,8 +121,8 @@ class Recipe:
             tuple(_step(constants, *s) for s in record[part]) for part in ("steps", "early")
         )
         kernels = tuple((key, name) for key, name in record["kernels"])
-        kept, (arena, scratch) = tuple(record["kept"]), record["sizes"]
-        return Recipe(kernels, steps, early, kept, arena, scratch, record["alone"])
+        kept, (arena, scratch, faults) = tuple(record["kept"]), record["sizes"]
+        return Recipe(kernels, steps, early, kept, arena, scratch, record["alone"], faults)
 
 
 def _step_record(s: Step, arrays: list[Any]) -> list[Any]:
@@ -141,6 +145,8 @@ def _slot_record(slot: Slot, arrays: list[Any]) -> tuple[str, int, int]:
             return "output", index, offset
         case Arena(offset):
             return "arena", offset, 0
+        case Fault(index):
+            return "fault", index, 0
         case Constant(array):
             for at, other in enumerate(arrays):
                 if other is array:
@@ -154,6 +160,8 @@ def _slot(constants: list[Constant], kind: str, number: int, offset: int) -> Slo
         return constants[number]
     if kind == "arena":
         return Arena(number)
+    if kind == "fault":
+        return Fault(number)
     return (Input if kind == "input" else Output)(number, offset)
 
 

@@ -27,7 +27,9 @@ from rung.ir.op import Attrs
 from rung.ir.subgraph import between, dependent, moved_values, subgraph
 from rung.ir.types import TensorType
 from rung.kernel.machine import Machine
+from rung.kernel.plan import IN_SIGHT
 from rung.ops.broadcast import broadcast_to, reshape
+from rung.ops.check import check_range
 from rung.ops.control import CONTROL, ScanAttrs, SwitchAttrs, WhileAttrs, after
 from rung.ops.movement import permute
 from rung.runtime.arena import Interval, plan_arena
@@ -60,10 +62,11 @@ def _is_cut(node: Node) -> bool:
     return node.op in CONTROL or node.op.host
 
 
-def calls_host(node: Node) -> bool:
-    """Whether a node, or one of the graphs inside it, runs on the host."""
-    graphs = sub_graphs(node.attrs)
-    return node.op.host or any(calls_host(inner) for graph in graphs for inner in graph.nodes)
+def may_fail(node: Node) -> bool:
+    """Whether a node, or one of the graphs inside it, runs on the host or checks positions."""
+    if node.op.host or node.op is check_range:
+        return True
+    return any(may_fail(inner) for graph in sub_graphs(node.attrs) for inner in graph.nodes)
 
 
 def compile_program(
@@ -122,6 +125,7 @@ class Script:
         self.host_calls: tuple[HostCall, ...] = tuple(builder.host_calls)
         self._code = builder.code()
         self._calls = builder.calls()
+        self._callers = builder.callers()
         self._offsets, self.arena_bytes = builder.memory()
         self._frame = Block(8 * builder.num_slots)
         self._words = self._frame.data.view(np.int64)
@@ -135,14 +139,15 @@ class Script:
         """Run once over the given addresses; blocks until the outputs are written. Signals are
         looked after on the way; Ctrl-C ends it, after the run where state is written over, so that
         this is never half old and half new (a second one ends it at once). Raises what host ops
-        raise; state is not written over before the last of them has returned."""
+        raise, and IndexingError for a position out of range; state is not written over before the
+        last of them has returned, and the last check has been made."""
         shared = pool()
         with shared.lock:
             if self._binding is not shared.binding:
                 self._bind()
             count = len(self.input_types) + len(self.output_types)
             self._words[:count] = (*inputs, *outputs)
-            self._progress[:] = (0, 0, -1)
+            self._progress[:] = (0, 0, -1, -1)
             self._go_on()
 
     def _go_on(self) -> None:
@@ -155,6 +160,9 @@ class Script:
                     self._progress[2] = -1
                 self._progress[1] = time.monotonic_ns() + _SLICE_NS
                 self._call(code, frame, progress)
+                if self._progress[3] >= 0:
+                    program, executable = self._callers[int(self._progress[3])]
+                    raise program.error(executable.faults.tolist())
             except KeyboardInterrupt as e:
                 if interrupt is not None or not self._writes_over:
                     raise
@@ -217,10 +225,14 @@ class _Builder:
         """The word of the code that holds the header of a program, for each call."""
         return [(4 * call.row + 1, call.executable) for call in self._calls]
 
+    def callers(self) -> dict[int, tuple[CompiledGraph, Executable]]:
+        """What each instruction that is a call runs."""
+        return {call.row: (call.program, call.executable) for call in self._calls}
+
     def memory(self) -> tuple[dict[Slot, int], int]:
         """The offset in the arena of the memory of each slot that has some, and the bytes of all,
         what the programs use among them."""
-        calls = [(call.row, call.arena_bytes) for call in self._calls]
+        calls = [(call.row, call.program.arena_bytes) for call in self._calls]
         intervals = []
         for slot, x in self._memory.items():
             floor = max((n for row, n in calls if x.first <= row <= x.last), default=0)
@@ -321,7 +333,7 @@ class _Builder:
     ) -> None:
         first = self._in_a_row(pointers)
         row = self.emit(Opcode.CALL, 0, first)
-        self._calls.append(_Call(row, executable, program.arena_bytes))
+        self._calls.append(_Call(row, program, executable))
 
     def _kept(self, nbytes: int) -> Slot:
         """A slot with memory for what the loop around keeps."""
@@ -443,11 +455,11 @@ class _Builder:
 
 @dataclass(frozen=True)
 class _Call:
-    """Instruction `row` runs a program, which works in the first bytes of the arena."""
+    """Instruction `row` runs a program or its preparation, in the first bytes of the arena."""
 
     row: int
+    program: CompiledGraph
     executable: Executable
-    arena_bytes: int
 
 
 @dataclass
@@ -494,16 +506,21 @@ class _Cut:
         self.given = dependent(graph.nodes, (*graph.params, *anchors))
         self.asked = {v for c in self.controls for v in c.inputs} | set(graph.outputs)
         self.step = self._steps()
-        self.last_host = self._last_host() if graph is builder.whole else -1
+        self.sure = self._sure_from() if graph is builder.whole else 0
         self.last_use = self._last_uses()
         self.parts: list[Segment | Node] = []
         self.target: dict[Value, Slot] = {}
         self.in_place: dict[Value, Value] = {}
+        self.in_sight: set[Value] = set()
         for k, (value, slot) in enumerate(self.outputs):
             if value in self.place or value in self.target or value.node.op is after:
                 continue
             if k not in aliases:
                 self.target[value] = slot
+            elif aliases[k] == IN_SIGHT:
+                if self.step[value.node] >= self.sure:
+                    self.target[value] = slot
+                    self.in_sight.add(value)
             elif self._may_overwrite(value, graph.params[aliases[k]]):
                 self.target[value] = slot
                 self.in_place[value] = graph.params[aliases[k]]
@@ -546,16 +563,23 @@ class _Cut:
                     found[v] = max(found[v], found.get(r, 0))
         return found
 
-    def _last_host(self) -> int:
-        """The last step that calls the host, -1 if none does."""
-        return max((self.step[node] for node in self.controls if calls_host(node)), default=-1)
+    def _sure_from(self) -> int:
+        """The first step after all that call the host or hold checks, or the last of those steps if
+        it is a segment, which keeps its checks before what it writes over."""
+        found = [self.step[node] + 1 for node in self.controls if may_fail(node)]
+        checks = {node.results[0]: node for node in self.nodes if node.op is check_range}
+        found += [self.step[node] for node in checks.values()]
+        for node in self.nodes:  # what needs no parameter is made again by each segment
+            known = [v for v in node.inputs if v in checks and v not in self.given]
+            found += [self.step[node] // 2 * 2] * bool(known)
+        return max(found, default=0)
 
     def _may_overwrite(self, value: Value, param: Value) -> bool:
         """Whether nothing reads the memory of `param` after the segment that makes `value`, and
-        nothing can fail after it: state is whole when a host op has raised an error."""
+        nothing can fail after it: state is whole when an error is raised."""
         is_output = any(v is param for v, _ in self.outputs)
         here = self.step[value.node]
-        free = self.last_use.get(param, 0) <= here and here > self.last_host
+        free = self.last_use.get(param, 0) <= here and here >= self.sure
         return here % 2 == 0 and free and not is_output
 
     def emit(self) -> list[Segment | Node]:
@@ -612,6 +636,7 @@ class _Cut:
             for k, v in enumerate(wanted)
             if v in self.in_place and self.in_place[v] in number
         }
+        aliases |= {k: IN_SIGHT for k, v in enumerate(wanted) if v in self.in_sight}
         graph = subgraph("segment", wanted, given)
         program = self.builder.call(graph, ins, slots, aliases)
         self.parts.append(Segment(program, tuple(given), tuple(wanted)))

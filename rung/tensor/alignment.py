@@ -13,6 +13,7 @@ import numpy as np
 from rung.core import dtype as dt
 from rung.core.errors import DTypeError, ShapeError
 from rung.tensor import elementwise as e
+from rung.tensor.checks import checked
 from rung.tensor.control import scan
 from rung.tensor.creation import arange, full, full_like
 from rung.tensor.functional import reduced
@@ -67,6 +68,8 @@ def _losses(x: Tensor, labels: Tensor, times: Tensor, sizes: Tensor, blank: int)
     """The losses [N], by the forward recursion over labels with a blank before, between and behind
     them: a[t, s] is the log of the probability of all that ends at s at time t."""
     batch, count = labels.shape
+    labels = e.where(arange(count) < expand_dims(sizes, -1), labels, blank).astype(labels.dtype)
+    labels = checked("ctc_loss: label", labels, 0, x.shape[2] - 1, unit="classes")
     pairs = stack([full_like(labels, blank), labels], axis=2).reshape(batch, 2 * count)
     states = concat([pairs, full((batch, 1), blank, dtype=labels.dtype)], axis=1)
     scores = take_along_axis(x, expand_dims(states, axis=0).expand(x.shape[0], -1, -1), axis=2)
@@ -101,7 +104,7 @@ def _shifted(x: Tensor, by: int, fill: float) -> Tensor:
 def _padded(labels: Tensor, sizes: Tensor, longest: int) -> Tensor:
     """[N, longest] of labels that stand one after the other."""
     first = cumulative_sum(sizes) - sizes
-    place = e.minimum(first.reshape(-1, 1) + arange(longest), max(labels.shape[0] - 1, 0))
+    place = e.clip(first.reshape(-1, 1) + arange(longest), 0, max(labels.shape[0] - 1, 0))
     if not labels.shape[0]:
         return labels.reshape(1, 0).expand(sizes.shape[0], 0)
     return take(labels, place.reshape(-1)).reshape(sizes.shape[0], longest)

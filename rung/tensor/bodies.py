@@ -131,13 +131,19 @@ class Body:
         return self.holder.written()
 
     def graph(
-        self, values: Sequence[Value], inputs: Sequence[Value], carries: int
+        self,
+        values: Sequence[Value],
+        inputs: Sequence[Value],
+        carries: int,
+        always: bool = False,
     ) -> tuple[Graph, list[Value], list[bool]]:
         """`values` as a graph with the parameters (what is read from outside…, inputs…), the
         values from outside, and which of `values` derivatives follow. The first `carries` of the
-        inputs and of the values are what is carried."""
+        inputs and of the values are what is carried. What does not depend on the inputs is computed
+        outside, but for checks, unless the body is `always` performed."""
         nodes = between(values, inputs)
-        outside = read_from_outside(nodes, dependent(nodes, inputs), values)
+        own = inputs if always else [*inputs, *state.checks]
+        outside = read_from_outside(nodes, dependent(nodes, own), values)
         given = [*outside, *inputs]
         names = [f"outer{i}" for i in range(len(outside))]
         names += [f"x{i}" for i in range(len(inputs))]

@@ -13,6 +13,7 @@ from rung.core.changes import FOLLOWED
 from rung.core.errors import RungError
 from rung.ir.node import Value
 from rung.ir.types import TensorType
+from rung.kernel.plan import IN_SIGHT
 from rung.tensor import tree
 from rung.tensor.guards import Check
 from rung.tensor.leaf import (
@@ -468,7 +469,10 @@ def _plan(
         for t, at in found.gradients.entries
         if at in free and not any(t is owner for owner in read)
     ]
-    runnable, scalars = find_program(linear, aliases, trace.name)
+    in_sight = [s.output for s in found.states if s.alias < 0]
+    in_sight += [at for _, at in found.replaced]
+    places_of = dict.fromkeys(in_sight, IN_SIGHT) | aliases
+    runnable, scalars = find_program(linear, places_of, trace.name)
     found.runnable = runnable
     found.steps = linear.steps
     found.scalar_buffers = runnable.scalar_buffers(scalars)

@@ -12,22 +12,30 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from rung.core import dtype as dt
 from rung.core.arguments import NO, described, host_arrays, read_int
 from rung.core.errors import ArgumentError, DomainError, DTypeError, RungError, ShapeError
 from rung.ir.node import Value, make_graph
+from rung.ir.op import Attrs, Op
 from rung.ir.subgraph import between, moved_values
 from rung.ir.types import TensorType
 from rung.ops import control
+from rung.ops.check import holds_check
 from rung.ops.control import ScanAttrs, SwitchAttrs, WhileAttrs
 from rung.tensor import tree
 from rung.tensor.bodies import Alike, Body, as_results, as_weak, settled, unflatten
+from rung.tensor.creation import arange
 from rung.tensor.operate import as_tensor, cast_weak, copied, one_axis, weakly
 from rung.tensor.random import advanced, offset
 from rung.tensor.shapes import concat
-from rung.tensor.state import TensorState, graph_value, mapping, raw_value, write
+from rung.tensor.state import (
+    TensorState,
+    graph_value,
+    mapping,
+    note_checks,
+    raw_value,
+    write,
+)
 
 if TYPE_CHECKING:
     from rung.tensor.tensor import Tensor
@@ -73,12 +81,12 @@ def scan(
             values[len(start) : len(start)] = [p.value for p in states]
             inputs = [*body.inputs[: len(start)], *(p.start for p in states)]
             graph, outside, followed = body.graph(
-                values, [*inputs, *body.inputs[len(start) :]], kept
+                values, [*inputs, *body.inputs[len(start) :]], kept, always=count > 0
             )
             moved = [offset(p.value, p.start) for p in states]
         attrs = ScanAttrs(graph, count, len(outside), kept, reverse)
         operands = [*outside, *_graph_values(start), *(p.outer for p in states)]
-        found = control.scan.build([*operands, *_graph_values(steps)], attrs)
+        found = _built(control.scan, [*operands, *_graph_values(steps)], attrs)
         for n, (place, far) in enumerate(zip(states, moved, strict=True), len(start)):
             ended = found[n] if far is None else advanced(place.outer, far * count)
             write(place.tensor, ended, requires_grad=followed[n])
@@ -98,7 +106,7 @@ def fori_loop(lower: Any, upper: Any, function: Function, init: Any) -> Any:
     lower, upper = _bound("lower", lower), _bound("upper", upper)
     if isinstance(lower, int) and isinstance(upper, int):
         with host_arrays("fori_loop"):
-            numbers = as_tensor(np.arange(lower, max(upper, lower), dtype=np.int64))
+            numbers = arange(lower, max(upper, lower), dtype=dt.int64)
         numbers._range = True
         return scan(lambda carry, i: (function(i, carry), None), init, numbers)[0]
     end = as_tensor(upper).astype(dt.int64)
@@ -166,7 +174,7 @@ def while_loop(
         ask = make_graph(f"{whole.name}_condition", whole.params, whole.outputs[-1:])
         attrs = WhileAttrs(ask, step, len(outside), limit or 0)
         operands = [*outside, *_graph_values(start), *(p.outer for p in states)]
-        found = control.while_loop.build(operands, attrs)
+        found = _built(control.while_loop, operands, attrs)
         # the condition is asked once more than the body is performed
         known |= dict(zip(inputs, found, strict=True))
         for place, follow in zip(states, followed[len(start) :], strict=False):
@@ -248,7 +256,7 @@ def branch(
         for n in range(len(branches))
     )
     operand_values = [*outside, *_graph_values(given), *(p.outer for p in states)]
-    found = control.switch.build([graph_value(index), *operand_values], SwitchAttrs(graphs))
+    found = _built(control.switch, [graph_value(index), *operand_values], SwitchAttrs(graphs))
     follow = [any(followed[k::count]) for k in range(count)]
     for n, (place, far) in enumerate(zip(states, moved, strict=True), num_results):
         known = next(iter(far)) if len(far) == 1 else None
@@ -320,6 +328,14 @@ def _interleaved(even: Tensor, odd: Tensor, axis: int) -> Tensor:
 
 
 # ---- trees
+
+
+def _built(op: Op, operands: Sequence[Value], attrs: Attrs) -> tuple[Value, ...]:
+    """The results of a loop or branch."""
+    found = op.build(operands, attrs)
+    if found and holds_check(found[0].node):
+        note_checks(found)
+    return found
 
 
 def _name(function: Function) -> str:

@@ -26,6 +26,7 @@ from rung.ops.creation import full as full_value
 from rung.ops.creation import iota
 from rung.ops.elementwise import add, cast, equal, multiply, where
 from rung.ops.transcendental import power
+from rung.tensor.checks import checked
 from rung.tensor.operate import Operand, as_tensor, cast_to, copied, from_data, scalar_value
 from rung.tensor.shapes import as_shape, broadcast_to, reshape
 from rung.tensor.state import TensorState, apply, buffer_of, new_tensor
@@ -309,6 +310,7 @@ def one_hot(x: Operand, num_classes: int = -1, dtype: object = None) -> Tensor:
         known = buffer_of(x, "the largest class").array.astype(np.int64)
         num_classes = int(known.max(initial=-1)) + 1
     kind = _dtype(dtype, dt.float32)
+    x = checked("one_hot: class", x, 0, num_classes - 1, unit="classes")
 
     def build(v: Value) -> Value:
         shape = (*v.shape, num_classes)

@@ -12,7 +12,7 @@ import numpy as np
 
 from rung.core import dtype as dt
 from rung.core.arguments import above
-from rung.core.errors import ArgumentError, IndexingError, RungError, ShapeError
+from rung.core.errors import ArgumentError, RungError, ShapeError
 from rung.ir.node import Value
 from rung.ops import activation as a
 from rung.ops import attention as _attention
@@ -25,13 +25,14 @@ from rung.ops.convolution import convolve, convolve_transposed
 from rung.ops.dropout import dropout as _dropout
 from rung.tensor import elementwise as e
 from rung.tensor import reductions
+from rung.tensor.checks import checked
 from rung.tensor.creation import one_hot as one_hot
 from rung.tensor.linalg import vector_norm
 from rung.tensor.operate import Operand, as_tensor, cast_to, one_axis, torch_names
 from rung.tensor.precision import rounded_once
 from rung.tensor.random import Source, draw_key
 from rung.tensor.shapes import broadcast_shapes, broadcast_to
-from rung.tensor.sorting import checked_index, known_array
+from rung.tensor.sorting import checked_index, held_along, held_take
 from rung.tensor.state import TensorState, apply, apply_many
 
 if TYPE_CHECKING:
@@ -400,7 +401,7 @@ def cross_entropy(
     given, labels = floats(logits), as_tensor(target)
     if labels.dtype.is_float and labels.shape == given.shape and given.ndim:
         return _cross_entropy_of_probabilities(given, labels, weight, reduction, label_smoothing)
-    _check_labels("cross_entropy", labels, given, ignore_index)
+    labels = _labels("cross_entropy", target, given, ignore_index)
     scale = None if weight is None else cast_to(floats(weight), dt.accumulator(given.dtype))
     return _call(
         lambda *v: _loss.cross_entropy(
@@ -430,18 +431,14 @@ def _cross_entropy_of_probabilities(
     return reduced(loss, reduction)
 
 
-def _check_labels(name: str, labels: Tensor, logits: Tensor, ignored: int) -> None:
-    """Raise IndexingError for a label that is no class, where the labels are known."""
-    found = known_array(labels) if labels.dtype.is_integer and logits.ndim else None
-    if found is None:
-        return
+def _labels(name: str, target: Operand, logits: Tensor, ignored: int) -> Tensor:
+    """Numbers of classes, or `ignored`. Raises IndexingError."""
+    labels = as_tensor(target)
+    if not labels.dtype.is_integer or not logits.ndim:
+        return labels
     count = logits.shape[min(1, logits.ndim - 1)]
-    wrong = found[((found < 0) | (found >= count)) & (found != ignored)]
-    if wrong.size:
-        raise IndexingError(
-            f"{name}: the label {wrong[0]} is none of the {count} classes",
-            fix=f"labels go from 0 to {count - 1}; {ignored} is left out (ignore_index)",
-        )
+    what = f"{name}: label"
+    return checked(what, labels, 0, count - 1, unit="classes", ignored=ignored, given=target)
 
 
 def reduced(loss: Tensor, reduction: str) -> Tensor:
@@ -465,13 +462,15 @@ def nll_loss(
 ) -> Tensor:
     """-log_probabilities[target] for [N, C, …] (or [C]) and integer target[N, …], times
     weight[target]; targets equal to `ignore_index` count nothing."""
-    x, labels = floats(log_probabilities), as_tensor(target)
-    _check_labels("nll_loss", labels, x, ignore_index)
+    x = floats(log_probabilities)
+    labels = _labels("nll_loss", target, x, ignore_index)
     dim = min(1, x.ndim - 1)
     counts = labels != ignore_index
     at = e.where(counts, labels, 0)
-    picked = e.where(counts, x.take_along_axis(at.expand_dims(dim), dim).squeeze(dim), 0.0)
-    factor = counts.astype(x.dtype) if weight is None else as_tensor(weight)[at] * counts
+    picked = e.where(counts, held_along(x, at.expand_dims(dim), dim).squeeze(dim), 0.0)
+    factor = counts.astype(x.dtype)
+    if weight is not None:
+        factor = held_take(as_tensor(weight), at, 0) * counts
     loss = -picked * factor
     if reduction == "mean":
         return reductions.sum(loss) / reductions.sum(factor)

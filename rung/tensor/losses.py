@@ -15,13 +15,14 @@ from rung.core.errors import RungError, ShapeError
 from rung.ops.loss import binary_cross_entropy as _binary
 from rung.tensor import elementwise as e
 from rung.tensor import reductions as r
+from rung.tensor.checks import checked
 from rung.tensor.creation import arange
 from rung.tensor.functional import floats, logsigmoid, reduced, softplus
 from rung.tensor.linalg import vector_norm
 from rung.tensor.operate import Operand, apply_together, as_tensor, common_dtype
 from rung.tensor.precision import rounded_once
 from rung.tensor.shapes import broadcast_arrays, expand_dims, reshape
-from rung.tensor.sorting import take_along_axis
+from rung.tensor.sorting import held_along, held_take
 
 if TYPE_CHECKING:
     from rung.tensor.tensor import Tensor
@@ -279,12 +280,13 @@ def multi_margin_loss(
         x, t = reshape(x, (1,)), reshape(t, ())
     elif x.ndim == 1:
         t = reshape(t, ())
+    t = checked("multi_margin_loss: label", t, 0, x.shape[-1] - 1, unit="classes", given=target)
     at = expand_dims(t, -1)
-    chosen = take_along_axis(x, at, -1)
+    chosen = held_along(x, at, -1)
     excess = _positive(margin - chosen + x)
     excess = excess if p == 1 else e.square(excess)
     if weight is not None:
-        excess = excess * expand_dims(as_tensor(weight)[t], -1)
+        excess = excess * expand_dims(held_take(as_tensor(weight), t, 0), -1)
     others = arange(x.shape[-1]) != at
     return reduced(r.sum(e.where(others, excess, 0.0), -1) / x.shape[-1], reduction)
 
@@ -298,8 +300,10 @@ def multilabel_margin_loss(x: Operand, target: Operand, reduction: str = "mean")
     x, t = floats(x), as_tensor(target)
     if x.ndim == 0:
         x, t = reshape(x, (1,)), reshape(t, (1,))
+    what = "multilabel_margin_loss: label"
+    t = checked(what, t, -1, x.shape[-1] - 1, unit="classes", given=target)
     counts = r.cumulative_sum((t < 0).astype("i32"), -1) == 0
-    chosen = take_along_axis(x, e.maximum(t, 0), -1)
+    chosen = held_along(x, e.maximum(t, 0), -1)
     hits = (expand_dims(t, -1) == arange(x.shape[-1])) & expand_dims(counts, -1)
     others = ~r.any(hits, -2, keepdims=True) & expand_dims(counts, -1)
     excess = _positive(1 - expand_dims(chosen, -1) + expand_dims(x, -2))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from math import comb
+from math import comb, prod
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -24,6 +24,7 @@ from rung.ops.elementwise import divide, floor_divide, maximum, where
 from rung.ops.movement import concat as concat_values
 from rung.ops.shorthand import permuted
 from rung.tensor import elementwise as e
+from rung.tensor.checks import checked
 from rung.tensor.indexing import getitem, setitem
 from rung.tensor.operate import (
     Operand,
@@ -428,7 +429,8 @@ def unravel_index(indices: Operand, shape: int | Sequence[int]) -> tuple[Tensor,
     lengths = [shape] if isinstance(shape, int) else list(shape)
     if not at.dtype.is_integer:
         raise DTypeError(f"unravel_index of {at._type}", fix="give integers")
-    at = cast_to(at, dt.int64)
+    size = prod(lengths)
+    at = cast_to(checked("unravel_index: index", at, -size, size - 1, given=indices), dt.int64)
     found: list[Tensor] = []
     for n in reversed(lengths):
         found.append(e.remainder(at, max(n, 1)))

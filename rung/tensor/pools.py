@@ -18,6 +18,7 @@ from rung.ops.pooling import WindowAttrs, window_argmax
 from rung.ops.window import Window, each
 from rung.tensor import elementwise as e
 from rung.tensor import reductions
+from rung.tensor.checks import checked
 from rung.tensor.creation import arange, zeros
 from rung.tensor.functional import floats
 from rung.tensor.functional import max_pool2d as _max_pool
@@ -123,6 +124,7 @@ def _unpool(rank: int) -> Callable[..., Tensor]:
             )
         rows = prod(x.shape[:-rank])
         whole = zeros((rows, prod(sizes)), x.dtype)
+        places = checked(f"{function.__name__}: index", places, 0, prod(sizes) - 1, given=indices)
         at = expand_dims(arange(rows), -1), reshape(places, (rows, -1))
         whole[at] = reshape(x, (rows, -1))
         return reshape(whole, (*x.shape[:-rank], *sizes))

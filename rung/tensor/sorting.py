@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from rung.core import dtype as dt
-from rung.core.errors import DTypeError, IndexingError, RungError, ShapeError
+from rung.core.errors import DTypeError, RungError, ShapeError
 from rung.ir.node import Value
 from rung.ops import indexing as i
 from rung.ops import sorting as s
 from rung.ops.creation import full
 from rung.ops.elementwise import add, less, where
+from rung.tensor.checks import checked, known_array
 from rung.tensor.operate import Operand, as_tensor, cast_to, one_axis, torch_names
 from rung.tensor.shapes import broadcast_shapes, broadcast_to, reshape
-from rung.tensor.state import TensorState, apply, apply_many, buffer_of, is_updated_inside, state
+from rung.tensor.state import TensorState, apply, apply_many, buffer_of
 
 if TYPE_CHECKING:
     from rung.tensor.tensor import Tensor
-
-_CHECKED_SIZE = 1 << 16
 
 
 @torch_names
@@ -57,18 +56,9 @@ def topk(x: Operand, k: int, axis: int = -1, largest: bool = True) -> tuple[Tens
 # ---- positions
 
 
-def known_array(x: TensorState) -> np.ndarray[Any, Any] | None:
-    """The elements of a tensor that is not empty, if they are there already and few enough for a
-    look at them to cost nothing."""
-    buffer = x._buffer
-    if buffer is None or state.trace is not None or not 0 < x.size <= _CHECKED_SIZE:
-        return None
-    return None if is_updated_inside(x) else buffer.array
-
-
 def checked_index(name: str, index: Operand, length: int) -> Tensor:
-    """Positions as a tensor, checked against `length` where they are known. Raises IndexingError,
-    DTypeError."""
+    """Positions counted from the front, of which those from -length to length - 1 are valid. Raises
+    IndexingError, DTypeError."""
     positions = as_tensor(index)
     if positions.size == 0 and positions.dtype.is_float and not isinstance(index, TensorState):
         positions = as_tensor(np.zeros(positions.shape, np.int64))
@@ -77,18 +67,21 @@ def checked_index(name: str, index: Operand, length: int) -> Tensor:
             f"{name}: positions are {positions._type}, not integers",
             fix="use integers, or a bool mask",
         )
-    array = known_array(positions)
-    if array is not None:
-        low, high = int(array.min()), int(array.max())
-        if low < -length or high >= length:
-            wrong = low if low < -length else high
-            raise IndexingError(
-                f"{name}: index {wrong} is out of range for {length} elements",
-                fix=f"indices go from {-length} to {length - 1}" if length else None,
-            )
-        if low >= 0:
-            return positions
-    return _from_front(positions, length)
+    what = name if name == "index" else f"{name}: index"
+    valid = checked(what, positions, -length, length - 1, given=index)
+    array = known_array(positions, index)
+    return valid if array is not None and array.min() >= 0 else _from_front(valid, length)
+
+
+def held_take(x: TensorState, at: TensorState, dim: int) -> Tensor:
+    """`take` of positions that are known to be valid."""
+    return apply(lambda v, positions: i.take(v, positions, dim=dim), x, at)
+
+
+def held_along(x: TensorState, at: TensorState, dim: int) -> Tensor:
+    """`take_along_axis`, without broadcasting, of positions that are known to be valid."""
+    place = dim % x.ndim
+    return apply(lambda v, positions: i.take_along(v, positions, dim=place), x, at)
 
 
 def _from_front(positions: Tensor, length: int) -> Tensor:
@@ -109,7 +102,7 @@ def _from_front(positions: Tensor, length: int) -> Tensor:
 @torch_names
 def take(x: Operand, indices: Operand, /, axis: int | None = None) -> Tensor:
     """The slices of x at positions `indices` (any shape, which stands in place of `axis`). Without
-    `axis` of the flattened x. Positions unknown until the run are held inside the range."""
+    `axis` of the flattened x."""
     x = as_tensor(x)
     if axis is None:
         if x.ndim != 1:

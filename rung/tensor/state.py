@@ -47,8 +47,9 @@ does not grow one graph for ever."""
 
 
 class ThreadState(threading.local):
-    """What this thread does: the trace it records into, whether gradients are followed, and how
-    many functions run for many values (`frames`, of which a derivative rule has none)."""
+    """What this thread does: the trace it records into, whether gradients are followed, how many
+    functions run for many values (`frames`, of which a derivative rule has none), and the checks
+    that the innermost of these has made (what it computes must not fail outside of it)."""
 
     trace: Trace | None = None
     recorder: Recorder | None = None
@@ -56,6 +57,9 @@ class ThreadState(threading.local):
     mapping: int = 0
     frames: tuple[Example | None, ...] = ()
     weak_used: bool = False
+
+    def __init__(self) -> None:
+        self.checks: list[Value] = []
 
 
 state = ThreadState()
@@ -77,12 +81,22 @@ def mapping(holder: Example) -> Iterator[None]:
     """While a function runs on what stands for one of many values: compiled calls run as part of
     it, and tensors from outside are read and updated at their places in `holder`."""
     holder.follow = state.grad_enabled
-    with framed((*state.frames, holder)):
-        holder.level = state.mapping
-        try:
+    frames, outer = state.frames, state.checks
+    state.checks = []
+    try:
+        with framed((*frames, holder)):
+            holder.level = state.mapping
             yield
-        finally:
-            holder.close()
+    finally:
+        holder.close()
+        state.checks = [*outer, *state.checks] if frames else []
+
+
+def note_checks(values: Sequence[Value]) -> None:
+    """Remember that the function of a loop or branch has made these: checks, or results of
+    something with a check inside."""
+    if state.frames:
+        state.checks += values
 
 
 class TensorState:

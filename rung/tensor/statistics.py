@@ -15,6 +15,7 @@ from rung.core import dtype as dt
 from rung.core.errors import DomainError, DTypeError, RungError, ShapeError
 from rung.tensor import elementwise as e
 from rung.tensor import reductions as r
+from rung.tensor.checks import checked
 from rung.tensor.creation import arange, linspace, zeros
 from rung.tensor.functional import floats
 from rung.tensor.indexing import getitem
@@ -568,11 +569,11 @@ def bincount(
         raise DTypeError(f"bincount of {x._type}", fix="give a vector of integers")
     if length is None:
         array = buffer_of(x, "the largest element").array
-        if x.size and int(array.min()) < 0:
-            raise RungError("bincount: an element is negative", fix="give integers from 0 on")
         length = int(max(minlength, int(array.max()) + 1 if x.size else 0))
+    if x.dtype.is_integer:
+        x = checked("bincount: element", x, 0, np.iinfo(np.int64).max, unit="", given=x)
     at = cast_to(x, dt.int64)
-    inside = (at >= 0) & (at < length)
+    inside = at < length
     scale = cast_to(inside, dt.int64)
     if weights is not None:
         given = as_tensor(weights)

@@ -18,9 +18,10 @@ from rung.ops.batching import with_axis
 from rung.ops.broadcast import broadcast_to, reduce_sum, reshaped
 from rung.ops.control import RULES, EachAttrs, SwitchAttrs, switch, switch_each
 from rung.ops.creation import full_like
-from rung.ops.elementwise import equal, greater_equal, where
+from rung.ops.elementwise import equal, greater_equal, less_equal, where
 from rung.transform.grad import vjp_values
 from rung.transform.jvp import jvp_values, new_parameters, or_zeros
+from rung.transform.masking import has_checks, with_condition
 from rung.transform.vmap import vmap_graph
 
 Values = Sequence["Value | None"]
@@ -111,21 +112,24 @@ def _each_body(attrs: EachAttrs, inputs: Sequence[Value]) -> tuple[Value, ...]:
     last = len(attrs.branches) - 1
     results: list[Value] = []
     for number, one in enumerate(attrs.branches):
-        branch = vmap_graph(one, moving, attrs.size)
-        made = moved_values(branch.outputs, dict(zip(branch.params, operands, strict=True)))
+        mine, given, own = _is_branch(index, number, last), operands, moving
+        if has_checks(one):  # what an example does not take is no error
+            one, given, own = with_condition(one), [mine, *operands], [0, *(i + 1 for i in moving)]
+        branch = vmap_graph(one, own, attrs.size)
+        made = moved_values(branch.outputs, dict(zip(branch.params, given, strict=True)))
         if number:
-            mine = _is_branch(index, number, last)
             made = [_chosen(mine, a, b) for a, b in zip(made, results, strict=True)]
         results = made
     return tuple(results)
 
 
 def _is_branch(index: Value, number: int, last: int) -> Value:
-    """For which examples a branch after the first is the one; the last takes all that is above."""
+    """For which examples a branch is the one; the first takes all that is below, the last all that
+    is above."""
+    here = full_like(index, number)
     if number == last:
-        from_here = full_like(index, number)
-        return greater_equal(index, from_here)
-    return equal(index, full_like(index, number))
+        return greater_equal(index, here) if number else equal(index, index)
+    return equal(index, here) if number else less_equal(index, here)
 
 
 def _chosen(condition: Value, a: Value, b: Value) -> Value:

@@ -395,20 +395,21 @@ for k_s in range(7):
         "lanes('k', 8, 2)",
         """
 y[0] = 0.0
-y_k: register(f32[2, 8])
-for k_u in unroll(2):
-    for k_l in vector(8, lanes=8):
-        y_k[k_u, k_l] = 0.0
-for k_o in range(3):
+for k_w0 in range(1):
+    y_k: register(f32[2, 8])
     for k_u in unroll(2):
         for k_l in vector(8, lanes=8):
-            y_k[k_u, k_l] += x[16*k_o + 8*k_u + k_l]
-for k_l in vector(2, lanes=8):
-    y_k[0, k_l] += x[k_l + 48]
-for k_l in vector(8, lanes=8):
-    y_k[0, k_l] += y_k[1, k_l]
-for k_l in vector(8, lanes=8):
-    y[0] += y_k[0, k_l]""",
+            y_k[k_u, k_l] = 0.0
+    for k_o in range(3):
+        for k_u in unroll(2):
+            for k_l in vector(8, lanes=8):
+                y_k[k_u, k_l] += x[16*k_o + 8*k_u + k_l]
+    for k_l in vector(2, lanes=8):
+        y_k[0, k_l] += x[k_l + 48]
+    for k_l in vector(8, lanes=8):
+        y_k[0, k_l] += y_k[1, k_l]
+    for k_l in vector(8, lanes=8):
+        y[0] += y_k[0, k_l]""",
     ),
     "pack": (
         ROWS,

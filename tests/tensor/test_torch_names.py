@@ -161,7 +161,7 @@ BAD: list[tuple[type[Exception], str, Callable[[], Any]]] = [
     (ShapeError, "index_add: source", lambda: rung.index_add(
         rung.ones((3, 2)), 0, rung.asarray([1]), rung.ones((1, 3)))),
     (DTypeError, "bincount of", lambda: rung.bincount(rung.ones(3))),
-    (RungError, "an element is negative", lambda: rung.bincount(rung.asarray([-1]))),
+    (RungError, "element -1 is out of range", lambda: rung.bincount(rung.asarray([-1]))),
     (RungError, "rounding_mode='up'", lambda: rung.ones(2).div(2, rounding_mode="up")),
     (DTypeError, "gcd of f32", lambda: rung.gcd(rung.ones(2), rung.ones(2))),
     (ShapeError, "mm: ", lambda: rung.mm(rung.ones(2), rung.ones((2, 2)))),
