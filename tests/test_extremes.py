@@ -14,7 +14,7 @@ import rung.nn.functional as F
 from rung.ops.broadcast import reduce_sum
 from rung.ops.transcendental import sqrt, square
 from rung.tensor import precision, reductions
-from tests.generate import extremes
+from tests.generate import extremes, peers_extremes
 from tests.generate.exact import FORMATS, Long, distance, exact, mp
 from tests.generate.extreme_functions import UNARY
 from tests.generate.extreme_rows import ROWS, check_rows
@@ -91,3 +91,48 @@ def test_exact_values_are_rounded_once() -> None:
 
 def test_a_case_depends_on_its_seed_alone() -> None:
     assert extremes.show(77) == extremes.show(77) != extremes.show(78)
+
+
+# ---- what the document says
+
+LESS_ACCURATE = {"erf": "its error is in products of `gelu`, whose loops would take longer"}
+"""Functions in f32 that are more than twice as far off as the better of torch and JAX, and why."""
+
+
+def document() -> str:
+    return peers_extremes.DOCUMENT.read_text()
+
+
+def test_promises_are_those_of_the_document() -> None:
+    assert peers_extremes.part(document(), "promises").splitlines() == [*peers_extremes.promises()]
+
+
+def test_the_document_has_every_function() -> None:
+    assert list(peers_extremes.read(document())) == [f.name for f in UNARY]
+
+
+@pytest.mark.parametrize("name", [f.name for f in UNARY])
+def test_nowhere_less_accurate_than_the_better_peer(name: str) -> None:
+    """By more than twice, values and derivatives in f32; half precision is rounded once."""
+    f32, slopes, f16, bf16 = np.array_split(peers_extremes.read(document())[name], 4)
+    assert f16[0] <= 1 and bf16[0] <= 1
+    for ours, *others in (f32, slopes):
+        better = [e for e in others if e is not None]
+        if ours is not None and better and name not in LESS_ACCURATE:
+            assert ours <= 2 * max(min(better), 0.5)
+
+
+@pytest.mark.parametrize("name", ("exp", "tanh", "gelu", "expm1"))
+def test_the_table_is_what_is_measured(name: str) -> None:
+    shown = peers_extremes.read(document())[name]
+    f: Any = FUNCTIONS[name]
+    for dtype, at in (("f32", 0), ("f16", 6), ("bf16", 9)):
+        row = peers_extremes.measured(f, dtype, peers=False)
+        assert row.values[0] == pytest.approx(shown[at], abs=0.75)  # other vector units differ
+
+
+def test_merged_keeps_the_order_of_the_table() -> None:
+    old = ["head", "rule", "| exp | 1 |", "| sin | 2 |"]
+    assert peers_extremes.merged(old, ["new", "rule", "| sqrt | 3 |", "| sin | 4 |"]) == [
+        "new", "rule", "| sqrt | 3 |", "| exp | 1 |", "| sin | 4 |",
+    ]  # fmt: skip

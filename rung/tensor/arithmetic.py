@@ -322,7 +322,7 @@ def gcd(x: Operand, y: Operand) -> Tensor:
     a, b = (e.abs(_as(o, dtype)) for o in operands)
     for _ in range(_steps_of_euclid(dtype)):
         a, b = e.where(b == 0, a, b), e.where(b == 0, b, e.remainder(a, b))
-    return a
+    return e.abs(a)  # the least integer stayed negative
 
 
 def _steps_of_euclid(dtype: dt.DType) -> int:

@@ -18,6 +18,7 @@ from rung.ops import elementwise as e
 from rung.ops import transcendental as t
 from rung.ops.broadcast import broadcasted
 from rung.ops.creation import full
+from rung.ops.shorthand import as_type, wide
 from rung.tensor.operate import (
     Operand,
     apply_together,
@@ -128,7 +129,7 @@ def pow(x1: Operand, x2: Operand, /) -> Tensor:
 def _short_power(y: Scalar, dtype: dt.DType) -> Callable[[Value], Value] | None:
     """x to the power y for values of `dtype` by a few simple operations, where that is possible."""
     if y in (1, 2, 3) or (dtype.is_integer and y > 0):
-        return lambda v: _whole_power(v, int(y))
+        return lambda v: as_type(_whole_power(wide(v), int(y)), dtype)
     if not dtype.is_float:
         return None
     shorts = {0.5: t.sqrt, -0.5: t.rsqrt, -1: lambda v: e.divide(full(v.shape, 1, dtype), v)}

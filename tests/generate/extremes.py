@@ -1,5 +1,6 @@
 """Every function at 0, -0, tiny, subnormal, huge, infinite, NaN and saturated arguments, in f16,
-bf16, f32 and f64: value, forward and reverse derivative, against exact ones.
+bf16, f32 and f64: value, forward and reverse derivative, against exact ones. Functions of integers
+at the ends of their dtypes, against NumPy's.
 
 python -m tests.fuzz extremes --cases 50000
 """
@@ -16,6 +17,7 @@ import numpy as np
 
 import rung
 from rung.core.settings import configure, settings
+from tests.generate import extreme_integers as integers
 from tests.generate import extreme_rows as rows
 from tests.generate.exact import FORMATS, Array, Format, Long, distance, exact
 from tests.generate.extreme_functions import UNARY, Unary
@@ -63,19 +65,24 @@ def arguments(form: Format, rng: np.random.Generator, domain: tuple[float, float
 class Case:
     """A function, a dtype, and whether it is compiled."""
 
-    function: Unary | rows.Rows
-    form: Format
+    function: Unary | rows.Rows | integers.Integers
+    dtype: str
     compiled: bool
+
+    @property
+    def form(self) -> Format:
+        return FORMATS[self.dtype]
 
 
 def case(seed: int) -> tuple[Case, np.random.Generator]:
     """What a seed stands for."""
     group = np.random.default_rng(seed // RUN)
-    functions = (*UNARY, *rows.ROWS)
+    functions = (*UNARY, *rows.ROWS, *integers.INTEGERS)
     function = functions[int(group.integers(len(functions)))]
-    form = FORMATS[("f16", "bf16", "f32", "f64")[int(group.integers(4))]]
+    dtypes = integers.DTYPES if isinstance(function, integers.Integers) else tuple(FORMATS)
+    dtype = dtypes[int(group.integers(len(dtypes)))]
     compiled = bool(group.integers(COMPILED) == 0)
-    return Case(function, form, compiled), np.random.default_rng(seed)
+    return Case(function, dtype, compiled), np.random.default_rng(seed)
 
 
 @contextmanager
@@ -195,15 +202,24 @@ def check(seed: int) -> list[str]:
             lines = check_unary(what.function, what.form, rng, what.compiled)
         else:
             with mode(what.compiled):
-                lines = rows.check_rows(what.function, what.form, rng)
+                lines = _check_arrays(what, rng)
     how = "compiled" if what.compiled else "interpreted"
-    return [f"{what.function.name} {what.form.name} {how}: {line}" for line in lines]
+    return [f"{what.function.name} {what.dtype} {how}: {line}" for line in lines]
+
+
+def _check_arrays(what: Case, rng: np.random.Generator) -> list[str]:
+    if isinstance(what.function, integers.Integers):
+        return integers.check_integers(what.function, what.dtype, rng)
+    assert isinstance(what.function, rows.Rows)
+    return rows.check_rows(what.function, what.form, rng)
 
 
 def show(seed: int) -> str:
     """Case `seed`: its function, dtype and arguments."""
     what, rng = case(seed)
-    head = f"{what.function.name} of {what.form.name}, compiled: {what.compiled}\n"
+    head = f"{what.function.name} of {what.dtype}, compiled: {what.compiled}\n"
     if isinstance(what.function, Unary):
         return head + f"x = {arguments(what.form, rng, what.function.domain).tolist()}"
+    if isinstance(what.function, integers.Integers):
+        return head + integers.show_integers(what.function, what.dtype, rng)
     return head + rows.show_rows(what.function, what.form, rng)

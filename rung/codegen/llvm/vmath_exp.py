@@ -90,10 +90,30 @@ def expm1_negative(r: Reals, x: Val) -> Val:
 
 
 def tanh(r: Reals, x: Val) -> Val:
-    """The hyperbolic tangent, `-t / (t + 2)` with `t = expm1(-2|x|)`."""
+    """The hyperbolic tangent, `-t / (t + 2)` with `t = expm1(-2|x|)`; what `t`, the sum and the
+    quotient lose by rounding is added at the end."""
     a = r.at_most(r.abs(x), _TANH_LIMIT[r.dtype])
-    t = expm1_negative(r, r.mul(a, r.c(-2.0)))
-    return r.copysign(r.div(t, r.add(t, r.c(2.0))), x)
+    t, lost = _expm1_parts(r, r.mul(a, r.c(-2.0)))
+    under = r.add(t, r.c(2.0))
+    y = r.div(t, under)
+    left = r.add(r.fma(r.neg(y), under, t), lost)
+    left = r.fma(r.neg(y), r.sub(t, r.sub(under, r.c(2.0))), left)
+    inverse = r.fma(y, r.c(-0.5), r.c(0.5))  # 1 / (t + 2) = (1 - t / (t + 2)) / 2
+    return r.copysign(r.fma(left, inverse, y), x)
+
+
+def _expm1_parts(r: Reals, x: Val) -> tuple[Val, Val]:
+    """`expm1_negative`, and what its roundings take from it."""
+    n, rest = _reduce(r, x)
+    power = r.pow2(n)
+    square, p = r.mul(rest, rest), r.poly(rest, EXP[r.dtype])
+    part = r.fma(square, p, rest)
+    part_lost = r.fma(square, p, r.sub(rest, part))
+    whole = r.sub(power, r.c(1.0))
+    y = r.fma(part, power, whole)
+    y_lost = r.fma(part, power, r.sub(whole, y))
+    whole_lost = r.sub(power, r.add(whole, r.c(1.0)))
+    return y, r.fma(part_lost, power, r.add(y_lost, whole_lost))
 
 
 def sinh(r: Reals, x: Val) -> Val:

@@ -95,22 +95,31 @@ def _two_over_pi_scaled(power: int) -> tuple[float, float]:
     return high / scale, (value - high) / scale
 
 
-def _sine(r: Reals, angle: Angle) -> Val:
+def _sine_parts(r: Reals, angle: Angle) -> tuple[Val, Val]:
+    """The sine as a sum of a large and a small part."""
     x = angle.high
     square = r.mul(x, x)
     cubic = r.mul(square, x)
-    return r.add(x, r.fma(cubic, r.poly(square, SIN[r.dtype]), angle.low))
+    return x, r.fma(cubic, r.poly(square, SIN[r.dtype]), angle.low)
+
+
+def _sine(r: Reals, angle: Angle) -> Val:
+    return r.add(*_sine_parts(r, angle))
 
 
 def _cosine(r: Reals, angle: Angle) -> Val:
+    return r.add(*_cosine_parts(r, angle))
+
+
+def _cosine_parts(r: Reals, angle: Angle) -> tuple[Val, Val]:
+    """The cosine as a sum of a large and a small part."""
     x = angle.high
     square = r.mul(x, x)
     half = r.mul(square, r.c(0.5))
     rough = r.sub(r.c(1.0), half)
     lost = r.sub(r.sub(r.c(1.0), rough), half)
     lost = r.fma(x, r.neg(angle.low), lost)
-    rest = r.fma(r.mul(square, square), r.poly(square, COS[r.dtype]), lost)
-    return r.add(rough, rest)
+    return rough, r.fma(r.mul(square, square), r.poly(square, COS[r.dtype]), lost)
 
 
 def _quarter_turns(r: Reals, x: Val, angle: Angle, offset: int) -> Val:
@@ -136,12 +145,26 @@ def _cos(r: Reals, x: Val, reduce: Reduction) -> Val:
 
 
 def _tan(r: Reals, x: Val, reduce: Reduction) -> Val:
+    """The quotient of sine and cosine, both with what rounding takes from them, and a step of
+    division more for that and for what the quotient leaves."""
     b = r.b
     angle = reduce(r, x)
-    sine, cosine = _sine(r, angle), _cosine(r, angle)
     odd = b.icmp("ne", b.and_(angle.quadrant, r.ci(1)), r.ci(0))
-    over = r.select(odd, cosine, sine)
-    return r.div(r.select(odd, r.neg(over), over), r.select(odd, sine, cosine))
+    sine, sine_lost = _rounded(r, *_sine_parts(r, angle))
+    cosine, cosine_lost = _rounded(r, *_cosine_parts(r, angle))
+    over, over_lost = r.select(odd, cosine, sine), r.select(odd, cosine_lost, sine_lost)
+    under, under_lost = r.select(odd, sine, cosine), r.select(odd, sine_lost, cosine_lost)
+    y = r.div(over, under)
+    left = r.fma(r.neg(y), under, over)
+    left = r.add(left, r.fma(r.neg(y), under_lost, over_lost))
+    y = r.add(y, r.div(left, under))
+    return r.select(odd, r.neg(y), y)
+
+
+def _rounded(r: Reals, large: Val, small: Val) -> tuple[Val, Val]:
+    """The sum, and what rounding takes from it."""
+    total = r.add(large, small)
+    return total, r.sub(small, r.sub(total, large))
 
 
 def _circular(r: Reals, name: str, formula: Callable[[Reals, Val, Reduction], Val], x: Val) -> Val:
