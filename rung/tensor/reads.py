@@ -132,6 +132,7 @@ class Recorder:
         if known is None:
             known = self.frames[frame] = Frame(self, frame, outer)
         self.active.append(known)
+        frame.f_trace = known  # else Python 3.13 does not trace instructions
         frame.f_trace_opcodes = True
         frame.f_trace_lines = outer is not None
         return known
