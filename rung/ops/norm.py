@@ -83,9 +83,9 @@ def _norm_body(attrs: ReduceAttrs, inputs: Sequence[Value]) -> Sequence[Value]:
 
 
 def _unit(x: Value, y: Value, dims: tuple[int, ...]) -> Value:
-    """x / y, and 0 where y is 0."""
+    """x / y, and 0 where y is 0, as its derivative is."""
     zero = equal(y, number(0, y))
-    return divide(x, spread(where(zero, number(1, y), y), dims, x.shape))
+    return divide(x, spread(where(zero, number(float("inf"), y), y), dims, x.shape))
 
 
 def _norm_jvp(

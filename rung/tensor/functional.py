@@ -421,14 +421,11 @@ def _cross_entropy_of_probabilities(
     dim = min(1, logits.ndim - 1)
     count = logits.shape[dim]
     if smoothing:
-        target = target * (1 - smoothing) + smoothing / count
+        target = target * (1 - smoothing) + smoothing / max(count, 1)
     terms = -target * log_softmax(logits, dim)
     if weight is not None:
         terms = terms * as_tensor(weight).reshape(count, *(1,) * (logits.ndim - dim - 1))
-    loss = reductions.sum(terms, dim)
-    if reduction == "mean":
-        return reductions.sum(loss) / (logits.size // count)
-    return reduced(loss, reduction)
+    return reduced(reductions.sum(terms, dim), reduction)
 
 
 def _labels(name: str, target: Operand, logits: Tensor, ignored: int) -> Tensor:

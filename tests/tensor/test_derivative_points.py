@@ -274,6 +274,11 @@ def test_hessian_of_a_variance_by_way_of_the_deviation() -> None:
     np.testing.assert_allclose(found.numpy(), rung.hessian(rung.var)(rung.tensor(ZERO)).numpy())
 
 
+def test_the_kink_of_a_length_has_no_curvature() -> None:
+    for function in (rung.norm, rung.std, lambda x: rung.hypot(x, x).sum()):
+        assert not rung.hessian(function)(rung.tensor(ZERO)).numpy().any()
+
+
 # ---- rounded away
 
 FAR: dict[str, Function] = {
