@@ -12,7 +12,7 @@ from tests.fuzz import failures, generator
 CHUNK = 50
 CASES: dict[str, int] = {
     "extremes": 2000,
-    "operands": 1800,
+    "operands": 3000,
     "sums": 500,
     "styles": 250,
 }

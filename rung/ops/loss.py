@@ -131,9 +131,12 @@ def _binary_jvp(p: Value, target: Value, loss: Value, dp: Value, dt: Value) -> V
 
 
 def _held_logs(w: Value) -> tuple[Value, Value]:
-    """log(w) and log(1 - w), at least -100."""
-    least = number(_LEAST_LOG, w)
-    return maximum(log(w), least), maximum(log1p(negative(w)), least)
+    """log(w) and log(1 - w), at least -100; the slope at the end is 0, not infinite."""
+    zero, one, least = number(0, w), number(1, w), number(_LEAST_LOG, w)
+    none, all_ = equal(w, zero), equal(w, one)
+    yes = maximum(log(where(none, one, w)), least)
+    no = maximum(log1p(negative(where(all_, zero, w))), least)
+    return where(none, least, yes), where(all_, least, no)
 
 
 @composite_with_jvp(_binary_jvp)

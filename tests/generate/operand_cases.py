@@ -46,6 +46,7 @@ OWNERS: dict[str, Any] = {
     "special.": special,
     "masked.": masked,
     "random.": random,
+    "Tensor.": rung.Tensor,
 }
 CALLS: list[Call] = []
 SIZE = ("map", "the shape of the result depends on values")
@@ -376,6 +377,53 @@ each("cond", "f[A] f[A]", lambda f, x, y: f(
 each("switch", "f[A] f[A] n[]", lambda f, x, y, i: f(
     i % 3, [lambda x, y: x * y, lambda x, y: x - y, lambda x, y: y * 2], x, y))  # fmt: skip
 
+# ---- methods that are no functions, operators, indexing, updates in place
+
+each("Tensor.__add__ Tensor.__sub__ Tensor.__mul__ Tensor.__rsub__ Tensor.__radd__ Tensor.__rmul__",
+     "f[*] f[*]", lambda f, x, y: f(x, y))  # fmt: skip
+each("Tensor.__truediv__ Tensor.__mod__ Tensor.__rpow__", "f[*] p[*]", lambda f, x, y: f(x, y))
+each("Tensor.__rtruediv__ Tensor.__pow__", "p[*] f[*]", lambda f, x, y: f(x, y))
+each("Tensor.__matmul__ Tensor.__rmatmul__", "f[A,A] f[A,A]", lambda f, x, y: f(x, y))
+each("Tensor.__floordiv__", "f[*] p[*]", lambda f, x, y: f(x, y), [WHOLE])
+each("Tensor.__neg__ Tensor.__abs__ Tensor.__pos__", "f[*]", lambda f, x: f(x))
+each("Tensor.add Tensor.subtract Tensor.sub", "f[*] f[*]", lambda f, x, y: f(x, y, alpha=2))
+each("Tensor.divide Tensor.div", "f[*] p[*]", lambda f, x, y: f(x, y))
+each("Tensor.where", "f[A,B] b[A,B] f[A,B]", lambda f, x, c, y: f(x, c, y))
+each("Tensor.round", "f[*]", lambda f, x: f(x, 1), [WHOLE])
+each("Tensor.diagonal", "f[A,B,C]", lambda f, x: f(x, 0, 0, 2))
+each("Tensor.expand Tensor.tile", "f[A,B]", lambda f, x: f(x, 2, *x.shape))
+each("Tensor.expand_as Tensor.view_as Tensor.reshape_as", "f[A,B] f[A,B]")
+each("Tensor.permute Tensor.transpose", "f[A,B]", lambda f, x: f(x, 1, 0))
+each("Tensor.view Tensor.reshape", "f[A,B]", lambda f, x: f(x, x.shape[1], x.shape[0]))
+each("Tensor.t", "f[A,B]", lambda f, x: f(x))
+each("Tensor.sum_to_size", "f[A,B]", lambda f, x: f(x, 1, x.shape[1]))
+each("Tensor.unflatten", "f[4,A]", lambda f, x: f(x, 0, (2, 2)))
+each("Tensor.unfold", "f[5,A]", lambda f, x: f(x, 0, 3, 2))
+each("Tensor.clone Tensor.copy Tensor.double Tensor.contiguous", "f[A,B]", lambda f, x: f(x))
+each("Tensor.__getitem__", "f[C,A] <C[B]", lambda f, x, i: f(x, i))
+each("Tensor.__getitem__", "f[C,A] <C[B] <A[B]", lambda f, x, i, j: f(x, (i, j)))
+each("Tensor.__getitem__", "f[A,B,3]", lambda f, x: f(x, (slice(None, None, -1), None, ..., 1)))
+each("Tensor.__getitem__", "f[A,B] b[A]", lambda f, x, m: f(x, m), [SIZE])
+
+
+def _updated(update: Function) -> Function:
+    """`update(z, y)` of a copy z of x, also where y is x, and so the copy itself; gives z."""
+
+    def build(f: Function, x: Any, *others: Any) -> Any:
+        copy = x * 1
+        update(f, copy, *(copy if y is x else y for y in others))
+        return copy
+
+    return build
+
+
+each("Tensor.add_ Tensor.sub_ Tensor.mul_ Tensor.__iadd__ Tensor.__imul__ Tensor.__isub__ "
+     "Tensor.copy_ Tensor.assign", "f[A,B] f[A,B]", _updated(lambda f, z, y: f(z, y)))  # fmt: skip
+each("Tensor.div_ Tensor.__itruediv__", "f[A,B] p[A,B]", _updated(lambda f, z, y: f(z, y)))
+each("Tensor.clamp_ Tensor.clip_", "f[A,B]", _updated(lambda f, z: f(z, -0.5, 0.75)))
+each("Tensor.__setitem__", "f[C,A] f[C,A]", _updated(lambda f, z, y: f(z, slice(1, None), y[:-1])))
+each("Tensor.__setitem__", "f[C,A] <C[] f[A]", _updated(lambda f, z, i, y: f(z, i, y)))
+
 # ---- what is no case
 
 LEFT_OUT: dict[str, str] = {
@@ -392,5 +440,6 @@ LEFT_OUT: dict[str, str] = {
     "manual_seed": "takes no tensor",
     "random.key": "takes no tensor",
     "special.round": "round",
+    "Tensor.backward": "tests/tensor/test_autograd.py; it is what `grad` is",
 }
 """Public functions that take tensors but have no case, and why."""

@@ -94,7 +94,9 @@ def draw_case(seed: int) -> Case:
             continue
         drawn = [_values(kind, shape, case.dims, rng) for _ in range(copies)]
         if special and kind == "f":
-            drawn = [np.where(rng.random(shape) < 0.5, rng.choice(SPECIAL, shape), a) for a in drawn]
+            drawn = [
+                np.where(rng.random(shape) < 0.5, rng.choice(SPECIAL, shape), a) for a in drawn
+            ]
         case.arrays.append(np.stack(drawn) if copies > 1 else drawn[0])
     _map(case, rng)
     layouts = [*LAYOUTS, *ARRAYS] if case.mode == "value" and call.plain else [*LAYOUTS]
@@ -514,7 +516,7 @@ def public_functions() -> dict[str, Any]:
 
 
 def _belongs(owner: Any, function: Any) -> bool:
-    listed = getattr(owner, "__all__", None)
+    listed = vars(owner) if isinstance(owner, type) else getattr(owner, "__all__", None)
     return listed is not None or getattr(function, "__module__", "") == owner.__name__
 
 

@@ -127,6 +127,16 @@ def test_binary_cross_entropy_of_saturated_probabilities(name: str) -> None:
     assert np.isfinite(found[1]).all()
 
 
+def test_second_derivatives_of_binary_cross_entropy_are_finite() -> None:
+    target = rung.tensor([0.0, 1.0, 0.0, 1.0], dtype="f64")
+    p = rung.tensor([0.0, 0.0, 1.0, 1.0], dtype="f64")
+    loss = lambda x, t: F.binary_cross_entropy(x, t, reduction="sum")  # noqa: E731
+    for derived in (rung.hessian(loss), rung.jacrev(rung.grad(loss)), rung.jacfwd(rung.grad(loss))):
+        assert np.isfinite(derived(p, target).numpy()).all()
+    mixed = rung.jacrev(rung.grad(loss), argnums=1)(p, target)
+    assert np.isfinite(mixed.numpy()).all()
+
+
 def test_a_model_that_is_right_stays_right() -> None:
     x = rung.tensor(np.float32([[40.0], [-40.0]]))
     target = rung.tensor(np.float32([1, 0]))
