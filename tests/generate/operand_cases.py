@@ -392,7 +392,8 @@ each("Tensor.where", "f[A,B] b[A,B] f[A,B]", lambda f, x, c, y: f(x, c, y))
 each("Tensor.round", "f[*]", lambda f, x: f(x, 1), [WHOLE])
 each("Tensor.diagonal", "f[A,B,C]", lambda f, x: f(x, 0, 0, 2))
 each("Tensor.expand Tensor.tile", "f[A,B]", lambda f, x: f(x, 2, *x.shape))
-each("Tensor.expand_as Tensor.view_as Tensor.reshape_as", "f[A,B] f[A,B]")
+each("Tensor.expand_as Tensor.view_as Tensor.reshape_as", "f[A,B] f[A,B]",
+     lambda f, x, y: f(x, y))  # fmt: skip
 each("Tensor.permute Tensor.transpose", "f[A,B]", lambda f, x: f(x, 1, 0))
 each("Tensor.view Tensor.reshape", "f[A,B]", lambda f, x: f(x, x.shape[1], x.shape[0]))
 each("Tensor.t", "f[A,B]", lambda f, x: f(x))
@@ -439,6 +440,7 @@ LEFT_OUT: dict[str, str] = {
     "inspect_residuals": "a tool",
     "manual_seed": "takes no tensor",
     "random.key": "takes no tensor",
+    "random.as_array": "for numbers that are no tensor",
     "special.round": "round",
     "Tensor.backward": "tests/tensor/test_autograd.py; it is what `grad` is",
 }
