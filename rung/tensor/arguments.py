@@ -13,6 +13,7 @@ from typing import Any
 
 from rung.core.errors import TraceError
 from rung.tensor import tree
+from rung.tensor.tree import unflatten
 
 Path = tuple[int, ...]
 """The numbers of the children on the way from the root of the arguments to a node."""
@@ -39,7 +40,7 @@ class Given:
     """The arguments that a trace hands to the function, with all their containers."""
 
     def __init__(self, structure: tree.Structure, leaves: Sequence[Any]) -> None:
-        self.tree = tree.unflatten(structure, leaves)
+        self.tree = unflatten(structure, leaves)
         self._made: dict[int, _Made] = {}
         for number, part in enumerate(self.tree):
             children, _ = tree.children(part)

@@ -31,6 +31,7 @@ from rung.tensor.programs import Runnable, find_program
 from rung.tensor.ruled import TRANSPARENT, behind
 from rung.tensor.state import TensorState, buffer_of, new_tensor, raw_value, state
 from rung.tensor.trace import Argument, Guard, Trace, type_of
+from rung.tensor.tree import flatten, unflatten
 
 if TYPE_CHECKING:
     pass
@@ -78,16 +79,11 @@ class _Place:
 @dataclass(slots=True, eq=False)
 class _State:
     """A tensor that each call updates: by output `output`, whose buffer is that of input `alias`
-    too where the program reads the old value."""
+    too where the program reads the old value. It is one from outside, or found at each call."""
 
-    tensor: TensorState | _Place
+    tensor: Any  # TensorState | _Place
     output: int
     alias: int
-
-    def target(self, tensors: Sequence[Any]) -> Any:
-        """The tensor in a call with these arguments."""
-        tensor = self.tensor
-        return tensor.find(tensors) if type(tensor) is _Place else tensor
 
 
 class _Gradients:
@@ -126,6 +122,7 @@ class Compiled:
         self.scalars: list[int] = []
         self.scalar_buffers: list[Buffer] = []
         self.states: list[_State] = []
+        self.placed_states: list[_State] = []
         self.state_outputs: dict[int, int] = {}
         self.donations: list[tuple[int, int, int]] = []
         self.donated: list[int] = []
@@ -138,6 +135,7 @@ class Compiled:
         self.watched: set[int] = set()
         self.same: list[tuple[int, TensorState]] = []
         self.grad_types: list[tuple[int, TensorType | None]] = []
+        self.differ = False
         self.watchful = False
         self.check: Check | None = None
 
@@ -147,6 +145,7 @@ class Compiled:
         """What each positional argument must be; None when arguments are trees."""
         self.flat = flat
         self.num_flat = -1 if flat is None else len(flat)
+        self.differ = flat is not None and len(flat) > 1 and bool(self.updates or self.donated)
 
     def match(self, args: tuple[Any, ...]) -> list[Any] | None:
         """The tensors among positional arguments, if they are what this was traced for."""
@@ -163,26 +162,23 @@ class Compiled:
                 if buffer.type is not wanted or (x._requires_grad and self.grad_enabled):
                     return None
                 tensors.append(x)
-            elif type(x) is not wanted.kind or x != wanted.value:
+            elif type(x) is not wanted.kind or not wanted.is_(x):
                 return None
         return tensors if not self.watchful or self.accepts(tensors) else None
 
     def accepts(self, tensors: Sequence[Any]) -> bool:
         """Whether the arguments are the same tensors as each other, or as those from outside, just
         where those of the trace were, as far as that counts: where tensors are updated."""
-        if not self.watchful:
-            return True
         if self.same:
             if not all(tensors[number] is tensor for number, tensor in self.same):
                 return False
             same = {number for number, _ in self.same}
-            tensors_apart = [t for i, t in enumerate(tensors) if i not in same]
-        else:
-            tensors_apart = tensors  # type: ignore[assignment]
-        if not self.watched.isdisjoint(map(id, tensors_apart)):
+            apart = [t for i, t in enumerate(tensors) if i not in same]
+            if not self.watched.isdisjoint(map(id, apart)):
+                return False
+        elif not self.watched.isdisjoint(map(id, tensors)):
             return False
-        apart = self.flat is not None and (self.updates or self.donated) and len(tensors) > 1
-        if apart and len(set(map(id, tensors))) != len(tensors):
+        if self.differ and len(set(map(id, tensors))) != len(tensors):
             return False
         return not self.grad_types or all(
             type_of(tensors[n]._grad) == wanted for n, wanted in self.grad_types
@@ -228,7 +224,9 @@ class Compiled:
                 pointers += [b.pointer for b in self.scalar_buffers]
             runnable.run(pointers, [b.pointer for b in outputs], self.steps)
             for s in self.states:
-                _store(s.target(tensors), outputs[s.output])
+                _store(s.tensor, outputs[s.output])
+            for s in self.placed_states:
+                _store_found(s.tensor.find(tensors), outputs[s.output])
         if self.gradients.entries:
             self.gradients.write(tensors, outputs)
         for number in self.followed:
@@ -243,7 +241,7 @@ class Compiled:
                 found = self._result(result, outputs, tensors)
         else:
             leaves = [self._result(r, outputs, tensors) for r in results]
-            found = tree.unflatten(self.structure, leaves)
+            found = unflatten(self.structure, leaves)
         if self.donated:
             self._take_away(tensors)
         return found
@@ -272,9 +270,11 @@ class Compiled:
                 outputs[i] = runnable.output_buffer(i)
         for s in self.states:
             if outputs[s.output] is None:
-                outputs[s.output] = _place(
-                    s.target(tensors), s.alias, inputs, runnable.types[s.output]
-                )
+                outputs[s.output] = _place(s.tensor, s.alias, inputs, runnable.types[s.output])
+        for s in self.placed_states:
+            if outputs[s.output] is None:
+                tensor = s.tensor.find(tensors)
+                outputs[s.output] = _place(tensor, s.alias, inputs, runnable.types[s.output])
         for number, output, alias in self.donations:
             outputs[output] = _place(tensors[number], alias, inputs, runnable.types[output])
         return outputs
@@ -333,6 +333,11 @@ def _store(tensor: TensorState, buffer: Buffer) -> None:
     tensor._tag = None
     tensor._origin = 0
     tensor._gone = ""
+
+
+def _store_found(tensor: TensorState, buffer: Buffer) -> None:
+    """The same for a tensor that may have been computed with a derivative before."""
+    _store(tensor, buffer)
     if tensor._requires_grad and not tensor._is_leaf:
         tensor._requires_grad = tensor._spent = False
         FOLLOWED.count += 1
@@ -351,7 +356,7 @@ def compile_trace(
     function, and what has become of containers among the arguments."""
     found = Compiled(trace.name, leaves, tuple(trace.guards))
     found.has_changes = bool(result[1])
-    out_leaves, found.structure = tree.flatten(result if found.has_changes else result[0])
+    out_leaves, found.structure = flatten(result if found.has_changes else result[0])
     if found.structure == tree.LEAF:
         found.structure = tree.LEAF
     arguments = list(trace.arguments.values())
@@ -394,7 +399,7 @@ def _watch(found: Compiled, trace: Trace, updates: list[int]) -> None:
     found.followed = [a.number for a in arguments if a.tensor._is_leaf]
     found.same = [(a.number, a.given) for a in arguments if a.met]
     found.grad_types = [(a.number, type_of(a.given._grad)) for a in arguments if a.grad_read]
-    if found.states or found.donated:
+    if found.states or found.placed_states or found.donated:
         found.watched = set(trace.captured) | set(trace.written)
     found.watchful = bool(
         found.same or found.grad_types or found.watched or updates or found.donated
@@ -456,10 +461,15 @@ def _plan(
             alias = -1
         if alias >= 0:
             aliases[at] = alias
-        found.states.append(_State(place, at, alias))
+        computed = t._requires_grad and not t._is_leaf if isinstance(t, TensorState) else True
+        if computed and not isinstance(place, _Place):
+            place = _Place(place, False)
+        states = found.placed_states if isinstance(place, _Place) else found.states
+        states.append(_State(place, at, alias))
     _bind_gradients(found, changed, places[num_results + len(written) :])
     _bind_donations(found, linear, donated, aliases, values, places[:num_results], fixed)
-    taken = {s.output for s in found.states if s.output not in results}
+    states = [*found.states, *found.placed_states]
+    taken = {s.output for s in states if s.output not in results}
     taken |= {output for _, output, _ in found.donations}
     found.fresh = [i for i in range(len(linear.outputs)) if i not in taken]
     read = [p.owner for _, p in found.placed if p.grad]

@@ -28,11 +28,13 @@ from rung.ir.types import TensorType
 from rung.tensor import tree
 from rung.tensor.arguments import Given, apply_changes
 from rung.tensor.compiled import Compiled, compile_trace
+from rung.tensor.guards import same
 from rung.tensor.leaf import Placeholder, leaf_value, tensor_type
 from rung.tensor.operate import borrowed
 from rung.tensor.reads import Recorder
 from rung.tensor.state import TensorState, buffer_of, new_tensor, state
 from rung.tensor.trace import Trace
+from rung.tensor.tree import flatten
 
 if TYPE_CHECKING:
     from rung.tensor.tensor import Tensor
@@ -45,12 +47,23 @@ _MAX_ENTRIES = 16
 """So many traces are kept of one signature, which differ in what they have read from outside."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Static:
     """An argument that is no tensor: part of the signature by type and value."""
 
     kind: type
     value: Hashable
+
+    def __hash__(self) -> int:
+        return hash((self.kind, self.value))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Static) and self.kind is other.kind and self.is_(other.value)
+
+    def is_(self, x: Any) -> bool:
+        """Whether x, of this type, is this value: of floats, whether it has the same bits."""
+        value = self.value
+        return x is value or (same(x, value) if self.kind is float else x == value)
 
     def __repr__(self) -> str:
         return repr(self.value)
@@ -144,7 +157,7 @@ class Jit(Wrapper, Generic[P, R]):
     ) -> tuple[Compiled | None, list[Tensor]]:
         """What to run for these arguments (None where gradients of them are followed), and the
         tensors among them."""
-        leaves, structure = tree.flatten((args, kwargs), _by_reference)
+        leaves, structure = flatten((args, kwargs), _by_reference)
         signature, tensors = self._signature(leaves, structure)
         if state.grad_enabled and any(t._requires_grad for t in tensors):
             return None, tensors

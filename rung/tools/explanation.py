@@ -297,7 +297,7 @@ def explain(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Explanat
             found = compiled.compile(*args, **kwargs)
     if found.runnable is None:
         raise RungError(f"explain: {compiled.name} computes nothing: its results are constants")
-    aliases = {s.output: s.alias for s in found.states if s.alias >= 0}
+    aliases = {s.output: s.alias for s in (*found.states, *found.placed_states) if s.alias >= 0}
     aliases |= {output: alias for _, output, alias in found.donations}
     return explain_program(compiled.name, found.runnable, aliases)
 

@@ -479,3 +479,13 @@ def test_state_is_scattered_into_what_is_made_of_it(change):
         total = step(rung.ones((3, 3)))
         assert np.array_equal(np.array(state), expected)
         assert float(total) == expected.sum()
+
+
+def test_numbers_among_the_arguments_count_by_their_bits() -> None:
+    f = rung.jit(lambda x, n: x * n)
+    x = rung.ones(1)
+    found = [np.signbit(f(x, n).numpy()).item() for n in (0.0, -0.0, 0.0, -0.0, 0, True)]
+    assert found == [False, True, False, True, False, False]
+    for _ in range(3):
+        assert np.isnan(f(x, float("nan")).numpy()).all()
+    assert len(f.explain_recompiles()) == 5
