@@ -9,6 +9,8 @@ import numpy as np
 
 from benchmarks.harness import Benchmark, Case, Options, Step, main
 
+GUARDS = 100
+"""Attributes that the function with guards reads."""
 ROUNDS = 1000
 """Iterations of the `while_loop`."""
 LIMITS = {"jit": 15.0, "lazy": 100.0}
@@ -25,6 +27,8 @@ def prepare_rung(options: Options) -> Step:
         return lambda: add(x)
     if options["how"] == "step":
         return jit_step(options["size"])
+    if options["how"] == "guards":
+        return jit_guards(options["size"])
     if options["how"] == "while":
         count = rung.jit(
             lambda x: rung.while_loop(
@@ -54,6 +58,19 @@ def jit_step(size: int) -> Step:
 
     x = rung.asarray(np.ones(size, np.float32))
     return lambda: update(x)
+
+
+def jit_guards(size: int) -> Step:
+    """A jit call of one op that has read `GUARDS` attributes, which are looked at by each call."""
+    import rung
+
+    config = type("Config", (), {})()
+    for i in range(GUARDS):
+        setattr(config, f"rate_{i}", i / 8)
+    names = [f"rate_{i}" for i in range(GUARDS)]
+    x = rung.asarray(np.ones(size, np.float32))
+    scaled = rung.jit(lambda x: x * sum(getattr(config, name) for name in names))
+    return lambda: scaled(x)
 
 
 def prepare_torch(options: Options) -> Step:
@@ -101,6 +118,7 @@ def prepare_limit(options: Options) -> Step:
 PEERS = ("rung", "torch", "jax", "limit")
 CASES = (
     Case("jit call of x + 1, 16 elements", {"how": "jit", "size": 16}, PEERS, {"limit": 1.0}),
+    Case(f"jit call with {GUARDS} guards", {"how": "guards", "size": 16}, ("rung",)),
     Case("jit call that updates state", {"how": "step", "size": 16}, ("rung",)),
     Case("lazy x + 1 in a loop", {"how": "lazy", "size": 16}, PEERS, {"limit": 1.0}),
     Case("while_loop, 1,000 iterations", {"how": "while", "size": 16}, ("rung", "jax")),

@@ -88,5 +88,5 @@ def from_dlpack(x: Any, /, *, device: object = None, copy: bool | None = None) -
 
 def from_numpy(x: np.ndarray[Any, Any]) -> Tensor:
     """A tensor of the same memory as the array, as `asarray(x, copy=False)`; a copy where the array
-    is not dense."""
+    is not dense. Outside of `jit`, each operation on it copies it first."""
     return borrowed(np.asarray(x))

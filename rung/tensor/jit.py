@@ -186,9 +186,12 @@ class Jit(Wrapper, Generic[P, R]):
         by tensors."""
         parts: list[TensorType | _Weak | _Static] = []
         tensors: list[Tensor] = []
+        arrays: dict[int, Tensor] = {}
         for i, x in enumerate(leaves):
             if isinstance(x, np.ndarray):
-                x = leaves[i] = borrowed(x)
+                if id(x) not in arrays:
+                    arrays[id(x)] = borrowed(x)
+                x = leaves[i] = arrays[id(x)]
             if isinstance(x, TensorState):
                 tensors.append(x)  # type: ignore[arg-type]
                 exact = tensor_type(x._type.dtype, x._type.shape)

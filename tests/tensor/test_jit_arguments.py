@@ -336,6 +336,13 @@ def test_arrays_are_updated_in_their_own_memory() -> None:
     np.testing.assert_allclose(rows, [[1, 0.8, 1]] * 2)
 
 
+def test_one_array_given_twice() -> None:
+    a, b = np.ones(2, np.float32), np.full(2, 3, np.float32)
+    f = rung.jit(twice)
+    assert [f(a, a).tolist(), f(a, b).tolist(), f(a, a).tolist()] == [[2, 2], [3, 3], [8, 8]]
+    assert a.tolist() == [8, 8]
+
+
 def test_donated_arguments_may_be_updated() -> None:
     @rung.jit(donate=(0,))
     def f(x: Any, y: Any) -> Any:

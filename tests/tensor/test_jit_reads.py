@@ -14,6 +14,7 @@ import importlib
 import itertools
 import operator
 import sys
+import threading
 import types
 import weakref
 from collections.abc import Callable, Iterator
@@ -25,8 +26,10 @@ import pytest
 import rung
 from rung import nn, optim
 from rung.core.settings import configure
+from rung.tensor import frames
 from rung.tensor.jit import Jit
 from rung.tensor.programs import clear_programs
+from rung.tensor.reads import Recorder
 
 
 @pytest.fixture(autouse=True)
@@ -1145,3 +1148,64 @@ def test_an_average_of_weights_reads_its_decay() -> None:
         return seen
 
     assert run(rung.jit) == run(lambda f: f)
+
+
+def test_what_cannot_be_followed_is_never_stale(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An instruction that the recorder fails on: such a trace holds for one call."""
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("an instruction of a newer Python")
+
+    for name in ("LOAD_ATTR", "LOAD_METHOD"):
+        monkeypatch.setitem(frames._HANDLERS, name, fail)
+    c = Config(scale=2.0)
+    f = rung.jit(lambda x: x * c.scale)
+    assert [f(rung.ones(1)).item(), f(rung.ones(1)).item()] == [2, 2]
+    c.scale = 3.0
+    assert f(rung.ones(1)).item() == 3
+    assert "could not be followed" in f.explain_recompiles()[-1]
+
+
+def test_unknown_instructions_look_into_all_they_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LIST_EXTEND", "BUILD_LIST", "UNPACK_SEQUENCE", "GET_ITER", "BINARY_OP"):
+        monkeypatch.delitem(frames._HANDLERS, name)
+    for case in (growing_list, spread_arguments, comprehensions_and_generators):
+        test_what_is_read_from_outside_is_read_anew(case)
+
+
+@pytest.mark.parametrize("broken", ["read_attribute", "read_item", "read_content", "read_global"])
+def test_these_tests_find_faults(broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without one kind of read, some case fails."""
+    read = getattr(Recorder, broken)
+
+    def forgets(self: Recorder, *args: Any, **kwargs: Any) -> Any:
+        add, self._add = self._add, lambda *_, **__: None  # type: ignore[method-assign]
+        try:
+            return read(self, *args, **kwargs)
+        finally:
+            self._add = add  # type: ignore[method-assign]
+
+    monkeypatch.setattr(Recorder, broken, forgets)
+    with pytest.raises(AssertionError):
+        for case in CASES:
+            test_what_is_read_from_outside_is_read_anew(case)
+
+
+def test_each_thread_has_its_own_record() -> None:
+    configs = [Config(scale=float(i)) for i in range(4)]
+    found: dict[int, list[float]] = {}
+
+    def work(i: int) -> None:
+        configure(interpret=True)
+        f = rung.jit(lambda x: x * configs[i].scale)
+        found[i] = []
+        for _ in range(5):
+            configs[i].scale += 1
+            found[i].append(f(rung.ones(1)).item())
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert found == {i: [i + k + 1.0 for k in range(5)] for i in range(4)}
