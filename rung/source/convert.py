@@ -22,7 +22,15 @@ from typing import TypeVar
 
 from rung.core.errors import SourceError
 from rung.source.jumps import lower_jumps
-from rung.source.names import FreshNames, Liveness, changed_name, parameters, rebound, writes
+from rung.source.names import (
+    GROWING,
+    FreshNames,
+    Liveness,
+    changed_name,
+    parameters,
+    rebound,
+    writes,
+)
 from rung.source.reading import Definition, in_scope
 from rung.source.state import Refusal, Site
 
@@ -106,7 +114,7 @@ class _Scope:
 
     def _if(self, s: ast.If, bound: set[str]) -> list[ast.stmt]:
         names = self._state(s, [*s.body, *s.orelse], bound)
-        refusal = _refusal([*s.body, *s.orelse], self.locals) or _lost(s, names)
+        refusal = _refusal([*s.body, *s.orelse], self.locals)
         test = self.expressions.visit(copy.deepcopy(s.test))
         if refusal is not None:
             name = self._site("if", s, names, refusal)
@@ -116,7 +124,7 @@ class _Scope:
             bound |= first & second
             test = self.converter.call(s.test, "python", [test, text])
             return [located(s, ast.If(test, then, orelse))]
-        then_name = self._site("then", s, names, None)
+        then_name = self._site("then", s, names, None, _lost(s, names))
         else_name = self.converter.names.fresh(f"else_{s.lineno}")
         bodies = [
             self._body(s, name, names, part, set(bound))
@@ -206,7 +214,14 @@ class _Scope:
             return [located(s, ast.Expr(self.converter.call(s, "check", args)))]
         bound |= set(writes([s]))
         made_other: ast.stmt = self.expressions.visit(copy.deepcopy(s))
+        for target in _targets(made_other):
+            if isinstance(target, ast.Attribute | ast.Subscript) and self._is_outer(target):
+                text = [ast.Constant(ast.unparse(target)), ast.Constant(s.lineno)]
+                target.value = self.converter.call(target, "place", [target.value, *text])
         return [made_other]
+
+    def _is_outer(self, target: ast.expr) -> bool:
+        return changed_name(target) not in self.locals
 
     # ---- parts of them
 
@@ -223,13 +238,16 @@ class _Scope:
                 self.unset.append(name)
         return names
 
-    def _site(self, kind: str, s: ast.stmt, names: list[str], refusal: Refusal | None) -> str:
+    def _site(
+        self, kind: str, s: ast.stmt, names: list[str], refusal: Refusal | None,
+        lost: Refusal | None = None,
+    ) -> str:  # fmt: skip
         name = self.converter.names.fresh(f"{kind}_{s.lineno}")
         file = self.converter.definition.file
         word = {ast.If: "if", ast.While: "while loop", ast.For: "for loop"}[type(s)]
         made = frozenset(self.converter.made)
         self.converter.sites[name] = Site(
-            file, word, tuple(names), writes([s]), made, refusal, rebound([s])
+            file, word, tuple(names), writes([s]), made, refusal, rebound([s]), lost
         )
         return name
 
@@ -314,12 +332,24 @@ def _refusal(body: Sequence[ast.stmt], local: set[str]) -> Refusal | None:
     """The first statement that cannot become part of a graph."""
     nodes = [n for s in body for n in in_scope(s)]
     nodes.sort(key=lambda n: getattr(n, "lineno", 0))
+    in_place = {id(n.target) for n in nodes if isinstance(n, ast.AugAssign)}
+    in_place |= {id(t) for n in nodes if isinstance(n, ast.Assign) for t in n.targets
+                 if isinstance(t, ast.Subscript)}  # fmt: skip
     for n in nodes:
-        found = _why_not(n, local)
+        # whether it updates a tensor is seen when it is performed (`Flow.place`)
+        checked = isinstance(n, ast.Attribute | ast.Subscript) and id(n) in in_place
+        found = None if checked else _why_not(n, local)
         if found is not None:
             what, fix = found
             return Refusal(what, getattr(n, "lineno", 0), fix)
     return None
+
+
+def _targets(s: ast.stmt) -> list[ast.expr]:
+    """What a statement assigns to."""
+    if isinstance(s, ast.Assign):
+        return s.targets
+    return [s.target] if isinstance(s, ast.AugAssign) else []
 
 
 def _why_not(n: ast.AST, local: set[str]) -> tuple[str, str] | None:
@@ -346,7 +376,7 @@ def _why_not(n: ast.AST, local: set[str]) -> tuple[str, str] | None:
         changed = changed_name(n)
         if changed is None or changed not in local:
             return f"an assignment to {ast.unparse(n)}", "update a local variable instead"
-    changed = changed_name(n) if isinstance(n, ast.Call) else None
+    changed = changed_name(n, GROWING - {"assign"}) if isinstance(n, ast.Call) else None
     if changed is not None and changed not in local:
         return f"a change of {changed}, which is not local", "change a local variable instead"
     return None

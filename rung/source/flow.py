@@ -5,14 +5,26 @@ from __future__ import annotations
 
 import builtins
 import operator
-from collections.abc import Callable, Iterable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 from rung.core import dtype as dt
 from rung.core.errors import DTypeError, ShapeError, SourceError, TraceError
 from rung.core.source import Source
-from rung.source.state import Again, Carries, Guess, Paths, Site, Undefined, is_value, on_one_path
+from rung.source.state import (
+    Again,
+    Carries,
+    Guess,
+    Paths,
+    Refusal,
+    Site,
+    Undefined,
+    is_value,
+    on_one_path,
+)
 from rung.tensor import elementwise as e
 from rung.tensor.control import branch, scan, while_loop
 from rung.tensor.operate import as_tensor, cast_weak
@@ -53,7 +65,10 @@ class Flow:
     """The control flow of one transformed function. `sites` says for each name of a body what it
     was; loops have at most `limit` iterations."""
 
-    def __init__(self, sites: dict[str, Site], limit: int | None, convert: Function) -> None:
+    def __init__(
+        self, file: str, sites: dict[str, Site], limit: int | None, convert: Function
+    ) -> None:
+        self.file = file
         self.sites = sites
         self.limit = limit
         self.converted = convert
@@ -79,7 +94,8 @@ class Flow:
         paths = Paths(site, self.guess)
         both = [lambda f=f: f(*on_one_path(state)) for f in (otherwise, then)]
         name, index = f"{site.kind} {then.__name__}", test.astype(dt.int32)
-        found = branch(name, index, both, (), paths.alike)
+        with _graph.inside():
+            found = branch(name, index, both, (), paths.alike, idle=lambda: _idle(site))
         return paths.variables(found)
 
     def choose(self, test: Any, then: Function, otherwise: Function) -> Any:
@@ -206,7 +222,8 @@ class Flow:
             carries.guessing = guessing = carries.guesses and not sure
             self.guess.open += guessing
             try:
-                return run(carries)
+                with _graph.inside():
+                    return run(carries)
             except Again as again:
                 state, sure = again.make(), sure or again.sure
             finally:
@@ -222,6 +239,13 @@ class Flow:
         return TensorRange(start, stop, step)
 
     # ---- what stays Python
+
+    def place(self, held: Any, text: str, line: int) -> Any:
+        """What `held.name += x`, `held[i] += x` and `held[i] = x` change: in the body of a branch
+        or loop on a tensor, only tensors, which are updated in place."""
+        if not _graph.open or isinstance(held, TensorState):
+            return held
+        return _Checked(held, text, Source(self.file, line))
 
     def python(self, test: Any, name: str) -> Any:
         """A condition, or what a loop goes through, that must not be a tensor: SourceError."""
@@ -326,8 +350,66 @@ def _named(function: Function, like: Function) -> Function:
     return function
 
 
-def _refused(site: Site) -> SourceError:
-    refusal = site.refusal
+class _Graph(threading.local):
+    """How many bodies of branches and loops on tensors are being performed."""
+
+    open: int = 0
+
+    @contextmanager
+    def inside(self) -> Iterator[None]:
+        self.open += 1
+        try:
+            yield
+        finally:
+            self.open -= 1
+
+
+_graph = _Graph()
+
+
+class _Checked:
+    """An object or container whose tensors may be updated in place, and nothing else."""
+
+    __slots__ = ("_held", "_source", "_text")
+
+    def __init__(self, held: Any, text: str, source: Source) -> None:
+        object.__setattr__(self, "_held", held)
+        object.__setattr__(self, "_text", text)
+        object.__setattr__(self, "_source", source)
+
+    def _check(self, old: Any, new: Any) -> None:
+        if old is not new or not isinstance(old, TensorState):
+            raise SourceError(
+                f"an assignment to {self._text} cannot become part of a graph",
+                source=self._source,
+                fix="update a tensor in place (+=, assign), or compute a local variable and "
+                "assign it after the statement",
+            )
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._held, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self._check(getattr(self._held, name, None), value)
+
+    def __getitem__(self, key: Any) -> Any:
+        return self._held[key]
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        try:
+            old = self._held[key]
+        except (KeyError, IndexError):
+            old = None
+        self._check(old, value)
+
+
+def _idle(site: Site) -> None:
+    if site.lost is not None:
+        raise _refused(site, site.lost)
+
+
+def _refused(site: Site, refusal: Refusal | None = None) -> SourceError:
+    refusal = refusal or site.refusal
     assert refusal is not None
     return SourceError(
         f"{site.kind} on a tensor: {refusal.what} cannot become part of a graph",

@@ -72,7 +72,7 @@ def function(function: Callable[P, R] | None = None, *, max_iterations: int | No
     `max_iterations`: loops over tensors have at most so many iterations, and so a reverse
     derivative. Functions of the same module that it calls are transformed as well. A variable that
     such a statement sets is a tensor, a number, or a tree of these, of one shape and dtype on all
-    paths. Raises SourceError for what cannot be transformed, ShapeError for a variable that
+    paths; tensors from outside may be updated in place (`self.total += x`). Raises SourceError for what cannot be transformed, ShapeError for a variable that
     changes.
 
         @rung.function
@@ -101,7 +101,8 @@ def _transform(
 ) -> tuple[FunctionType, str]:
     found = definition(function, "rung.function")
     converter = Converter(found)
-    made = Flow(converter.sites, max_iterations, functools.partial(_callee, max_iterations))
+    callee = functools.partial(_callee, max_iterations)
+    made = Flow(found.file, converter.sites, max_iterations, callee)
     code = _code(converter, found.function.__code__)
     cells = dict(
         zip(found.function.__code__.co_freevars, found.function.__closure__ or (), strict=True)

@@ -93,8 +93,9 @@ def rebound(nodes: Iterable[ast.AST]) -> Names:
     )
 
 
-def changed_name(node: ast.AST) -> str | None:
-    """x where the node is `x[…]` to be stored, or a call of a method that changes x."""
+def changed_name(node: ast.AST, methods: Names | None = None) -> str | None:
+    """x where the node is `x[…]` to be stored, or a call of a method that changes x: of `methods`,
+    or of any."""
     if isinstance(node, ast.Subscript) and not isinstance(node.ctx, ast.Load):
         held = node.value
         while isinstance(held, ast.Subscript):
@@ -102,7 +103,8 @@ def changed_name(node: ast.AST) -> str | None:
         return held.id if isinstance(held, ast.Name) else None
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
         method, held = node.func.attr, node.func.value
-        changes = method in GROWING or (method.endswith("_") and not method.endswith("__"))
+        in_place = method.endswith("_") and not method.endswith("__")
+        changes = method in methods if methods is not None else method in GROWING or in_place
         return held.id if changes and isinstance(held, ast.Name) else None
     return None
 

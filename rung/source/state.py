@@ -32,7 +32,7 @@ class Refusal:
 class Site:
     """A statement that may become a node: its variables, with the line that sets each last, and
     those that only the transformation knows (`made`), and those that are given another object
-    (`rebound`), not only updated in place."""
+    (`rebound`), not only updated in place. `lost`: a call that must have an effect on a graph."""
 
     file: str
     kind: str
@@ -41,6 +41,7 @@ class Site:
     made: frozenset[str] = frozenset()
     refusal: Refusal | None = None
     rebound: frozenset[str] = frozenset()
+    lost: Refusal | None = None
 
     def source(self, name: str) -> Source | None:
         """The line that sets a variable, if it is known."""

@@ -220,9 +220,11 @@ def branch(
     branches: Sequence[Function],
     operands: tuple[Any, ...],
     alike: Callable[[list[Any]], list[Any]] | None = None,
+    idle: Callable[[], None] = lambda: None,
 ) -> Any:
     """`branches[index](*operands)` for an i32 in range. `alike` is given the results of all
-    branches, and gives them with one structure and with the same types."""
+    branches, and gives them with one structure and with the same types; `idle` is called where the
+    branches then have no result and no effect."""
     given = [weakly(x) for x in tree.leaves(operands)]
     body = Body(name)
     with mapping(body.holder):
@@ -250,6 +252,7 @@ def branch(
         ]
     count = len(values[0])
     if alike is not None and not count:
+        idle()
         return made.tree([])
     graphs = tuple(
         make_graph(f"{whole.name}_{n}", whole.params, whole.outputs[n * count : (n + 1) * count])

@@ -43,6 +43,8 @@ class Program:
         """Whether the body may read tensors from outside."""
         self.updates = self.reads and r.random() < 0.8
         self.draws = r.random() < 0.7
+        self.rebinds = r.random() < 0.5
+        """Whether the state gets other tensors between the rounds."""
         self.rounds = 2 if r.random() < 0.3 and not self.gradient else 1
         self.indices = 0
         self.body = self._block(4 if r.random() < 0.3 else 2, 0, ())

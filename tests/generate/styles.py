@@ -60,6 +60,13 @@ class Given:
         return found
 
 
+def rebind(S: SimpleNamespace, given: Given, make: Callable[[Any], Any]) -> None:
+    """Other tensors in the places of the state, before the second round."""
+    if given.program.rebinds:
+        S.t, S.d["k"], S.l = make(given.state[1]), make(given.state[2]), [make(given.state[0])]
+        S.n = make(np.asarray(given.count + 1, np.int64))
+
+
 def arrays(S: SimpleNamespace) -> list[Any]:
     """The tensors of a state."""
     return [S.t, S.d["k"], S.l[0], S.n]
@@ -124,10 +131,13 @@ def by_numpy(program: Program, given: Given) -> list[Any]:
     """What the eager run must give, without gradients."""
     oracle = Oracle(program)
     body = module(program, "python", oracle.names(), "numpy")["body"]
-    S = given.state_of(lambda a: a.copy().view(Place))
+    make = lambda a: a.copy().view(Place)  # noqa: E731
+    S = given.state_of(make)
     carry, ys = (given.u, given.v, given.s), []
     with np.errstate(all="ignore"):
-        for xs in given.xs:
+        for number, xs in enumerate(given.xs):
+            if number:
+                rebind(S, given, make)
             for i in range(LENGTH):
                 *carry, y = body(S, i, xs[i], *carry)
                 ys.append(np.asarray(y))
@@ -189,7 +199,9 @@ class Run:
     def found(self, one_round: Callable[[Any, Carry], tuple[Carry, Any]]) -> list[Any]:
         """Results, states, gradients and counters after all rounds."""
         carry, rows = self.start(), []
-        for xs in self.given.xs:
+        for number, xs in enumerate(self.given.xs):
+            if number:
+                rebind(self.S, self.given, rung.tensor)
             carry, ys = one_round(rung.asarray(xs), carry)
             rows.append(ys)
         ys = rung.concat(rows)
@@ -380,8 +392,6 @@ def chosen(program: Program) -> list[str]:
     """The styles of a case."""
     r = random.Random(program.seed + 10**9)
     unfit = {"mapped"} if program.weak else set()
-    if program.updates:  # a transformed function refuses to assign to attributes
-        unfit.add("function")
     names = [n for n in STYLES if n not in unfit]
     return r.sample(names, NUM_STYLES)
 

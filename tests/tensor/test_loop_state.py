@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import rung
-from rung.core.errors import ShapeError, TraceError
+from rung.core.errors import ShapeError, SourceError, TraceError
 from rung.nn import functional as f
 
 LENGTH = 4
@@ -269,6 +269,56 @@ def test_statements_that_set_no_variable_update_all_the_same():
         total = rung.asarray(0.0 if x > 0 else 50.0)
         only_updates(rung.asarray(x), total, rung.asarray(4))
         assert total.item() == want
+
+
+class Held:
+    """An object with state."""
+
+    def __init__(self):
+        self.t, self.d, self.steps = rung.zeros(3), {"k": rung.zeros(3)}, 0
+
+
+@rung.function
+def updates_places(held, n, x):
+    for i in range(n):
+        held.t += x * i
+        held.t[1:] = held.t[1:] * 2
+        if x[0] > 0:
+            held.d["k"] -= held.t
+        if i == 1:
+            held.t.add_(x)
+    return held.t * 1
+
+
+@rung.function
+def replaces_items(held, n):
+    for i in range(n):
+        held.d["k"] = held.d["k"] + i
+
+
+@rung.function
+def counts(held, n):
+    for _ in range(n):
+        held.steps += 1
+
+
+@pytest.mark.parametrize("wrap", [lambda g: g, rung.jit], ids=["lazy", "jit"])
+def test_attributes_and_items_that_are_updated_in_a_transformed_function(wrap):
+    plain, held, x = Held(), Held(), rung.asarray([1.0, 2.0, 3.0])
+    want = updates_places(plain, 3, x).tolist()
+    found = wrap(lambda n, x: updates_places(held, n, x))(rung.asarray(3), x)
+    assert found.tolist() == want == held.t.tolist()
+    assert held.d["k"].tolist() == plain.d["k"].tolist()
+
+
+@pytest.mark.parametrize("run, text", [(replaces_items, "held.d"), (counts, "held.steps")])
+def test_what_is_no_tensor_is_not_assigned_in_a_graph(run, text):
+    held = Held()
+    with pytest.raises(SourceError, match=f"an assignment to {text}"):
+        run(held, rung.asarray(2))
+    assert held.steps == 0 and held.d["k"].tolist() == [0, 0, 0]
+    run(held, 2)
+    assert held.steps == 2 or held.d["k"].tolist() == [1, 1, 1]
 
 
 def test_a_counter_that_every_iteration_moves():
