@@ -72,8 +72,8 @@ def function(function: Callable[P, R] | None = None, *, max_iterations: int | No
     `max_iterations`: loops over tensors have at most so many iterations, and so a reverse
     derivative. Functions of the same module that it calls are transformed as well. A variable that
     such a statement sets is a tensor, a number, or a tree of these, of one shape and dtype on all
-    paths; tensors from outside may be updated in place (`self.total += x`). Raises SourceError for what cannot be transformed, ShapeError for a variable that
-    changes.
+    paths; tensors from outside may be updated in place (`self.total += x`). Raises SourceError for
+    what cannot be transformed, ShapeError for a variable that changes.
 
         @rung.function
         def relu(x):

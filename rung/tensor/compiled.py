@@ -361,7 +361,11 @@ def compile_trace(
         found.structure = tree.LEAF
     arguments = list(trace.arguments.values())
     made = [*out_leaves, *(a.tensor for a in arguments)]
-    if any(isinstance(x, TensorState) and x._trace is trace and x.keeps_graph for x in made):
+    # a tensor from outside that is updated by what gradients are followed through, if no backward()
+    # in the function has let that graph go
+    through_state = trace.tracked and not trace.grads
+    keeps = any(isinstance(x, TensorState) and x._trace is trace and x.keeps_graph for x in made)
+    if keeps or through_state:
         found.inline = True
         return found
     updated = [a for a in arguments if _is_updated(a) and a.number not in donated]

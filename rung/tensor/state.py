@@ -431,7 +431,7 @@ def write(tensor: TensorState, value: Value, requires_grad: bool = False) -> Non
         return
     trace = state.trace
     if trace is not None and tensor._trace is not trace:
-        trace.write(tensor, value)
+        trace.write(tensor, value, requires_grad and not tensor._is_leaf)
         return
     if tensor._buffer is not None and tensor._value is None:
         tensor._origin = id(tensor._buffer)

@@ -42,7 +42,7 @@ class Trace:
 
     __slots__ = (
         "arguments", "captured", "grads", "guards", "inputs", "name", "overlay", "stand_ins",
-        "written",
+        "tracked", "written",
     )  # fmt: skip
 
     def __init__(self, name: str) -> None:
@@ -55,6 +55,7 @@ class Trace:
         self.written: dict[int, TensorState] = {}
         self.grads: dict[int, tuple[TensorState, Tensor | None]] = {}
         self.guards: list[Guard] = []
+        self.tracked = False
 
     def add_argument(self, given: TensorState, number: int, tensor: Tensor) -> None:
         """`tensor` stands for argument `number`, which is `given` in this call."""
@@ -84,8 +85,10 @@ class Trace:
             self.captured[key] = tensor
         return found
 
-    def write(self, tensor: TensorState, value: Value) -> None:
-        """The function puts `value` into a tensor from outside."""
+    def write(self, tensor: TensorState, value: Value, tracked: bool = False) -> None:
+        """The function puts `value` into a tensor from outside; `tracked`: gradients go through
+        it."""
+        self.tracked = self.tracked or tracked
         argument = self.arguments.get(id(tensor))
         if argument is not None:
             argument.met = True

@@ -249,8 +249,7 @@ def styles(name: str, function: Function) -> dict[str, Call]:
         return [call(rung.asarray(i) * 1, *given(xs)).sum() for i in many]
 
     found: dict[str, Call] = {
-        s.__name__: s
-        for s in (alone, computed, jit, captured, scan, fori, while_loop, cond, vmap)
+        s.__name__: s for s in (alone, computed, jit, captured, scan, fori, while_loop, cond, vmap)
     }
     if function.differentiable:
         found["grad"] = grad
@@ -262,6 +261,7 @@ def styles(name: str, function: Function) -> dict[str, Call]:
 def expected(style: str, name: str, function: Function, rows: Array, xs: Sequence[Array]) -> Any:
     """What a style gives for valid positions: from calls alone."""
     if style == "grad":
+
         def loss(x: Any, i: Any, *more: Any) -> Tensor:
             return (function.call(fixed(name, i), x, *more) ** 2).sum()
 

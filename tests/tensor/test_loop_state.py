@@ -351,6 +351,20 @@ def test_gradients_pass_through_what_is_updated():
     assert run(lambda body: rung.scan(lambda c, x: (c, body(x)), (), xs)[1]) == pytest.approx(want)
 
 
+def test_gradients_pass_through_what_a_compiled_function_updates():
+    w, total = rung.tensor([1.0, 2.0], requires_grad=True), rung.zeros(2)
+
+    @rung.jit
+    def step(x):
+        total.add_(w * x)
+        return total * 1
+
+    for _ in range(2):
+        y = step(rung.asarray([3.0, 4.0]))
+    y.sum().backward()
+    assert w.grad.tolist() == [6, 8] and total.tolist() == [6, 16]
+
+
 def test_outputs_before_a_carry_is_tracked_have_gradients():
     w = rung.tensor(3.0, requires_grad=True)
     ys = rung.scan(lambda c, x: (c + w, c * 1.0), rung.zeros(()), length=4)[1]
