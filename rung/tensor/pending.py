@@ -11,9 +11,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 from weakref import ReferenceType, ref
 
-from rung.core.errors import TraceError
-from rung.ir.node import Value
+from rung.core.errors import IndexingError, TraceError
+from rung.core.source import Source
+from rung.ir.literal import sub_graphs
+from rung.ir.node import Value, topological_order
 from rung.ir.subgraph import between, moved_values
+from rung.ops.check import check_range
 from rung.tensor.leaf import (
     LEAF,
     Buffer,
@@ -89,22 +92,24 @@ def evaluate(wanted: TensorState | None = None, alone: bool = False) -> None:
     loop that has ended, and is still alive, has no value and is passed over."""
     with lock:
         if wanted is not None and alone:
-            _run([wanted])
+            _run_or_undo([wanted])
             return
         targets = waiting()
         if wanted is not None and not any(t is wanted for t in targets):
             targets.append(wanted)
         if len(targets) == 1 and wanted is not None:
-            _run(targets)
+            _run_or_undo(targets)
             _waiting.tensors.clear()
             return
         try:
             _run_known(targets, wanted)
-        except Exception:
+        except Exception as e:
+            failed = _set_aside(targets, e.source) if isinstance(e, IndexingError) else []
             if wanted is None:
+                _undo(failed)
                 raise
             if wanted._buffer is None:
-                _run([wanted])
+                _run_or_undo([wanted], failed)
         else:
             _waiting.tensors.clear()
 
@@ -126,6 +131,52 @@ def _is_of_a_body(tensor: TensorState) -> bool:
         return False
     holders = linearize([tensor._value], _realized).holders
     return any(isinstance(h, Placeholder) for h in holders)
+
+
+def _run_or_undo(targets: Sequence[TensorState], others: Sequence[TensorState] = ()) -> None:
+    """Compute tensors. Where a position is out of range, pending updates that need it are undone
+    before the error is raised, those of `others` too."""
+    try:
+        _run(targets)
+    except IndexingError as e:
+        _undo(_set_aside([*waiting(), *targets, *others], e.source))
+        raise
+
+
+def _undo(updated: Sequence[TensorState]) -> None:
+    """Give tensors what they held before they were updated, where that is still there."""
+    for tensor in updated:
+        before = None if tensor.keeps_graph else _origin(tensor)
+        if before is not None:
+            _settle(tensor, before, keep=False)
+
+
+def _set_aside(targets: Sequence[TensorState], place: Source | None) -> list[TensorState]:
+    """Those that need the check at a line, which has failed: they wait until somebody asks for
+    them, and nothing else fails because of them."""
+    found = {id(t): t for t in targets if t._value is not None and _checks_at(t._value, place)}
+    _waiting.tensors = [r for r in _waiting.tensors if id(r()) not in found]
+    return list(found.values())
+
+
+def _checks_at(value: Value, place: Source | None) -> bool:
+    """Whether a check at a line is among what makes a pending value."""
+    nodes = list(topological_order([value]))
+    while nodes:
+        node = nodes.pop()
+        if node.op is check_range and node.source == place:
+            return True
+        nodes += (n for graph in sub_graphs(node.attrs) for n in graph.nodes)
+    return False
+
+
+def _origin(tensor: TensorState) -> Buffer | None:
+    """What an updated tensor held before, where its pending value is made of that."""
+    for node in topological_order([tensor._value]):  # type: ignore[list-item]
+        attrs = node.attrs
+        if isinstance(attrs, LeafAttrs) and id(attrs.holder) == tensor._origin:
+            return attrs.holder if isinstance(attrs.holder, Buffer) else None
+    return None
 
 
 def source_buffer(value: Value) -> Buffer | None:
@@ -170,10 +221,15 @@ def _compute(targets: Sequence[TensorState]) -> None:
     weak = [ref(t._value) for t in targets]  # type: ignore[type-var]
     for tensor in targets:
         tensor._value = None
+    aliases: dict[int, int] = {}
     try:
-        buffers = _execute(linear, _aliases(linear, targets, positions))
+        aliases = _aliases(linear, targets, positions)
+        buffers = _execute(linear, aliases)
     except BaseException:
         _restore(linear, targets, positions, kept)
+        for tensor, at in zip(targets, positions, strict=True):
+            if at in aliases:
+                tensor._origin = id(linear.holders[aliases[at]])
         raise
     for tensor, at, value, old in zip(targets, positions, kept, weak, strict=True):
         alive = old()

@@ -277,13 +277,45 @@ def test_a_donated_argument_is_left_when_a_run_fails() -> None:
         assert float(step(x, rung.asarray([0]))[0]) == 3
 
 
-def test_an_update_that_fails_raises_on_its_own_line() -> None:
-    x = rung.zeros(5)
-    at = rung.asarray([7]) * 1
-    x[at] = 1.0  # the line
-    with pytest.raises(IndexingError, match="index 7 is out of range for 5 elements") as caught:
-        x.numpy()
-    assert caught.value.source is not None and "# the line" in str(caught.value)
+def test_an_update_that_fails_raises_on_its_own_line_and_is_undone() -> None:
+    x, z = rung.zeros(5), rung.ones(5)
+    x.numpy()
+    for at, look in (([7], x), (np.full(70_000, -6), z)):
+        z += 1.0
+        x[rung.asarray(at) * 1] = 1.0  # the line
+        y = x.sum() + 1
+        seen = [float(z[0]) if look is z else None]  # nothing else fails because of it
+        with pytest.raises(IndexingError, match="is out of range for 5 elements") as caught:
+            x.numpy()
+        assert caught.value.source is not None and "# the line" in str(caught.value)
+        with pytest.raises(IndexingError, match="# the line"):
+            y.numpy()
+        assert x.numpy().tolist() == [0.0] * 5 and seen[0] in (None, 3.0)
+    assert z.numpy().tolist() == [3.0] * 5
+
+
+def test_a_step_that_fails_leaves_the_model_and_the_next_goes_on() -> None:
+    """An optimizer step over positions that nobody has looked at."""
+    def steps(model: rung.nn.Module, ids: list[Array]) -> list[Array]:
+        optimizer = rung.optim.SGD(model.parameters(), lr=0.1)
+        for i in ids:
+            optimizer.zero_grad()
+            model(rung.asarray(i) * 1).square().sum().backward()
+            optimizer.step()
+            try:
+                rung.nn.functional.relu(next(iter(model.parameters()))).numpy()
+            except IndexError:
+                assert 9 in i
+        return [p.detach().numpy().copy() for p in model.parameters()]
+
+    good, bad = np.array([1, 2]), np.array([1, 9])
+    made, wanted = [], []
+    for found, ids in ((made, [good, bad, good]), (wanted, [good, good])):
+        rung.manual_seed(0)
+        model = rung.nn.Sequential(rung.nn.Embedding(5, 3), rung.nn.Linear(3, 2))
+        found += steps(model, ids)
+    for a, b in zip(made, wanted, strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_an_equal_program_on_another_line_names_its_own() -> None:
