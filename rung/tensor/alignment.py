@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rung.core import dtype as dt
 from rung.core.errors import DTypeError, ShapeError
 from rung.tensor import elementwise as e
 from rung.tensor.checks import checked
@@ -21,7 +20,7 @@ from rung.tensor.operate import Operand, as_tensor
 from rung.tensor.precision import rounded_once
 from rung.tensor.reductions import cumulative_sum
 from rung.tensor.shapes import concat, expand_dims, stack
-from rung.tensor.sorting import take, take_along_axis
+from rung.tensor.sorting import held_along, take, take_along_axis
 
 if TYPE_CHECKING:
     from rung.tensor.tensor import Tensor
@@ -68,6 +67,8 @@ def _losses(x: Tensor, labels: Tensor, times: Tensor, sizes: Tensor, blank: int)
     """The losses [N], by the forward recursion over labels with a blank before, between and behind
     them: a[t, s] is the log of the probability of all that ends at s at time t."""
     batch, count = labels.shape
+    times = checked("ctc_loss: input length", times, 0, x.shape[0], unit="")
+    sizes = checked("ctc_loss: target length", sizes, 0, count, unit="")
     labels = e.where(arange(count) < expand_dims(sizes, -1), labels, blank).astype(labels.dtype)
     labels = checked("ctc_loss: label", labels, 0, x.shape[2] - 1, unit="classes")
     pairs = stack([full_like(labels, blank), labels], axis=2).reshape(batch, 2 * count)
@@ -89,7 +90,7 @@ def _losses(x: Tensor, labels: Tensor, times: Tensor, sizes: Tensor, blank: int)
     steps = arange(1, x.shape[0])
     last, _ = scan(step, start, (scores[1:], steps))
     ends = stack([2 * sizes, e.maximum(2 * sizes - 1, 0)], axis=1)
-    final = take_along_axis(last, ends.astype(dt.int64), axis=1)
+    final = held_along(last, ends, 1)
     label = e.where(sizes > 0, final[:, 1], _NEVER)
     return -e.logaddexp(final[:, 0], label)
 

@@ -30,7 +30,7 @@ from rung.ops.families import add
 from rung.ops.sorting import argsort
 from rung.tensor.operate import Operand, as_tensor, from_data
 from rung.tensor.shapes import as_shape, unstack
-from rung.tensor.sorting import take
+from rung.tensor.sorting import held_take
 from rung.tensor.state import TensorState, apply, new_tensor, raw_value, write
 
 if TYPE_CHECKING:
@@ -312,7 +312,7 @@ def permutation(x: int | Operand, key: Source = None) -> Tensor:
         return argsort(_random_u64(k, (count,)), dim=0)
 
     order = _draw(build, key)
-    return order if read_int(x) is not NO else take(as_tensor(x), order, 0)
+    return order if read_int(x) is not NO else held_take(as_tensor(x), order, 0)
 
 
 randperm = permutation
@@ -334,7 +334,7 @@ def choice(
         if size > count:
             raise ShapeError(f"choice: {size} of {count} elements without replacement")
         positions = permutation(count, key=key)[:size].reshape(dims)
-    return positions if read_int(x) is not NO else take(as_tensor(x), positions, 0)
+    return positions if read_int(x) is not NO else held_take(as_tensor(x), positions, 0)
 
 
 def categorical(logits: Operand, key: Source = None) -> Tensor:

@@ -78,10 +78,15 @@ def held_take(x: TensorState, at: TensorState, dim: int) -> Tensor:
     return apply(lambda v, positions: i.take(v, positions, dim=dim), x, at)
 
 
-def held_along(x: TensorState, at: TensorState, dim: int) -> Tensor:
-    """`take_along_axis`, without broadcasting, of positions that are known to be valid."""
-    place = dim % x.ndim
-    return apply(lambda v, positions: i.take_along(v, positions, dim=place), x, at)
+def held_along(x: TensorState, at: Operand, dim: int) -> Tensor:
+    """`take_along_axis` of positions that are known to be valid, and not negative."""
+    place, positions = dim % len(x.shape), as_tensor(at)
+    rest = [(*t.shape[:place], 1, *t.shape[place + 1 :]) for t in (x, positions)]
+    shape = broadcast_shapes(*rest)
+    x = broadcast_to(x, (*shape[:place], x.shape[place], *shape[place + 1 :]))
+    many = (*shape[:place], positions.shape[place], *shape[place + 1 :])
+    positions = broadcast_to(positions, many)
+    return apply(lambda v, found: i.take_along(v, found, dim=place), x, positions)
 
 
 def _from_front(positions: Tensor, length: int) -> Tensor:
@@ -124,11 +129,7 @@ def take_along_axis(x: Operand, indices: Operand, /, axis: int = -1) -> Tensor:
         raise ShapeError(
             f"take_along_axis: indices {positions._type} must have the {x.ndim} dims of {x._type}"
         )
-    rest = [(*t.shape[:dim], 1, *t.shape[dim + 1 :]) for t in (x, positions)]
-    shape = broadcast_shapes(*rest)
-    x = broadcast_to(x, (*shape[:dim], x.shape[dim], *shape[dim + 1 :]))
-    positions = broadcast_to(positions, (*shape[:dim], positions.shape[dim], *shape[dim + 1 :]))
-    return apply(lambda v, at: i.take_along(v, at, dim=dim), x, positions)
+    return held_along(x, positions, dim)
 
 
 def gather(x: Operand, dim: int, index: Operand) -> Tensor:

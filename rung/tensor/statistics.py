@@ -33,7 +33,7 @@ from rung.tensor.shapes import (
     reshape,
     squeeze,
 )
-from rung.tensor.sorting import argsort, sort, take, take_along_axis
+from rung.tensor.sorting import argsort, held_along, sort, take
 from rung.tensor.state import TensorState, buffer_of
 
 if TYPE_CHECKING:
@@ -54,8 +54,8 @@ def _one_dim(name: str, x: Operand, axis: int | None) -> tuple[Tensor, int]:
 
 def _picked(x: Tensor, order: Tensor, at: Operand, dim: int) -> Pair:
     """The elements (and their positions) that stand at the places `at` of `order` along `dim`."""
-    positions = take_along_axis(order, at, dim)
-    return take_along_axis(x, positions, dim), positions
+    positions = held_along(order, at, dim)
+    return held_along(x, positions, dim), positions
 
 
 def _shaped(found: Tensor, given: Tensor, dim: int, keepdims: bool) -> Tensor:
@@ -138,7 +138,7 @@ def mode(x: Operand, axis: int = -1, keepdims: bool = False) -> Pair:
     given = as_tensor(x)
     x, dim = _one_dim("mode", given, axis)
     order = argsort(x, axis=dim)
-    rising = take_along_axis(x, order, dim)
+    rising = held_along(x, order, dim)
     n = x.shape[dim]
     shape = tuple(n if d == dim else 1 for d in range(x.ndim))
     places = broadcast_to(reshape(arange(n), shape), x.shape)
@@ -218,8 +218,8 @@ def _at_ranks(rising: Tensor, known: Tensor, shares: Tensor, how: str) -> Tensor
     if how in ("lower", "higher", "nearest"):
         rank = {"lower": e.floor, "higher": e.ceil, "nearest": e.round}[how](rank)
     low = e.floor(rank)
-    below = take_along_axis(rising, cast_to(low, dt.int64), -1)
-    above = take_along_axis(rising, cast_to(e.ceil(rank), dt.int64), -1)
+    below = held_along(rising, cast_to(low, dt.int64), -1)
+    above = held_along(rising, cast_to(e.ceil(rank), dt.int64), -1)
     weight = 0.5 * cast_to(e.ceil(rank) != low, rank.dtype) if how == "midpoint" else rank - low
     between = below + (above - below) * weight
     return e.where(above == below, below, between)
@@ -312,13 +312,13 @@ def _running(x: Operand, axis: int, name: str, wins: Callable[..., Tensor]) -> P
     by = 1
     while by < n:
         before = take(at, np.maximum(places - by, 0), dim)
-        now, old = take_along_axis(key, at, dim), take_along_axis(key, before, dim)
+        now, old = held_along(key, at, dim), held_along(key, before, dim)
         keep = wins(now, old)
         if x.dtype.is_float:
             keep = (keep & ~e.isnan(old)) | e.isnan(now)
         at = e.where(keep, at, before)
         by *= 2
-    values = take_along_axis(x, at, dim)
+    values = held_along(x, at, dim)
     return reshape(values, given.shape), reshape(at, given.shape)
 
 
@@ -544,7 +544,7 @@ def histc(x: Operand, bins: int = 100, min: float = 0, max: float = 0) -> Tensor
     flat = reshape(wide, (-1,))
     inside = (flat >= low) & (flat <= high)
     place = e.floor((e.where(inside, flat, low) - low) * bins / (high - low))
-    at = e.minimum(cast_to(place, dt.int64), bins - 1)
+    at = e.clip(cast_to(place, dt.int64), 0, bins - 1)
     return _sums_at(at, cast_to(inside, x.dtype), bins)
 
 

@@ -160,6 +160,12 @@ FUNCTIONS: dict[str, Function] = {
         lambda i, x: f.ctc_loss(f.log_softmax(x, -1), i, [6, 6], [2, 3], reduction="sum"),
         ((6, 2, N),), 0, N - 1, (2, 2), False,
     ),
+    "ctc_loss (lengths)": Function(
+        lambda i, x: f.ctc_loss(
+            f.log_softmax(x, -1), [[1, 2], [2, 3]], [6, 6], i, reduction="sum"
+        ),
+        ((6, 2, N),), 0, 2, (2,), False,
+    ),
     "searchsorted": Function(
         lambda i, x: rung.searchsorted(rung.sort(x), x, sorter=i), ((4,),), -4, 3, (4,), False,
         differentiable=False,
