@@ -15,6 +15,7 @@ CASES: dict[str, int] = {
     "operands": 3000,
     "sums": 500,
     "styles": 250,
+    "indices": 1000,
 }
 """How many of each kind the suite runs; random graphs have a file of their own."""
 
