@@ -46,7 +46,7 @@ from rung.core.errors import (
     TraceError,
 )
 from rung.core.settings import configure, settings
-from rung.public import check_calls
+from rung.public import check_calls as _check_calls
 from rung.source.function import function
 from rung.tensor import functional, linalg, masked, random, special, tree, windows
 from rung.tensor.arithmetic import (
@@ -371,4 +371,4 @@ cumprod = cumulative_prod
 newaxis = None
 __version__ = "0.1.0"
 
-check_calls(globals(), Tensor)
+_check_calls(globals(), Tensor)

@@ -33,6 +33,7 @@ GENERATORS = {
     "interruptions": "signals, Ctrl-C, forks, threads and exceptions at random moments",
     "calls": "wrong calls of the whole public API",
     "indices": "every function of positions or labels, one of them out of range, in every style",
+    "files": "broken weights, checkpoints, states of optimizers, texts of graphs and kernels",
 }
 CHUNK = 250
 MOST_SECONDS = 120

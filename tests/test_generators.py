@@ -11,6 +11,8 @@ from tests.fuzz import failures, generator
 
 CHUNK = 50
 CASES: dict[str, int] = {
+    "calls": 1850,
+    "files": 600,
     "extremes": 2000,
     "operands": 3000,
     "sums": 500,

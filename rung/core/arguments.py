@@ -34,8 +34,11 @@ NO: Final = object()
 Read = Callable[[Any], Any]
 """(argument) -> as what the function gets it, or NO."""
 PACKAGE: Final = __name__.partition(".")[0] + "."
-GROUND: Final = __package__
-"""The folder of this module: what is defined here checks itself."""
+INSIDE: Final = (
+    "rung.core", "rung.ir", "rung.ops", "rung.public", "rung.tensor.leaf", "rung.tensor.operate",
+    "rung.tensor.pending", "rung.tensor.precision", "rung.tensor.state",
+)  # fmt: skip
+"""Modules whose names public ones import, without being of the public interface."""
 TORCH_NAMES: Final = {"axis": "dim", "keepdims": "keepdim"}
 
 
@@ -194,7 +197,7 @@ def _iterable_of(read: Read | None) -> Read:
     def of(x: Any) -> Any:
         if isinstance(x, list | tuple):
             return within(x)
-        text = isinstance(x, str | bytes | bytearray | type)
+        text = isinstance(x, str | bytes | bytearray | type) or getattr(x, "shape", None) == ()
         return x if hasattr(x, "__iter__") and not text else NO
 
     return of
@@ -393,7 +396,7 @@ def check_namespace(names: dict[str, Any], aliases: Aliases, called: Aliases) ->
 
 def _is_ours(x: Any) -> bool:
     module = str(getattr(x, "__module__", None) or "")
-    return module.startswith(PACKAGE) and not module.startswith(GROUND)
+    return module.startswith(PACKAGE) and not module.startswith(INSIDE)
 
 
 def check_methods(kind: type, aliases: Aliases, names: Collection[str] = ()) -> None:

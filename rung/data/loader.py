@@ -120,10 +120,12 @@ class Loader:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a place. Iterators that are already under way are not moved."""
-        if set(state) != {"seed", "epoch", "position"}:
-            raise CheckpointError(f"{type(self).__name__}: {dict(state)} is no place in the data")
-        self.seed, self.epoch = int(state["seed"]), int(state["epoch"])
-        self.position = int(state["position"])
+        names = ("seed", "epoch", "position")
+        is_mapping = isinstance(state, Mapping) and set(state) == set(names)
+        numbers = [state[n] for n in names] if is_mapping else []
+        if not is_mapping or not all(type(n) is int and 0 <= n < 1 << 63 for n in numbers):
+            raise CheckpointError(f"{type(self).__name__}: {state!r:.80} is no place in the data")
+        self.seed, self.epoch, self.position = numbers
 
 
 class DataLoader(Loader):

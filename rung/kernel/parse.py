@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import inf, nan
@@ -75,7 +76,9 @@ def parse_module(text: str) -> ast.Module:
     if "\0" in text:  # versions of Python raise different errors
         raise ParseError("not a program: it holds a null byte", source=NOWHERE)
     try:
-        return ast.parse(text)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return ast.parse(text)
     except SyntaxError as e:
         raise ParseError(f"line {e.lineno or 0}: {e.msg}", source=NOWHERE) from None
     except (ValueError, RecursionError, MemoryError) as e:

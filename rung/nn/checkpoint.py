@@ -116,7 +116,9 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         step = int(metadata["step"])
         config = json.loads(metadata["config"])
         loader = json.loads(metadata["loader"]) if "loader" in metadata else None
-    except (KeyError, ValueError) as error:
+        if step < 0 or not isinstance(config, dict) or not isinstance(loader, dict | None):
+            raise ValueError(f"step {step}, config {type(config).__name__}")
+    except (KeyError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: its metadata do not parse: {error}") from None
     return Checkpoint(path, arrays, step, config, loader)
 
@@ -140,14 +142,23 @@ def load_checkpoint(
         if not optimizer_state:
             raise CheckpointError(f"{saved.path} holds no optimizer", fix="load the model alone")
         optimizer.check_named_state(optimizer_state)
-    if set(source) != set(default_generator().state):
+    known = default_generator().state
+    if set(source) != set(known) or any(
+        source[n].shape != t.shape or source[n].dtype.kind not in "iu" for n, t in known.items()
+    ):
         raise CheckpointError(f"{saved.path} holds no random state that is known")
-    if loader is not None and saved.loader is None:
-        raise CheckpointError(f"{saved.path} holds no place in the data")
-    model.load_state_dict(saved.part("model"))
+    before = None if loader is None else loader.state_dict()
+    if loader is not None:
+        if saved.loader is None:
+            raise CheckpointError(f"{saved.path} holds no place in the data")
+        loader.load_state_dict(saved.loader)
+    try:
+        model.load_state_dict(saved.part("model"))
+    except BaseException:
+        if loader is not None and before is not None:
+            loader.load_state_dict(before)
+        raise
     if optimizer is not None:
         optimizer.load_named_state(optimizer_state)
     (generator or default_generator()).set_state(source)
-    if loader is not None and saved.loader is not None:
-        loader.load_state_dict(saved.loader)
     return saved

@@ -26,6 +26,7 @@ from typing import Any, BinaryIO, Final
 
 import numpy as np
 
+from rung.core.arguments import MAX_RANK, host_arrays
 from rung.core.dtype import ALL, DType, as_dtype
 from rung.core.errors import CheckpointError
 
@@ -207,7 +208,7 @@ def _parse_header(path: Path, text: bytes) -> tuple[dict[str, Entry], dict[str, 
         entries = {name: _parse_entry(name, given) for name, given in header.items()}
         if not all(isinstance(v, str) for v in metadata.values()):
             raise ValueError("metadata must be text")
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise CheckpointError(
             f"{path} is no valid safetensors file: its header does not parse ({reason})"
@@ -219,8 +220,10 @@ def _parse_header(path: Path, text: bytes) -> tuple[dict[str, Entry], dict[str, 
 def _parse_entry(name: str, given: dict[str, Any]) -> Entry:
     begin, end = given["data_offsets"]
     shape = tuple(given["shape"])
-    if not all(isinstance(n, int) and n >= 0 for n in (*shape, begin, end)):
+    if not all(type(n) is int and 0 <= n < 1 << 60 for n in (*shape, begin, end)):
         raise ValueError(f"{name} has shape {shape} and offsets {begin}, {end}")
+    if len(shape) > MAX_RANK:
+        raise ValueError(f"{name} has {len(shape)} dims")
     if given["dtype"] not in _DTYPES:
         raise ValueError(f"{name} has the dtype {given['dtype']!r}, which rung does not have")
     dtype = _DTYPES[given["dtype"]]
@@ -249,7 +252,8 @@ def _read_arrays(
     arrays: dict[str, Array] = {}
     checksum = 0
     for name, entry in entries.items():
-        array = np.empty(entry.shape, entry.dtype.numpy)
+        with host_arrays(f"{path}: {name}"):
+            array = np.empty(entry.shape, entry.dtype.numpy)
         view = _bytes_of(array)
         if file.readinto(view) != len(view):  # type: ignore[attr-defined]
             raise CheckpointError(f"{path} is cut off within {name}")

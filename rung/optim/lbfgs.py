@@ -256,8 +256,13 @@ class LBFGS(Optimizer):
 
     def load_named_state(self, given: Mapping[str, Any]) -> None:
         """Put back what `named_state` gave. Raises CheckpointError before anything is changed."""
+        self.check_named_state(given)
+        try:
+            memory = _remembered(given, self.memory.d.dtype)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise CheckpointError(f"LBFGS: the memory given does not fit: {error}") from None
         super().load_named_state(given)
-        self.memory = _remembered(given, self.memory.d.dtype)
+        self.memory = memory
 
     def state_dict(self) -> dict[str, Any]:
         """{"state": {0: the memory}, "param_groups": [...]}, as in PyTorch; a snapshot."""

@@ -231,6 +231,11 @@ class Optimizer:
             and np.shape(x) == ()
             and not _is_count(x)
         ]
+        problems += [
+            f"{n} is {x}, which is no rate"
+            for n, x in given.items()
+            if n.startswith("lr.") and n in places and np.size(x) == 1 and not _is_rate(x)
+        ]
         if problems:
             text = "".join(f"\n    {p}" for p in problems[:20])
             raise CheckpointError(
@@ -312,13 +317,20 @@ class Optimizer:
         steps = [flat[_step_of(name)] for name, _, _ in self._each()]
         total = given.get("step")
         flat["step"] = max(steps) if total is None else _copied(total)
+        if np.size(flat["step"]) != 1:
+            raise CheckpointError(f"a state holds the step {total!r:.40}")
+        flat["step"] = np.asarray(flat["step"]).reshape(())
         return flat
 
     def _begun(self, p: Tensor, known: Mapping[str, Any]) -> Any:
         """How many steps a parameter with this saved state has made: 1, which stands for any
         number, where a state without a count says that there were some."""
-        if known.get("step") is not None:
-            return _copied(known["step"])
+        step = known.get("step")
+        if step is not None:
+            found = _copied(step)
+            if found.size != 1 or not _is_count(found.reshape(())):
+                raise CheckpointError(f"a state holds the step {step!r:.40}")
+            return np.int64(found.reshape(()))
         return np.int64(any(known.get(slot) is not None for slot in self.state[p]))
 
     def __repr__(self) -> str:
@@ -366,18 +378,30 @@ def _step_of(parameter: str) -> str:
 
 def _is_count(value: Any) -> bool:
     number = np.asarray(value)
-    return number.dtype.kind in "iuf" and bool(number >= 0) and bool(number == np.floor(number))
+    return number.dtype.kind in "iuf" and 0 <= number.item() < 1 << 62 and number.item() % 1 == 0
+
+
+def _is_rate(value: Any) -> bool:
+    number = np.asarray(value)
+    return number.dtype.kind in "iuf" and bool(number >= 0) and bool(np.isfinite(number))
 
 
 def _copied(value: Any) -> np.ndarray[Any, Any]:
     """An array of its own: torch goes on writing into the memory that it shows."""
-    return np.asarray(value).copy()
+    try:
+        found = np.asarray(value).copy()
+    except Exception as error:  # of torch's, of lists of lists, of anything
+        raise CheckpointError(f"a state holds {type(value).__name__}: {error}") from None
+    if found.dtype.kind not in "biufV":
+        raise CheckpointError(f"a state holds {type(value).__name__}, not numbers")
+    return found
 
 
 def filled(shape: tuple[int, ...], dtype: dt.DType, value: float = 0.0) -> Tensor:
     """`value` everywhere, in memory of its own: lazy constants of one shape would share it, and
     shared memory cannot be updated in place."""
-    return array(np.full(shape, value, dtype.numpy))
+    with np.errstate(over="ignore"):
+        return array(np.full(shape, value, dtype.numpy))
 
 
 def in_accumulator(

@@ -49,6 +49,8 @@ def floats(x: Operand) -> Tensor:
 
 def _alike(*operands: Operand | None) -> list[Tensor | None]:
     """The operands that are given, in their common float dtype."""
+    if operands[0] is None:
+        raise ArgumentError("x is None", fix="give a tensor")
     tensors = [None if x is None else floats(x) for x in operands]
     dtypes = [t.dtype for t in tensors if t is not None]
     common = dtypes[0]
@@ -255,7 +257,7 @@ def batch_norm(
     weight: Operand | None = None,
     bias: Operand | None = None,
     training: bool = False,
-    momentum: float = 0.1,
+    momentum: float | None = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
     """x[N, C, …] standardized for each channel, times weight[C], plus bias[C].
@@ -265,15 +267,17 @@ def batch_norm(
     if not training and running_mean is not None and running_var is not None:
         given = _alike(x, running_mean, running_var, weight, bias)
         return _call(lambda *v: n.batch_norm_inference(*v, eps=eps), *given)
+    if momentum is None and (running_mean is not None or running_var is not None):
+        raise ArgumentError("batch_norm: momentum is None", fix="give a number")
     data, scale, shift = _alike(x, weight, bias)
     assert data is not None
     y, mean, variance = _call(
         lambda *v: n.batch_norm(*v, eps=eps), data, scale, shift, many=True
     )
     count = data.size // max(data.shape[1], 1)
-    if running_mean is not None:
+    if momentum is not None and running_mean is not None:
         running_mean.assign(running_mean * (1 - momentum) + mean.detach() * momentum)
-    if running_var is not None:
+    if momentum is not None and running_var is not None:
         unbiased = variance.detach() * (count / max(count - 1, 1))
         running_var.assign(running_var * (1 - momentum) + unbiased * momentum)
     return y

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Callable, Sequence
 from math import prod as _product
 from math import sqrt
@@ -272,6 +273,7 @@ def diff(
         return x
     parts = [as_tensor(p) for p in (prepend, x, append) if p is not None]
     dtype = common_dtype(parts)
+    n = builtins.min(n, builtins.sum(p.shape[dim] if p.ndim > dim else 0 for p in parts) + 1)
 
     def build(*values: Value) -> Value:
         together = [cast_value(v, dtype) for v in values]

@@ -68,6 +68,10 @@ LEFT_OUT = {
     "data.Corpus": "what make_corpus gives",
     "data.Digits": "what load_digits gives",
     "random.start": "called once by the package",
+    "random.advanced": "for loops of the package",
+    "random.offset": "for loops of the package",
+    "random.draw_key": "for functions of the package that draw",
+    "random.check_span": "for functions of the package that draw",
     "tree.Structure": "what flatten gives",
     "nn.ModuleDict()": "cannot be called",
     "nn.ModuleList()": "cannot be called",
@@ -126,6 +130,9 @@ def parameters() -> list[Any]:
     for p in found:
         p.grad = rung.ones((2, 3))
     return found
+
+
+WEIGHT = nn.Parameter([1.0])
 
 
 def stateful_file() -> Any:
@@ -472,7 +479,8 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "rung.randn": _m(shape=[3]),
     "rung.randperm": _m(x=5),
     "F.attention": _m(q=t(2, 4, 6), k=t(2, 4, 6), v=t(2, 4, 6)),
-    "Tensor.backward": _m(self=Make(lambda: (nn.Parameter([1.0]) ** 2).sum())),
+    "Tensor.__format__": _m(self=t(), spec=".2f"),
+    "Tensor.backward": _m(self=Make(lambda: (WEIGHT**2).sum())),
     "F.max_unpool2d": _m(
         x=t(1, 1, 1, 2), indices=Make(lambda: rung.array([[[[0, 2]]]])), kernel_size=2
     ),
@@ -493,7 +501,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "nn.Transformer": _m(
         d_model=4, nhead=2, num_encoder_layers=1, num_decoder_layers=1, dim_feedforward=4
     ),
-    "nn.Transformer()": _m(source=t(2, 3, 4), target=t(2, 3, 4)),
+    "nn.Transformer()": _m(src=t(2, 3, 4), tgt=t(2, 3, 4)),
     "nn.UpsamplingBilinear2d": _m(scale_factor=2),
     "nn.UpsamplingNearest2d": _m(scale_factor=2),
     "optim.ExponentialMovingAverage()": _m(args=[t(2, 3)]),

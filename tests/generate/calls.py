@@ -20,6 +20,7 @@ import math
 import os
 import pathlib
 import random
+import re
 import resource
 import signal
 import sys
@@ -369,8 +370,11 @@ def check(seed: int) -> list[str]:
     try:
         with confined(), warnings.catch_warnings():
             warnings.simplefilter("error")
+            warnings.filterwarnings("ignore", category=RuntimeWarning, module=r"rung\.ops\.")
             found = case(seed)
             line = None if found is None else problem(found)
+    except Hang:
+        return [f"hangs: more than {SECONDS} s, before the call"]
     finally:
         configure(interpret=before)
     return [] if line is None else [f"{found.of.name}({text(found)}): {line}"]  # type: ignore[union-attr]
@@ -436,7 +440,7 @@ def shown(x: Any) -> str:
     with contextlib.suppress(Exception):
         x = api.made(x)
     try:
-        said = " ".join(repr(x).split())
+        said = re.sub(r" at 0x[0-9a-f]+", "", " ".join(repr(x).split()))
     except Exception as error:
         said = f"<{type(x).__name__}, whose repr raises {type(error).__name__}>"
     return said if len(said) <= 70 else said[:67] + "…"

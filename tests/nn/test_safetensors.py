@@ -72,6 +72,22 @@ BROKEN = {
     "a list": (raw([1]), "its header does not parse"),
     "name twice": (raw(b'{"a":1,"a":1}'), "a name stands twice"),
     "no offsets": (raw({"a": {"dtype": "F32", "shape": []}}), "KeyError: 'data_offsets'"),
+    "nested without end": (raw(b'{"a":' * 100_000), "RecursionError"),
+    "a number of 5,000 digits": (raw(b'{"a":' + b"1" * 5000 + b"}"), "ValueError"),
+    "dims beyond NumPy's": (
+        raw({"a": {"dtype": "U8", "shape": [0, 2**70], "data_offsets": [0, 0]}}),
+        "shape (0, 1180591620717411303424)",
+    ),
+    "70 dims": (
+        raw({"a": {"dtype": "U8", "shape": [1] * 70, "data_offsets": [0, 1]}}, b"x"),
+        "a has 70 dims",
+    ),
+    "bools for numbers": (
+        raw({"a": {"dtype": "U8", "shape": [True], "data_offsets": [False, True]}}, b"x"),
+        "shape (True,)",
+    ),
+    "metadata of numbers": (raw({"__metadata__": {"a": 1}}), "metadata must be text"),
+    "metadata as a list": (raw({"__metadata__": [1]}), "AttributeError"),
     "unknown dtype": (
         raw({"a": {"dtype": "F8_E4M3", "shape": [1], "data_offsets": [0, 1]}}, b"x"),
         "dtype 'F8_E4M3', which rung does not have",
