@@ -62,13 +62,13 @@ def test_errors_of_readers_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_public_interface_is_covered() -> None:
     print(f"\n{calls.coverage()}")
-    with calls.confined():
+    with calls.confined(300):
         configure(interpret=True)
         assert [n for n in api.targets() if api.base(n) is None] == []
 
 
 def test_a_case_depends_on_its_seed_alone() -> None:
-    with calls.confined():
+    with calls.confined(300):
         configure(interpret=True)
         first = [calls.show(s) for s in range(40)]
         assert [calls.show(s) for s in reversed(range(40))] == first[::-1]

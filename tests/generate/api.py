@@ -593,7 +593,10 @@ def surface() -> dict[str, Any]:
         for name in sorted(dir(owner)):
             x = getattr(owner, name)
             full = f"{space}.{name}"
-            if not _is_public(space, name, x) or id(x) in seen or full in LEFT_OUT:
+            if not _is_public(space, name, x) or id(x) in seen:
+                continue
+            if full in LEFT_OUT:
+                seen.add(id(x))
                 continue
             if isinstance(x, type) and issubclass(x, Exception | tuple):
                 continue

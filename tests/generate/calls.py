@@ -342,7 +342,7 @@ def _too_long(*_: object) -> None:
 
 
 @contextlib.contextmanager
-def confined() -> Iterator[None]:
+def confined(seconds: float | None = None) -> Iterator[None]:
     """In an empty folder, with bounds of time and memory, settings put back, nothing printed."""
     before, folder = settings(), os.getcwd()
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
@@ -352,7 +352,7 @@ def confined() -> Iterator[None]:
     with tempfile.TemporaryDirectory() as empty, contextlib.redirect_stdout(io.StringIO()):
         os.chdir(empty)
         resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + MORE_MEMORY, hard))
-        signal.setitimer(signal.ITIMER_REAL, SECONDS)
+        signal.setitimer(signal.ITIMER_REAL, SECONDS if seconds is None else seconds)
         try:
             yield
         finally:
@@ -454,7 +454,7 @@ def show(seed: int) -> str:
 
 def coverage() -> str:
     """Which part of the public interface has a call that is right."""
-    with confined():
+    with confined(300):
         names = api.targets()
         configure(interpret=True)
         without = [n for n in names if api.base(n) is None]
