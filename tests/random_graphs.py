@@ -665,7 +665,9 @@ def _with(op: tuple[Op, Attrs], x: Known) -> tuple[Op, list[Known], Attrs]:
     return op[0], [x], op[1]
 
 
-ELEMENTWISE = [op for op in RECORDS if op.elementwise]
+CHECKS = ("check_range",)
+"""Ops that raise for some values."""
+ELEMENTWISE = [op for op in RECORDS if op.elementwise and op.name not in CHECKS]
 COMMON = (
     "add", "add", "multiply", "multiply", "subtract", "divide", "maximum", "exp", "tanh", "sqrt",
     "negative", "log",
