@@ -127,7 +127,7 @@ class Frame:
         stack = self.stack
         if self.returned:
             if stack:
-                stack[-1] = (*stack[-1], *self.returned)
+                stack[-1] = (*stack[-1], *self.returned, _INSIDE)
             self.returned = []
         if i.depth >= 0:
             del stack[i.depth :]
@@ -180,17 +180,18 @@ class Frame:
                 found += self.recorder.read_inherited(x.after, x.owner, name)
             elif type(x) is not _Mark:
                 found += self.recorder.read_attribute(x, name, updating)
-        return tuple(found)
+        return tuple(found) if not _has(entry, _INSIDE) else (*found, _INSIDE)
 
     def item(self, container: Entry, key: Entry, updating: bool = False) -> Entry:
         """An item of what the value may be."""
         found: list[Any] = []
+        exact = _is_exact(key)
         for x in container:
-            if len(key) == 1:
+            if exact:
                 found += self.recorder.read_item(x, key[0], updating)
             else:
                 found += self.recorder.read_content(x)
-        return tuple(found)
+        return tuple(found) if exact and not _has(container, _INSIDE) else (*found, _INSIDE)
 
     def call(self, function: Entry, args: list[Entry], named: dict[str, Entry]) -> Entry:
         """A call: what it reads of its arguments, and what it may return of these."""
@@ -232,11 +233,16 @@ class Frame:
             for x in entry:
                 if type(x) is not _Mark:
                     found += (x, *recorder.read_tree(x))
-        return (*found, _INSIDE) if found else ()
+        return (*found, _INSIDE)
 
 
 def _has(entry: Entry, mark: Any) -> bool:
     return any(x is mark for x in entry)
+
+
+def _is_exact(entry: Entry) -> bool:
+    """Whether the value is the one object of the entry."""
+    return len(entry) == 1 and type(entry[0]) is not _Mark
 
 
 def _hashable(f: Any) -> bool:
@@ -359,7 +365,7 @@ def _store_item(self: Frame, frame: FrameType, i: Instruction) -> None:
     if i.name == "STORE_SUBSCR":
         self.pop()
     for x in container:
-        self.recorder.wrote_item(x, key[0] if len(key) == 1 else {})
+        self.recorder.wrote_item(x, key[0] if _is_exact(key) else {})
 
 
 def _store_cell(self: Frame, frame: FrameType, i: Instruction) -> None:
@@ -391,7 +397,7 @@ def _binary(self: Frame, frame: FrameType, i: Instruction) -> None:
         self.content(right)
         self.stack.append(left)
     else:
-        self.stack.append((*self.content(left), *self.content(right)))
+        self.stack.append((*self.content(left), *self.content(right), _INSIDE))
 
 
 def _truth(self: Frame, frame: FrameType, i: Instruction) -> None:
@@ -412,7 +418,7 @@ def _next(self: Frame, frame: FrameType, i: Instruction) -> None:
 
 
 def _unpack(self: Frame, frame: FrameType, i: Instruction) -> None:
-    items = self.content(self.pop())
+    items = (*self.content(self.pop()), _INSIDE)
     self.stack += [items] * (i.effect + 1)
 
 
@@ -422,7 +428,8 @@ _MAKE_CONTAINERS = ("BUILD_LIST", "BUILD_SET", "BUILD_MAP", "BUILD_CONST_KEY_MAP
 def _build(self: Frame, frame: FrameType, i: Instruction) -> None:
     parts = self.pops(1 - i.effect)
     made = (_FRESH,) if i.name in _MAKE_CONTAINERS else ()
-    self.stack.append((*(x for entry in parts for x in entry if x is not _FRESH), *made))
+    objects = [x for entry in parts for x in entry if type(x) is not _Mark]
+    self.stack.append((*objects, _INSIDE, *made))
 
 
 def _extend(self: Frame, frame: FrameType, i: Instruction) -> None:
@@ -520,10 +527,11 @@ def _return(self: Frame, frame: FrameType, i: Instruction) -> None:
 
 
 def _getattr(self: Frame, args: list[Entry]) -> Entry:
-    if len(args) >= 2 and len(args[1]) == 1 and isinstance(args[1][0], str):
-        found = self.attribute(args[0], args[1][0])
-        return (*found, *(args[2] if len(args) > 2 else ()))
-    return ()
+    default = args[2] if len(args) > 2 else ()
+    if len(args) >= 2 and _is_exact(args[1]) and isinstance(args[1][0], str):
+        return (*self.attribute(args[0], args[1][0]), *default)
+    fields = self.attribute(args[0], "__dict__") if args else ()
+    return (*self.content(fields), *default, _INSIDE)  # any attribute
 
 
 def _vars(self: Frame, args: list[Entry]) -> Entry:
@@ -537,7 +545,8 @@ def _len(self: Frame, args: list[Entry]) -> Entry:
 
 
 def _items(self: Frame, args: list[Entry]) -> Entry:
-    return tuple(x for entry in args for x in (*entry, *self.content(entry)))
+    found = [x for entry in args for x in (*entry, *self.content(entry)) if type(x) is not _Mark]
+    return (*found, _INSIDE)
 
 
 def _new(self: Frame, args: list[Entry]) -> Entry:
@@ -565,7 +574,7 @@ _CALLS: dict[Any, Callable[[Frame, list[Entry]], Entry]] = {
 
 
 def _setattr(self: Frame, args: list[Entry]) -> Entry:
-    if len(args) == 3 and len(args[1]) == 1:
+    if len(args) == 3 and _is_exact(args[1]):
         for x in args[0]:
             self.recorder.wrote_attribute(x, args[1][0])
     return ()

@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rung.core.dtype import DType
-from rung.tensor import tree
 from rung.tensor.frames import Frame
 from rung.tensor.guards import (
     ARRAY,
@@ -45,6 +44,7 @@ from rung.tensor.guards import (
     item_of,
 )
 from rung.tensor.state import TensorState, state
+from rung.tensor.tree import counts_as_node
 from rung.tensor.users import LIBRARY_FILES, is_foreign, is_library, is_user_frame, is_user_function
 
 if TYPE_CHECKING:
@@ -390,7 +390,7 @@ class Recorder:
         elif isinstance(owner, (*Containers.__args__, tuple)):
             items = self.read_content(owner)
         elif is_foreign(type(owner)) or (
-            tree.children(owner)[1] is not None and not is_library(type(owner))
+            counts_as_node(type(owner)) and not is_library(type(owner))
         ):
             fields = [n for n in _fields(owner) or () if n not in _BOOKKEEPING]
             items = [x for n in fields for x in self.read_attribute(owner, n)]

@@ -121,6 +121,11 @@ def children(tree: Any) -> tuple[Sequence[Any], Any]:
     return found, (type(tree), rest)
 
 
+def counts_as_node(kind: type) -> bool:
+    """Whether objects of this class are nodes of trees."""
+    return _rules(kind) is not None
+
+
 def unflatten(structure: Structure, leaves: Iterable[Any]) -> Any:
     """The tree of this structure with `leaves`. Raises TreeError if their number differs."""
     leaves = list(leaves)

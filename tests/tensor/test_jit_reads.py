@@ -255,6 +255,39 @@ def attribute_by_getattr() -> Case:
     return f, [lambda: setattr(c, "scale", 3.0), lambda: names.append("scale")]
 
 
+def names_and_keys_that_are_computed() -> Case:
+    c: Any = types.SimpleNamespace(x0=1.0, x1=2.0)
+    table: Any = {"k0": 3.0, "k1": 4.0, (0,): 5.0, (0, 1): 6.0}
+    row, last = [1.0, 2.0, 3.0], Config(inner=2)
+
+    def f(x: Any) -> Any:
+        for i in range(2):
+            x = x + getattr(c, f"x{i}") * getattr(c, "y%d" % i, 1.0) + table[f"k{i}"]  # noqa: UP031
+        return x + table[(x.ndim - 1,)] + table[x.ndim - 1, 1] + sum(row[last.inner - 1 :])
+
+    return f, [
+        lambda: setattr(c, "x1", 7.0),
+        lambda: setattr(c, "y1", 8.0),
+        lambda: table.update(k1=9.0),
+        lambda: table.__setitem__((0,), 1.0),
+        lambda: table.__setitem__((0, 1), 2.0),
+        lambda: row.__setitem__(2, 4.0),
+        lambda: setattr(last, "inner", 3),
+    ]
+
+
+def keys_that_are_objects() -> Case:
+    @dataclasses.dataclass(frozen=True)
+    class Key:
+        name: str
+
+    table = {Key("a"): Config(scale=2.0), None: 1.0}
+    return (lambda x: x * table[Key("a")].scale), [
+        lambda: setattr(table[Key("a")], "scale", 3.0),
+        lambda: table.__setitem__(Key("a"), Config(scale=4.0)),
+    ]
+
+
 def namespace_of_argparse() -> Case:
     args = argparse.Namespace(lr=0.5)
     return (lambda x: x * args.lr), [lambda: setattr(args, "lr", 0.25)]
