@@ -13,7 +13,7 @@ from rung.ir.node import Value
 from rung.ir.op import Array, Cost, Op
 from rung.ir.types import TensorType
 from rung.ops.creation import full_like, zeros_like
-from rung.ops.elementwise import cast, divide, equal, multiply, where
+from rung.ops.elementwise import cast, divide, equal, multiply, subtract, where
 from rung.ops.families import NUMBERS, Types, is_narrow, nbytes, require_dtype, structured
 from rung.ops.indexing import (
     BatchAttrs,
@@ -92,30 +92,35 @@ def _extremum_jvp(
 def _product_jvp(
     attrs: BatchAttrs, inputs: Values, outputs: Values, tangents: Tangents
 ) -> tuple[Value | None, ...]:
-    """Each tangent times the product of all others at its place: of the factors that are not zero,
-    where no other is zero. Exact beside zeros, in first derivatives."""
+    """Each tangent times the product of all others at its place: that of the factors that are not
+    zero, times the one other that is. Exact beside zeros, in first and second derivatives."""
     x, index, updates = inputs
     dx, _, du = tangents
     if dx is None and du is None:
         return (None,)
     ones, many = full_like(x, 1), full_like(updates, 1)
-    zero, nil = equal(x, zeros_like(x)), equal(updates, zeros_like(updates))
+    none, nothing = zeros_like(x), zeros_like(updates)
+    zero, nil = equal(x, none), equal(updates, nothing)
     product = scatter_prod(
         where(zero, ones, x), index, where(nil, many, updates), attrs=attrs
     )
     zeros = scatter_add(cast(zero, dtype=x.dtype), index, cast(nil, dtype=x.dtype), attrs=attrs)
-
-    def others(factor: Value, is_zero: Value, product: Value, zeros: Value) -> Value:
-        one = full_like(factor, 1)
-        alone = where(is_zero, equal(zeros, one), equal(zeros, zeros_like(zeros)))
-        rest = divide(product, where(is_zero, one, factor))
-        return where(alone, rest, zeros_like(rest))
-
-    own = others(x, zero, product, zeros)
-    given = others(
-        updates, nil, gather(product, index, attrs=attrs), gather(zeros, index, attrs=attrs)
-    )
+    total = scatter_add(where(zero, x, none), index, where(nil, updates, nothing), attrs=attrs)
+    own = _product_of_others(x, zero, product, zeros, total)
+    at = [gather(v, index, attrs=attrs) for v in (product, zeros, total)]
+    given = _product_of_others(updates, nil, *at)
     return (_parts(attrs, inputs, (dx, du), (own, given)),)
+
+
+def _product_of_others(
+    factor: Value, is_zero: Value, product: Value, zeros: Value, total: Value
+) -> Value:
+    """`product` of the factors at a place that are not zero, number and sum of those that are."""
+    zero, one = zeros_like(factor), full_like(factor, 1)
+    others = subtract(zeros, cast(is_zero, dtype=factor.dtype))  # that are zero
+    other = subtract(total, where(is_zero, factor, zero))  # 0, but it moves
+    left = where(equal(others, zero), one, where(equal(others, one), other, zero))
+    return multiply(divide(product, where(is_zero, one, factor)), left)
 
 
 scatter_max: Op = _combining(

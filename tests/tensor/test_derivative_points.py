@@ -284,6 +284,20 @@ def test_hessian_of_a_variance_by_way_of_the_deviation() -> None:
     np.testing.assert_allclose(found.numpy(), rung.hessian(rung.var)(rung.tensor(ZERO)).numpy())
 
 
+@pytest.mark.parametrize("zeros", [0, 1, 2, 3])
+def test_second_derivatives_of_products_beside_zeros(zeros: int) -> None:
+    """Of all elements at one place, by `scatter_reduce` as by `prod`."""
+    values = np.array([2.0, -3.0, 0.5, 4.0])
+    values[:zeros] = 0
+    at = rung.tensor([0, 0, 0, 0])
+    whole = lambda x: rung.scatter_reduce(  # noqa: E731
+        rung.ones(1, dtype="f64"), 0, at, x, "prod"
+    ).sum()
+    wanted = rung.hessian(rung.prod)(rung.tensor(values)).numpy()
+    for derived in (rung.hessian(whole), rung.jacrev(rung.grad(whole))):
+        np.testing.assert_allclose(derived(rung.tensor(values)).numpy(), wanted, atol=1e-12)
+
+
 def test_the_kink_of_a_length_has_no_curvature() -> None:
     for function in (rung.norm, rung.std, lambda x: rung.hypot(x, x).sum()):
         assert not rung.hessian(function)(rung.tensor(ZERO)).numpy().any()
