@@ -174,3 +174,14 @@ def test_randint_reaches_the_ends_of_the_dtype(dtype: str, low: int, high: int) 
     assert min(values) >= low
     assert max(values) < high
     assert max(values) - min(values) >= 0.99 * (high - 1 - low)
+
+
+def test_what_an_argument_is_kept_as() -> None:
+    """Scalars of NumPy have dtypes, which arguments that are read as numbers keep."""
+    assert rung.arange(np.int64(3)).dtype is rung.int64
+    assert rung.full((2,), np.float64(1)).dtype is rung.float64
+    assert rung.full(np.array([2, 3]), 1.0).shape == (2, 3)
+    assert rung.sum(X, np.int64(1)).shape == (3,)
+    with pytest.raises(rung.ArgumentError, match="sum: keepdims is 'yes'") as caught:
+        rung.sum(X, 0, keepdims="yes")
+    assert caught.value.fix == "give bool"

@@ -70,14 +70,15 @@ def read_int(x: Any) -> Any:
 
 
 def read_float(x: Any) -> Any:
-    """A real number; a tensor that holds one stays a tensor."""
-    if isinstance(x, float | int):
+    """A real number as it is, since NumPy's scalars have dtypes; fractions and the like as floats,
+    an array of one as its scalar. A tensor that holds one stays a tensor."""
+    if isinstance(x, float | int | np.floating | np.integer | np.bool_):
         return x
-    if isinstance(x, numbers.Real | np.bool_):
+    if isinstance(x, numbers.Real):
         return float(x)
     if _kind(x) not in ("f", "i", "u", "b", "V"):
         return NO
-    return float(x) if isinstance(x, np.ndarray) else x
+    return x[()] if isinstance(x, np.ndarray) else x
 
 
 def read_bool(x: Any) -> Any:

@@ -475,7 +475,7 @@ class Tensor(Methods, TensorState):
             return self if dtype is None else self.astype(dtype)
         return self.astype(target)
 
-    def to_device(self, device: object, /, *, stream: None = None) -> Tensor:
+    def to_device(self, device: object, /, *, stream: object = None) -> Tensor:
         """The tensor on another device; there is only `"cpu"`. Raises DeviceError."""
         check_device(device)
         if stream is not None:

@@ -269,6 +269,9 @@ TENSORS: list[Any] = [
     Make(lambda: (rung.ones(2), None)),
     Make(lambda: {"a": rung.ones(2)}),
 ]
+WRAPPERS = ("core/arguments.py", "tensor/precision.py", "tensor/operate.py")
+"""Where functions are called that stand behind others."""
+ARITY = re.compile(r"positional argument|keyword argument|multiple values|positional-only")
 POOLS = (NUMBERS, OBJECTS, SEQUENCES, TENSORS)
 NAMES = ("dtype", "axis", "dim", "out", "device", "keepdim", "nonsense", "")
 
@@ -407,7 +410,7 @@ def _names_an_argument(of: Case, error: TypeError) -> bool:
     if "/rung/" not in frames[-1].filename:
         return True  # in the call itself, or in a function that was given
     said = str(error)
-    if "(*args, **kwargs)" in (frames[-1].line or "") and "argument" in said:
+    if frames[-1].filename.endswith(WRAPPERS) and ARITY.search(said):
         return True
     words = said.replace("`", " ").replace("'", " ").replace(":", " ").replace(",", " ").split()
     given = {getattr(x, "__name__", "") for x in of.given.values()}
