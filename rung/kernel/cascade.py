@@ -34,9 +34,11 @@ from rung.kernel.recognise import reads
 from rung.kernel.rewrite import block, map_exprs
 from rung.kernel.step import Step
 
-TERMS = 16
+TERMS = 8
 """Terms that are added up one after the other by up to `FEW_VECTORS` accumulators: one addition
-more for so many."""
+more for so many. Loops of twice as many stay as they are."""
+PARTS = 4
+"""Parts that are added up one after the other there. Four equal numbers add up without an error."""
 MANY_TERMS = 256
 """The same for the tile of a contraction, which has no registers for a second one, and for running
 sums, in which each level costs an addition for each element."""
@@ -287,8 +289,10 @@ def _next_cascade(s: Stmt, vector_bytes: int, only: Set[str]) -> Cascade | None:
         if not x.buffer.dtype.is_float:
             continue
         terms, each = x.terms(vector_bytes), _terms(s.body, x)
-        iterations = max(terms // each, 1)
-        if each * s.axis.extent > 2 * terms and s.axis.extent > iterations:
+        iterations, most = max(terms // each, 1), 2 * terms
+        if terms == TERMS and s.axis.name.endswith("_s"):
+            iterations = most = PARTS
+        if each * s.axis.extent > most and s.axis.extent > iterations:
             return Cascade(s.axis.name, iterations)
     return None
 

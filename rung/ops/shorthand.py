@@ -42,7 +42,8 @@ def summed(x: Value, dims: tuple[int, ...]) -> Value:
 
 def averaged(x: Value, dims: tuple[int, ...]) -> Value:
     """The mean over `dims`, without them."""
-    return mean_of(reduce_sum(x, dims=dims), prod(x.shape[d] for d in dims))
+    count = prod(x.shape[d] for d in dims)
+    return times(reduce_sum(x, dims=dims), 1.0 / count if count else float("nan"))
 
 
 def mean_of(total: Value, count: float) -> Value:
