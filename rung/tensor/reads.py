@@ -45,7 +45,14 @@ from rung.tensor.guards import (
 )
 from rung.tensor.state import TensorState, state
 from rung.tensor.tree import counts_as_node
-from rung.tensor.users import LIBRARY_FILES, is_foreign, is_library, is_user_frame, is_user_function
+from rung.tensor.users import (
+    LIBRARY_FILES,
+    is_foreign,
+    is_holder,
+    is_library,
+    is_user_frame,
+    is_user_function,
+)
 
 if TYPE_CHECKING:
     from rung.tensor.trace import Trace
@@ -252,7 +259,7 @@ class Recorder:
 
     def _descriptor(self, owner: Any, name: str, found: Any, updating: bool) -> tuple[Any, ...]:
         if isinstance(found, property) and is_foreign(type(owner)):
-            self.read_tree(owner)
+            self.read_tree(owner, None, True)
         if type(found).__name__ != "member_descriptor":  # a slot
             fields = _fields(owner)
             return () if fields is None or name != "__dict__" else (fields,)
@@ -353,7 +360,7 @@ class Recorder:
         """All that is in an object that a library is asked for the items of."""
         found = _static(type(owner), method)
         library = isinstance(found, FunctionType) and not is_user_function(found)
-        return self.read_tree(owner) if library and is_foreign(type(owner)) else ()
+        return self.read_tree(owner, None, True) if library and is_foreign(type(owner)) else ()
 
     def read_content(self, owner: Any) -> tuple[Any, ...]:
         """All items of a container: list, dict, set; of a tuple, which cannot change, they are
@@ -375,9 +382,12 @@ class Recorder:
         if array.flags.writeable or isinstance(array.base, np.ndarray):
             self._add(ARRAY, array, None, array.copy())
 
-    def read_tree(self, owner: Any, seen: set[int] | None = None) -> tuple[Any, ...]:
+    def read_tree(
+        self, owner: Any, seen: set[int] | None = None, foreign: bool = False
+    ) -> tuple[Any, ...]:
         """All that a function of a library may find in an argument: items of containers within
-        each other, fields of what counts as a tree. What it may return of that."""
+        each other, fields of what counts as a tree. What it may return of that. `foreign`: fields
+        of objects of libraries too."""
         seen = set() if seen is None else seen
         if id(owner) in seen or isinstance(owner, (*_LEAVES, TensorState)):
             return ()
@@ -389,14 +399,14 @@ class Recorder:
             return ()
         elif isinstance(owner, (*Containers.__args__, tuple)):
             items = self.read_content(owner)
-        elif is_foreign(type(owner)) or (
+        elif is_holder(type(owner)) or (foreign and is_foreign(type(owner))) or (
             counts_as_node(type(owner)) and not is_library(type(owner))
         ):
             fields = [n for n in _fields(owner) or () if n not in _BOOKKEEPING]
             items = [x for n in fields for x in self.read_attribute(owner, n)]
         else:
             return ()
-        return (*items, *(x for item in items for x in self.read_tree(item, seen)))
+        return (*items, *(x for item in items for x in self.read_tree(item, seen, foreign)))
 
     # ---- functions
 

@@ -84,6 +84,15 @@ def is_foreign(kind: type) -> bool:
     return any(_is_foreign_name(k.__module__) for k in kind.__mro__)
 
 
+_HOLDERS = ("argparse", "collections", "configparser", "optparse", "types", "weakref")
+
+
+@lru_cache(maxsize=4096)
+def is_holder(kind: type) -> bool:
+    """Whether a class is made from one of Python's library that is there to hold values."""
+    return any(k.__module__.partition(".")[0] in _HOLDERS for k in kind.__mro__)
+
+
 @lru_cache(maxsize=4096)
 def _is_foreign_name(name: str) -> bool:
     first = name.partition(".")[0]

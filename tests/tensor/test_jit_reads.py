@@ -12,9 +12,13 @@ import functools
 import gc
 import importlib
 import itertools
+import logging
 import operator
+import pathlib
+import re
 import sys
 import threading
+import time
 import types
 import weakref
 from collections.abc import Callable, Iterator
@@ -1162,6 +1166,25 @@ def test_installed_packages(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> N
     assert f(rung.ones(1)).item() == 14
     models.gain = 3.0
     assert f(rung.ones(1)).item() == 18
+
+
+def test_what_only_reports_is_no_reason_to_trace_again(capsys: pytest.CaptureFixture[str]) -> None:
+    logger, lock, started = logging.getLogger("rung.tests"), threading.Lock(), time.time()
+    pattern, path = re.compile("a+"), pathlib.Path("a/b.txt")
+
+    @rung.jit
+    def f(x: Any) -> Any:
+        logger.info("shape %s after %s", x.shape, time.time() - started)
+        with lock:
+            print("traced")
+        if pattern.match("aab") and path.suffix == ".txt":
+            x = x + 1
+        return x
+
+    for i in range(3):
+        logging.getLogger(f"rung.tests.{i}")
+        assert f(rung.ones(1)).item() == 2
+    assert capsys.readouterr().out == "traced\n"
 
 
 def test_an_average_of_weights_reads_its_decay() -> None:
