@@ -35,7 +35,8 @@ def attention(
     (grouped queries); nothing is copied for it. `scale` is 1/sqrt(D) unless given. `mask`
     broadcasts to [batch…, heads, T, S]: bool (true = may look) or float (added). With `causal`,
     query i sees the keys up to i + S - T. A query that may look at nothing gives 0. `dropout` drops
-    that part of the weights by the random `key`. Of 16-bit floats the softmax is in f32.
+    that part of the weights by the random `key`. 16-bit floats are computed in f32 and rounded
+    once.
     """
     groups = _check(q, k, v, mask)
     *batch, heads, num_q, depth = q.shape
@@ -46,8 +47,8 @@ def attention(
     last = len(many)
     first = num_q - k.shape[-2]  # a query sees the keys up to its own place, counted from the end
     seen = ((((0, last - 1), (1, num_batch), first)),) if causal else ()
-    scores = wide(
-        dot_general(query, k, batch=(same, same), contract=((last,), (num_batch + 1,)), domain=seen)
+    scores = dot_general(
+        wide(query), wide(k), batch=(same, same), contract=((last,), (num_batch + 1,)), domain=seen
     )
     scores = times(scores, 1 / sqrt(max(depth, 1)) if scale is None else scale)
     scores = _masked(scores, mask, (*q.shape[:-1], k.shape[-2]), causal)
@@ -57,12 +58,11 @@ def attention(
         if key is None:
             raise RungError("attention: dropout needs a random key", fix="pass key=")
         weights = dropped(weights, key, dropout)
-    weights = as_type(weights, v.dtype)
     seen = ((((0, last - 1), (0, last), first)),) if causal else ()
     result = dot_general(
-        weights, v, batch=(same, same), contract=((last,), (num_batch,)), domain=seen
+        weights, wide(v), batch=(same, same), contract=((last,), (num_batch,)), domain=seen
     )
-    return reshaped(result, (*q.shape[:-1], v.shape[-1]))
+    return as_type(reshaped(result, (*q.shape[:-1], v.shape[-1])), v.dtype)
 
 
 def _check(q: Value, k: Value, v: Value, mask: Value | None) -> int:

@@ -71,6 +71,7 @@ HALF_CASES: dict[str, Callable[..., Any]] = {
     "dist": rung.dist,
     "triplet": lambda x, y: F.triplet_margin_loss(x, y, -x, margin=700.0),
     "logsumexp": lambda x, y: rung.logsumexp(x, axis=1),
+    "attention": lambda x, y: F.attention(x[None], y[None], x[None], causal=True),
     "logcumsumexp": lambda x, y: rung.logcumsumexp(x, axis=1),
     "hypot": rung.hypot,
     "lp_pool": lambda x, y: F.lp_pool1d(abs(x).reshape(1, 3, 5), 2, 2),
