@@ -21,7 +21,14 @@ from rung.ir.text import graph_text
 from rung.kernel.interpret import interpret as interpret_kernel
 from rung.kernel.loop import Buffer, Kernel
 from rung.kernel.parse import parse_kernel
-from rung.kernel.plan import ConstantMemory, InputMemory, Memory, OutputMemory, TempMemory
+from rung.kernel.plan import (
+    ConstantMemory,
+    FaultMemory,
+    InputMemory,
+    Memory,
+    OutputMemory,
+    TempMemory,
+)
 from rung.kernel.text import kernel_text
 from rung.ops.elementwise import DTypeAttrs
 from rung.ops.parse import parse
@@ -231,6 +238,7 @@ class Memories:
         for output, source in drawn.aliases.items():
             self.outputs[output] = self.inputs[source]
         self.temps: dict[int, Array] = {}
+        self.faults: dict[int, Array] = {}
 
     def array(self, memory: Memory, dtype: DType, shape: tuple[int, ...]) -> Array:
         """The array of `memory` as a kernel sees it."""
@@ -240,6 +248,8 @@ class Memories:
             found = self.outputs[memory.index]
         elif isinstance(memory, ConstantMemory):
             found = np.array(memory.array).reshape(-1)
+        elif isinstance(memory, FaultMemory):
+            found = self.faults.setdefault(memory.index, np.ones(1, np.uint64))
         else:
             assert isinstance(memory, TempMemory)
             found = self.temps.setdefault(memory.index, np.zeros(memory.nbytes, np.uint8))
@@ -263,6 +273,7 @@ def run_kernels(compiled: CompiledGraph, drawn: RandomGraph, form: Form) -> list
         arrays = [memories.array(m, b.dtype, b.shape) for b, m in pairs]
         arrays += [temporary(b) for b in chosen.params[len(given) :]]  # added by the schedule
         interpret_kernel(chosen, arrays)
+    assert not any(word[0] for word in memories.faults.values()), "a position is out of range"
     shapes = [v.type.shape for v in drawn.graph.outputs]
     return [a.reshape(s) for a, s in zip(memories.outputs, shapes, strict=True)]
 

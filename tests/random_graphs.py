@@ -395,6 +395,9 @@ def draw_elementwise(d: Drawer) -> None:
     elif op.name == "bitcast":
         same = [t for t in dt.INTEGERS + dt.FLOATS if t.bits == x.dtype.bits]
         attrs = op.attrs(dtype=d.pick(same))
+    elif op.name == "check_range":
+        low, high = (int(f(x.array, initial=0)) for f in (np.min, np.max))
+        attrs = op.attrs(low=low, high=high, what="index")
     elif op.name == "where":
         condition = d.like(x.type.with_dtype(dt.bool_))
         d.apply(op, [condition, x, d.matching(x)])
