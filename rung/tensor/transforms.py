@@ -20,9 +20,9 @@ from rung.ir.types import Shape, TensorType
 from rung.ops.batching import from_front, with_axis
 from rung.ops.broadcast import broadcasted
 from rung.ops.creation import full_like, iota
-from rung.ops.elementwise import multiply
+from rung.ops.elementwise import equal, multiply, where
 from rung.ops.families import add
-from rung.tensor import tree
+from rung.tensor import linear, tree
 from rung.tensor.autograd import Primals, enable_grad, grad, jvp, settled_result, vjp
 from rung.tensor.creation import eye
 from rung.tensor.leaf import Example, leaf_value
@@ -192,18 +192,27 @@ class _Examples:
         check_gradients(self.holder)
         found: list[tuple[Any, Value]] = []
         for place in self.holder.places.values():
+            order = iota(shape=(self.size,), dim=0, dtype=place.start.dtype)
+            first = broadcasted(place.outer, (self.size,))
             far = offset(place.value, place.start)
+            if far is None and not self._differs(place.value):  # seeded anew
+                later = broadcasted(place.value, (self.size,))
+                self.all[place.start] = where(equal(order, full_like(order, 0)), first, later)
+                found.append((place.tensor, place.value))
+                continue
             if far is None:
                 raise TraceError(
                     f"vmap of {self.name}: how many random numbers are drawn is not the same for "
                     "all examples",
                     fix="give each example a key (random.split), or draw as much on all paths",
                 )
-            order = iota(shape=(self.size,), dim=0, dtype=place.start.dtype)
-            first = broadcasted(place.outer, (self.size,))
             self.all[place.start] = add(first, scaled(order, far))
             found.append((place.tensor, advanced(place.outer, far * self.size)))
         return found
+
+    def _differs(self, value: Value) -> bool:
+        """Whether a value depends on the example."""
+        return any(holder is self.holder for holder in linear.linearize([value], {}).holders)
 
     def collected(self, made: tuple[Any, list[Tensor], list[Value]], axes: Axes) -> Any:
         """The results for all examples."""

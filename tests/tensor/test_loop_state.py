@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import rung
+from rung import nn, optim
 from rung.core.errors import ShapeError, SourceError, TraceError
 from rung.nn import functional as f
 
@@ -174,6 +175,53 @@ def test_vmap_may_draw_the_same_for_all():
     assert rows == [first] * 4 and rung.rand().item() == after
     with pytest.raises(TraceError, match="how many random numbers"):
         rung.vmap(lambda x: rung.cond(x > 0, lambda: rung.rand(), lambda: x * 1))(rung.ones(3))
+
+
+def seeded(*_):
+    before = rung.rand()
+    rung.manual_seed(5)
+    return before, rung.rand(), rung.rand()
+
+
+def test_a_seed_within_a_body():
+    found = []
+    for run in (
+        lambda: [rung.stack(list(ts)) for ts in zip(*[seeded() for _ in range(3)], strict=True)],
+        lambda: rung.map(seeded, rung.zeros(3)),
+        lambda: rung.vmap(seeded)(rung.zeros(3)),
+    ):
+        rung.manual_seed(2)
+        found.append([*(t.tolist() for t in run()), rung.rand().item()])
+    assert found[0] == found[1]
+    assert found[0][1:] == found[2][1:]  # before it, the examples of vmap share their seed
+
+
+def trained(loop):
+    """Losses of a model with dropout, by the optimizer in the way of PyTorch."""
+    rung.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.3), nn.Linear(4, 1))
+    optimizer = optim.Adam(model.parameters(), lr=0.1)
+
+    def step(x):
+        loss = (model(x) ** 2).mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss.detach()
+
+    xs = rung.asarray(np.random.default_rng(0).standard_normal((4, 5, 3)).astype(np.float32))
+    losses = loop(step, xs)
+    return losses.tolist(), [np.array(t) for t in model.state_dict().values()], step(xs[0]).item()
+
+
+@pytest.mark.parametrize("wrap", [lambda g: g, rung.jit], ids=["lazy", "jit"])
+def test_a_loop_that_trains(wrap):
+    want = trained(lambda step, xs: rung.stack([step(x) for x in xs]))
+    found = trained(wrap(lambda step, xs: rung.map(step, xs)))
+    np.testing.assert_allclose(found[0], want[0], rtol=1e-4)
+    for a, b in zip(found[1], want[1], strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+    assert found[2] == pytest.approx(want[2], rel=1e-3)
 
 
 @pytest.mark.parametrize("wrap", [lambda g: g, rung.jit], ids=["lazy", "jit"])
