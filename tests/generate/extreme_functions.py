@@ -287,7 +287,7 @@ SPECIAL: Final = (
     Unary("erfinv", sp.erfinv, _erfinv, lambda y: ROOT_PI / 2 * mp.exp(_erfinv(y) ** 2),
           (1, 4000), 200, odd=True, domain=(-1, 1)),
     Unary("ndtr", sp.ndtr, _phi, _density, (1, 4000), 1000, limits=(0, 1), slope_limits=(0, 0)),
-    Unary("ndtri", sp.ndtri, _ndtri, lambda p: 1 / _density(_ndtri(p)), (1, 4000), 2000,
+    Unary("ndtri", sp.ndtri, _ndtri, lambda p: 1 / _density(_ndtri(p)), (1, 4000), 4000,
           floor=1e-3, domain=(0, 1)),
     Unary("log_ndtr", sp.log_ndtr, _log_ndtr, _log_ndtr_slope, (1, 4000), 1000,
           limits=(-INF, 0), slope_limits=(INF, 0)),

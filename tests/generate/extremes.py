@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 import rung
@@ -125,7 +126,8 @@ def wanted_slopes(f: Unary, x: Array, values: Array) -> tuple[Array, Array]:
     assert f.slope is not None
     wide = x.astype(np.float64)
     found = exact(f.slope, wide)
-    known = np.isfinite(values) & np.isfinite(wide) & ~np.isin(wide, f.kinks) & ~np.isnan(found)
+    finite = np.abs(values) <= Long(ml_dtypes.finfo(x.dtype).max)
+    known = finite & np.isfinite(wide) & ~np.isin(wide, f.kinks) & ~np.isnan(found)
     if f.slope_limits is not None:
         for end, value in zip((-np.inf, np.inf), f.slope_limits, strict=True):
             at = wide == end
