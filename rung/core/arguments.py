@@ -36,7 +36,7 @@ Read = Callable[[Any], Any]
 PACKAGE: Final = __name__.partition(".")[0] + "."
 INSIDE: Final = (
     "rung.core", "rung.ir", "rung.ops", "rung.public", "rung.tensor.leaf", "rung.tensor.operate",
-    "rung.tensor.pending", "rung.tensor.precision", "rung.tensor.state",
+    "rung.tensor.precision", "rung.tensor.state",
 )  # fmt: skip
 """Modules whose names public ones import, without being of the public interface."""
 TORCH_NAMES: Final = {"axis": "dim", "keepdims": "keepdim"}

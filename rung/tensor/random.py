@@ -168,6 +168,8 @@ def _float_dtype(name: str, dtype: object) -> DType:
 
 def check_span(name: str, low: float, high: float, dtype: DType) -> None:
     """Raise DomainError unless numbers of `dtype` lie from low to high."""
+    if not dtype.is_float:
+        raise DTypeError(f"{name}: dtype {dtype} is not a float", fix="give a float dtype")
     most = float(finfo(dtype.numpy).max)
     if not low <= high or not (-most <= low and high - low <= most):
         raise DomainError(

@@ -269,7 +269,7 @@ TENSORS: list[Any] = [
     Make(lambda: (rung.ones(2), None)),
     Make(lambda: {"a": rung.ones(2)}),
 ]
-WRAPPERS = ("core/arguments.py", "tensor/precision.py", "tensor/operate.py")
+WRAPPERS = ("core/arguments.py", "nn/module.py", "tensor/precision.py", "tensor/operate.py")
 """Where functions are called that stand behind others."""
 ARITY = re.compile(r"positional argument|keyword argument|multiple values|positional-only")
 POOLS = (NUMBERS, OBJECTS, SEQUENCES, TENSORS)
