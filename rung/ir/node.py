@@ -101,16 +101,23 @@ _provenance: list[Source] = []
 class provenance:
     """Context manager: nodes made inside carry `source` instead of the line being executed."""
 
-    __slots__ = ("source",)
+    __slots__ = ("entered", "source")
 
     def __init__(self, source: Source) -> None:
         self.source = source
+        self.entered = False
 
     def __enter__(self) -> None:
+        self.entered = True
         _provenance.append(self.source)
 
     def __exit__(self, *_: object) -> None:
         _provenance.pop()
+        self.entered = False
+
+    def __del__(self) -> None:
+        if getattr(self, "entered", False) and _provenance and _provenance[-1] is self.source:
+            _provenance.pop()  # Ctrl-C came at the very start of `__exit__`
 
 
 def current_source() -> Source:

@@ -14,6 +14,7 @@ import llvmlite
 
 from rung.core.settings import settings
 from rung.kernel.machine import Machine
+from rung.runtime.forks import hold_at_fork
 
 _MAGIC = b"RUNGOBJ1"
 _DIGEST_BYTES = 32
@@ -37,7 +38,8 @@ class ObjectCache:
         self.misses = 0
         self._salt = salt
         self._memory: dict[str, bytes] = {}
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        hold_at_fork(self._lock)
         self._written_bytes: int | None = None  # in the folder, as far as we know
 
     def path(self, key: str) -> Path | None:

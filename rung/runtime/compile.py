@@ -32,6 +32,7 @@ from rung.core.settings import settings
 from rung.kernel.machine import Machine, host_machine, usable_cores
 from rung.runtime.assemble import assemble
 from rung.runtime.cache import object_cache
+from rung.runtime.forks import signals_blocked, taking_no_locks
 from rung.runtime.loader import Library, link
 
 _MAX_BATCH = 8192  # unit numbers that surely fit into a pipe
@@ -178,23 +179,32 @@ def _run_workers(
     files = [os.memfd_create("rung-objects") for _ in range(workers)]
     children: list[int] = []
     try:
-        children.extend(_fork(units, machine, source, file) for file in files)
+        for file in files:
+            with signals_blocked():  # a child that is made is known
+                children.append(_fork(units, machine, source, file))
         while children:
-            os.waitpid(children[-1], 0)
+            _wait(children[-1])
             children.pop()
         return {i: record for file in files for i, record in _read_records(file)}
     finally:
         for child in children:  # only after Ctrl-C or a failed fork
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+            _wait(child)
         for descriptor in (source, *files):
             os.close(descriptor)
+
+
+def _wait(child: int) -> None:
+    """Until the process has ended; a handler of the user's may have waited for it already."""
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(child, 0)
 
 
 def _fork(units: Sequence[Unit], machine: Machine, source: int, file: int) -> int:
     """Process number of a copy that compiles; no other thread is inside LLVM when it is made."""
     lock = getattr(ffi.lib, "_lock", None)  # llvmlite's own, held during all of its calls
-    with warnings.catch_warnings(), lock or contextlib.nullcontext():
+    with taking_no_locks(), warnings.catch_warnings(), lock or contextlib.nullcontext():
         warnings.simplefilter("ignore")  # about forking with threads: the copy takes no lock
         child = os.fork()
         if child == 0:
@@ -205,6 +215,10 @@ def _fork(units: Sequence[Unit], machine: Machine, source: int, file: int) -> in
 def _work(units: Sequence[Unit], machine: Machine, source: int, file: int) -> None:
     """Compile what the queue gives until it is empty, then end this process."""
     try:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM, signal.SIGCHLD):
+            signal.signal(number, signal.SIG_DFL)  # handlers are the parent's
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both: the parent ends this
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
         gc.disable()
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         while token := os.read(source, _TOKEN.size):

@@ -7,13 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntFlag
 from functools import cache
-from itertools import pairwise
-from typing import TypeAlias
+from itertools import chain, compress, pairwise, repeat
+from operator import call, eq, setitem
+from typing import Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from rung.core.errors import LoweringError
+from rung.runtime.breath import NativeCall, in_one_breath
 from rung.runtime.memory import Block
 from rung.runtime.native import (
     COUNTER_STRIDE,
@@ -102,6 +104,9 @@ class Stage:
     name: str = ""
 
 
+_ALL: Final = slice(None)
+
+
 class Executable:
     """Stages in order, run together on the pool's threads; holds no Python state per stage.
 
@@ -143,20 +148,44 @@ class Executable:
         self._launch: _Launch | None = None
         self._program_at = 0
 
-    def run(self, pointers: list[int]) -> tuple[int, ...]:
+    def run(
+        self, pointers: list[int], first: Sequence[NativeCall] = (), then: Sequence[NativeCall] = ()
+    ) -> tuple[int, ...]:
         """Run once. `pointers`: addresses of the inputs, then of the outputs. The faults, if one is
-        not 0.
+        not 0. `first`, the run, and, if there is no fault, `then` are done in one breath.
 
         Blocks until all stages are complete; the GIL is released meanwhile. Raises ValueError
         when the number of pointers is wrong.
         """
-        with self._pool.lock:
-            if self._binding is not self._pool.binding:
-                self._bind()
-            self._pointers[:] = pointers  # type: ignore[assignment]
-            if self._call(self._program_at, self._pointers_at):
-                return tuple(self.faults.tolist())
+        shared = self._pool
+        with shared.lock:
+            kept = shared.set_arena_aside() if shared.underway else None
+            try:
+                if self._binding is not shared.binding:
+                    self._bind()
+                if not first:  # nothing comes between these two either
+                    self._pointers[:] = pointers  # type: ignore[assignment]
+                    if self._call(self._program_at, self._pointers_at):
+                        return tuple(self.faults.tolist())
+                    return ()
+                return self._run_and(pointers, first, then)
+            finally:
+                if kept is not None:
+                    shared.take_back(kept)
+
+    def _run_and(
+        self, pointers: list[int], first: Sequence[NativeCall], then: Sequence[NativeCall]
+    ) -> tuple[int, ...]:
+        fill = (setitem, self._pointers, _ALL, pointers)
+        launch = (self._call, self._program_at, self._pointers_at)
+        if not len(self.faults):
+            in_one_breath((*first, fill, launch, *then))
             return ()
+        found: list[int] = []
+        fine = map(eq, map(call, repeat(self.faults.tobytes)), repeat(bytes(self.faults.nbytes)))
+        note = (found.extend, self.faults)
+        in_one_breath(chain((*first, fill, launch, note), compress(then, fine)))
+        return tuple(map(int, found)) if any(found) else ()
 
     def run_at(self, table: int) -> tuple[int, ...]:
         """As `run`, with the address of a table of pointers that the caller keeps."""

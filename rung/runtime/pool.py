@@ -5,11 +5,8 @@ from __future__ import annotations
 import atexit
 import ctypes
 import os
-import signal
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 
 import numpy as np
@@ -17,6 +14,7 @@ import numpy as np
 from rung.core.errors import DeviceError, SettingsError
 from rung.core.settings import Settings, follow_settings, settings
 from rung.kernel.machine import usable_cores
+from rung.runtime.forks import hold_at_fork, signals_blocked
 from rung.runtime.loader import Library
 from rung.runtime.memory import Block
 from rung.runtime.native import StateOffset
@@ -33,11 +31,14 @@ class Pool:
 
     `lock` is held during a run, so that runs of several Python threads follow one another; the
     arena and the scratch blocks therefore are shared by all programs. `binding` is replaced
-    whenever an address that programs have stored has changed.
+    whenever an address that programs have stored has changed. A signal handler may run programs
+    while the thread that it interrupts holds the lock; while a script is `underway`, these get an
+    arena of their own.
     """
 
     def __init__(self, threads: int, spin_us: float):
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()
+        self.underway = 0
         self.threads = threads
         self.spin_us = spin_us
         self.binding = object()
@@ -47,6 +48,7 @@ class Pool:
         self._native: Library = native_library()
         self._workers: list[ctypes.c_void_p] = []
         self._buried: list[Block] = []
+        self._left: list[object] = []  # by the parent of this process
         self._new_state()
 
     @property
@@ -91,7 +93,7 @@ class Pool:
         """Start the missing workers. Call with `lock` held."""
         self._calibrate()
         entry = self._native.address("rung_worker")
-        with _signals_blocked():
+        with signals_blocked():
             for tid in range(1 + len(self._workers), self.threads):
                 words = self._births[tid]
                 words[:] = (self.state_address, tid, self._epoch())
@@ -126,10 +128,21 @@ class Pool:
 
     def forget_workers(self) -> None:
         """After a fork: the child has no workers, and the parent's state is of no use to it."""
-        self.lock = threading.Lock()
+        self._left.append((self._state, self._births, self._scratch))  # a run may be about to start
         self._workers = []
         self._scratch = Block(0)
         self._new_state()
+
+    def set_arena_aside(self) -> Block:
+        """Let programs bind to another arena from now on; the one that they had."""
+        kept, self._arena = self._arena, Block(0)
+        self.binding = object()
+        return kept
+
+    def take_back(self, arena: Block) -> None:
+        """Let programs bind to this arena again."""
+        self._arena = arena
+        self.binding = object()
 
     def _new_state(self) -> None:
         self._state = Block(StateOffset.BYTES)
@@ -186,18 +199,8 @@ def _create_thread(entry: int, argument: int) -> ctypes.c_void_p:
     return thread
 
 
-@contextmanager
-def _signals_blocked() -> Iterator[None]:
-    """Threads made here inherit a mask that leaves all signals to Python's threads."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 _made: list[Pool] = []
-_making = threading.Lock()
+_making = threading.RLock()
 
 
 def pool() -> Pool:
@@ -212,8 +215,7 @@ def pool() -> Pool:
 def _make_pool() -> Pool:
     chosen = settings()
     made = Pool(chosen.threads or usable_cores(), chosen.spin_us)
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=made.forget_workers)
+    hold_at_fork(made.lock, made.forget_workers)
     atexit.register(_stop_at_exit, made)
     follow_settings(lambda old, new: _follow(made, old, new))
     return made

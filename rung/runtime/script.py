@@ -16,6 +16,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import chain, compress, repeat
+from operator import and_
 from typing import cast
 
 import numpy as np
@@ -33,8 +35,9 @@ from rung.ops.check import check_range
 from rung.ops.control import CONTROL, ScanAttrs, SwitchAttrs, WhileAttrs, after
 from rung.ops.movement import permute
 from rung.runtime.arena import Interval, plan_arena
+from rung.runtime.breath import NativeCall, in_one_breath
 from rung.runtime.executable import Executable
-from rung.runtime.memory import Block, array_at
+from rung.runtime.memory import Block, Memory, array_at
 from rung.runtime.native_library import native_library
 from rung.runtime.native_script import Opcode, ProgressOffset
 from rung.runtime.pool import pool
@@ -45,6 +48,7 @@ _SMALLER = 16
 """How many times smaller than what is made from it a value is that is rather kept."""
 _SLICE_NS = 100_000_000
 """How long a script runs before Python may look after signals."""
+_NEVER = 2**62
 
 Slot = int
 """The number of a word of the frame that holds an address."""
@@ -102,6 +106,16 @@ class HostCall:
             to[...] = result
 
 
+def _is_unbounded(graph: Graph) -> bool:
+    """Whether there is a loop that only its condition ends, here or in a graph within."""
+    for node in graph.nodes:
+        if isinstance(node.attrs, WhileAttrs) and not node.attrs.limit:
+            return True
+        if any(map(_is_unbounded, sub_graphs(node.attrs))):
+            return True
+    return False
+
+
 class Script:
     """A graph with control flow or host ops that runs: `run` takes addresses of dense row-major
     arrays.
@@ -117,6 +131,10 @@ class Script:
         self.input_types = tuple(p.type for p in graph.params)
         self.output_types = tuple(v.type for v in graph.outputs)
         builder = _Builder(machine, lower, self.graph)
+        # such a loop may never end: what is done with it has to be possible to give up
+        self._staged = dict(aliases) if _is_unbounded(self.graph) else {}
+        if self._staged:
+            aliases = {}
         inputs = [builder.slot() for _ in self.input_types]
         outputs = [builder.slot() for _ in self.output_types]
         self.parts = builder.graph(self.graph, inputs, outputs, aliases)
@@ -135,46 +153,89 @@ class Script:
         self._binding: object = None
         self._call = _native_script()
 
-    def run(self, inputs: Sequence[int], outputs: Sequence[int]) -> None:
+    def run(
+        self,
+        inputs: Sequence[int],
+        outputs: Sequence[int],
+        first: Sequence[NativeCall] = (),
+        then: Sequence[NativeCall] = (),
+    ) -> None:
         """Run once over the given addresses; blocks until the outputs are written. Signals are
-        looked after on the way; Ctrl-C ends it, after the run where state is written over, so that
-        this is never half old and half new (a second one ends it at once). Raises what host ops
-        raise, and IndexingError for a position out of range; state is not written over before the
-        last of them has returned, and the last check has been made."""
+        looked after on the way, and Ctrl-C ends it; where state is written over, they are looked
+        after between host ops and when the run has ended, so that state is never half old and half
+        new. `first` and each part of the run are done in one breath, and so are the last part and
+        `then`. Raises what host ops raise, and IndexingError for a position out of range; state is
+        not written over before the last host op has returned, and the last check has been made."""
         shared = pool()
         with shared.lock:
-            if self._binding is not shared.binding:
-                self._bind()
-            count = len(self.input_types) + len(self.output_types)
-            self._words[:count] = (*inputs, *outputs)
-            self._progress[:] = (0, 0, -1, -1)
-            self._go_on()
-
-    def _go_on(self) -> None:
-        interrupt: KeyboardInterrupt | None = None
-        code, frame, progress = (b.address for b in (self._code, self._frame, self._place))
-        while self._progress[0] >= 0:
+            kept = shared.set_arena_aside() if shared.underway else None
+            before = (self._words.copy(), self._progress.copy()) if shared.underway else None
+            shared.underway += 1
             try:
-                if self._progress[2] >= 0:
-                    self.host_calls[self._progress[2]].run(self._words)
-                    self._progress[2] = -1
-                self._progress[1] = time.monotonic_ns() + _SLICE_NS
+                if self._binding is not shared.binding:
+                    self._bind()
+                into, copies = self._staging(outputs)
+                count = len(self.input_types) + len(self.output_types)
+                self._words[:count] = (*inputs, *into)
+                self._progress[:] = (0, 0, -1, -1)
+                self._go_on(first, (*copies, *then))
+            finally:
+                shared.underway -= 1
+                if before is not None:  # perhaps it is this script that is underway
+                    self._words[:], self._progress[:] = before
+                if kept is not None:
+                    shared.take_back(kept)
+
+    def _staging(self, outputs: Sequence[int]) -> tuple[list[int], list[NativeCall]]:
+        """Where the run is to write, and what puts it into its place when it has ended."""
+        into, copies = list(outputs), list[NativeCall]()
+        for at in self._staged:
+            memory = Memory(self.output_types[at].nbytes)
+            into[at] = memory.address
+            copies.append((ctypes.memmove, outputs[at], memory.address, memory.nbytes))
+            copies.append((id, memory))  # so long it is needed
+        return into, copies
+
+    def _go_on(self, first: Sequence[NativeCall], then: Sequence[NativeCall]) -> None:
+        code, frame, progress = (b.address for b in (self._code, self._frame, self._place))
+        at, asked = self._progress[:1], self._progress[2:3]
+        shared = pool()
+        while at[0] >= 0:
+            if asked[0] >= 0:
+                self.host_calls[asked[0]].run(self._words)
+                asked[0] = -1
+            if self._binding is not shared.binding:  # a host op, or a signal handler, ran programs
+                self._bind_programs()
+            until = _NEVER if self._writes_over else time.monotonic_ns() + _SLICE_NS
+            self._progress[1] = until
+            if not (first or then):
                 self._call(code, frame, progress)
-                if self._progress[3] >= 0:
-                    program, executable = self._callers[int(self._progress[3])]
-                    raise program.error(executable.faults.tolist())
-            except KeyboardInterrupt as e:
-                if interrupt is not None or not self._writes_over:
-                    raise
-                interrupt = e
-        if interrupt is not None:
-            raise interrupt
+                self._raise_faults()
+                continue
+            # `then` is done if the program has come to its end
+            ended = map(np.signbit, map(at.item, repeat(0)))
+            fine = map(np.signbit, map(self._progress[3:].item, repeat(0)))
+            rest = compress(then, map(and_, ended, fine))
+            in_one_breath(chain(first, ((self._call, code, frame, progress),), rest))
+            self._raise_faults()
+
+    def _raise_faults(self) -> None:
+        if self._progress[3] >= 0:
+            program, executable = self._callers[int(self._progress[3])]
+            raise program.error(executable.faults.tolist())
 
     def _bind(self) -> None:
-        """Store the addresses of programs and memory. What one program asks of the pool may move
-        what another one was told."""
+        """Store the addresses of programs and memory."""
         shared = pool()
         shared.reserve(self.arena_bytes, 0)
+        self._bind_programs()
+        for slot, offset in self._offsets.items():
+            self._words[slot] = shared.arena_address + offset
+
+    def _bind_programs(self) -> None:
+        """Store the addresses of programs. What one program asks of the pool may move what another
+        one was told."""
+        shared = pool()
         while True:
             binding = shared.binding
             code = self._code.data.view(np.int64)
@@ -182,8 +243,6 @@ class Script:
                 code[word] = executable.header()
             if shared.binding is binding:
                 break
-        for slot, offset in self._offsets.items():
-            self._words[slot] = shared.arena_address + offset
         self._binding = shared.binding
 
 

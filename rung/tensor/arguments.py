@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass
+from operator import setitem
 from typing import Any
 
 from rung.core.errors import TraceError
+from rung.runtime.breath import NativeCall, in_one_breath
 from rung.tensor import tree
 from rung.tensor.tree import unflatten
 
@@ -106,16 +108,22 @@ def apply_changes(changes: Sequence[Any], args: Any) -> None:
         (_at(args, node.path), [_at(args, c.path) if type(c) is Node else c for c in children], n)
         for node, children, n in changes
     ]
+    steps: list[NativeCall] = []
+    old: list[Any] = []  # held until all is done
     for node, children, names in found:
         if isinstance(node, list):
-            node[:] = children
+            old.append(list(node))
+            steps.append((setitem, node, slice(None), children))
         elif isinstance(node, dict):
-            node.clear()
-            node.update(zip(names.keys, children, strict=True))
+            old.append(dict(node))
+            new = dict(zip(names.keys, children, strict=True))
+            steps += [(dict.clear, node), (dict.update, node, new)]
         else:
             for field, child in zip(fields(node), children, strict=True):
                 if getattr(node, field.name) is not child:
-                    object.__setattr__(node, field.name, child)
+                    old.append(getattr(node, field.name))
+                    steps.append((object.__setattr__, node, field.name, child))
+    in_one_breath(steps)
 
 
 def _at(args: Any, path: Path) -> Any:

@@ -49,7 +49,12 @@ class _GradMode(ContextDecorator):
         state.grad_enabled = self._enabled
 
     def __exit__(self, *_: object) -> None:
-        state.grad_enabled = self._before.pop()
+        state.grad_enabled = self._before[-1]
+        self._before.pop()
+
+    def __del__(self) -> None:
+        if getattr(self, "_before", None):  # Ctrl-C came at the very start of `__exit__`
+            state.grad_enabled = self._before[0]
 
 
 def no_grad() -> _GradMode:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from sys import getrefcount
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from rung.core.errors import RungError
 from rung.ir.node import Value
 from rung.ir.types import TensorType
 from rung.kernel.plan import IN_SIGHT
+from rung.runtime.breath import NativeCall, in_one_breath
 from rung.tensor import tree
 from rung.tensor.guards import Check
 from rung.tensor.leaf import (
@@ -29,7 +30,7 @@ from rung.tensor.linear import Linear, Step, linearize
 from rung.tensor.pending import lock
 from rung.tensor.programs import Runnable, find_program
 from rung.tensor.ruled import TRANSPARENT, behind
-from rung.tensor.state import TensorState, buffer_of, new_tensor, raw_value, state
+from rung.tensor.state import TensorState, buffer_of, give_up_attempts, new_tensor, raw_value, state
 from rung.tensor.trace import Argument, Guard, Trace, type_of
 from rung.tensor.tree import flatten, unflatten
 
@@ -86,6 +87,12 @@ class _State:
     alias: int
 
 
+_Change = tuple[Any, str, Any, Any]
+"""An object, the name of a field, its old and its new value."""
+_calls: list[object] = []
+"""Of the calls on their way that change something, each has an entry until another has done so."""
+
+
 class _Gradients:
     """What each call does to `.grad` of tensors, from outside or the argument of a number: (tensor,
     output, or -1 for None)."""
@@ -93,10 +100,14 @@ class _Gradients:
     def __init__(self, entries: list[tuple[Any, int]]) -> None:
         self.entries = entries
 
-    def write(self, tensors: Sequence[Any], outputs: Sequence[Buffer]) -> None:
+    def writes(self, tensors: Sequence[Any], outputs: Sequence[Buffer]) -> list[_Change]:
+        """The changes that a call makes."""
+        found: list[_Change] = []
         for owner, at in self.entries:
             tensor = tensors[owner] if type(owner) is int else owner
-            tensor._grad = None if at < 0 else new_tensor(buffer=outputs[at])
+            grad = None if at < 0 else new_tensor(buffer=outputs[at])
+            found.append((tensor, "_grad", tensor._grad, grad))
+        return found
 
 
 class Compiled:
@@ -214,36 +225,89 @@ class Compiled:
         return found if self.has_changes else (found, ())
 
     def _run(self, tensors: Sequence[Any]) -> Any:
-        runnable = self.runnable
         outputs: list[Buffer] = []
+        given: dict[int, Buffer] = {}
+        if self.donated:  # what is given back has to be taken before it is taken away
+            numbers = [r.index for r in self.results if type(r) is _Argument]
+            given = {n: buffer_of(tensors[n]) for n in numbers}
+        states = self.states or self.placed_states
+        changing = states or self.gradients.entries or self.followed or self.donated
+        if changing:
+            found = self._changed(tensors)
+            while found is None:
+                found = self._changed(tensors)
+            outputs = found
+        elif self.runnable is not None:
+            inputs = self._inputs(tensors)
+            outputs = self._outputs(self.runnable, inputs, tensors)
+            self._launch(self.runnable, inputs, outputs)
+        return self._found(outputs, tensors, given)
+
+    def _launch(
+        self,
+        runnable: Runnable,
+        inputs: Sequence[Buffer],
+        outputs: Sequence[Buffer],
+        first: Sequence[NativeCall] = (),
+        then: Sequence[NativeCall] = (),
+    ) -> None:
+        pointers = [b.pointer for b in inputs]
+        if self.scalar_buffers:
+            pointers += [b.pointer for b in self.scalar_buffers]
+        runnable.run(pointers, [b.pointer for b in outputs], self.steps, first, then)
+
+    def _changed(self, tensors: Sequence[Any]) -> list[Buffer] | None:
+        """Run, and make what the call changes, in one breath; the outputs. None if the same was
+        changed meanwhile, by a call in a signal handler: then nothing has been done."""
+        runnable, outputs = self.runnable, list[Buffer]()
+        inputs: list[Buffer] = []
+        call = object()
+        _calls.append(call)
         if runnable is not None:
             inputs = self._inputs(tensors)
             outputs = self._outputs(runnable, inputs, tensors)
-            pointers = [b.pointer for b in inputs]
-            if self.scalar_buffers:
-                pointers += [b.pointer for b in self.scalar_buffers]
-            runnable.run(pointers, [b.pointer for b in outputs], self.steps)
-            for s in self.states:
-                _store(s.tensor, outputs[s.output])
-            for s in self.placed_states:
-                _store_found(s.tensor.find(tensors), outputs[s.output])
-        if self.gradients.entries:
-            self.gradients.write(tensors, outputs)
+        changes: list[_Change] = []
+        for s in self.states:
+            changes += _stored(s.tensor, outputs[s.output])
+        for s in self.placed_states:
+            changes += _stored(s.tensor.find(tensors), outputs[s.output])
+        changes += self.gradients.writes(tensors, outputs)
         for number in self.followed:
-            tensors[number]._requires_grad = tensors[number]._is_leaf = True
+            changes += [(tensors[number], f, None, True) for f in ("_requires_grad", "_is_leaf")]
             FOLLOWED.count += 1
+        for number in self.donated:
+            tensor = tensors[number]
+            changes.append((tensor, "_gone", None, f"it was donated to {self.name}"))
+            changes += [(tensor, f, getattr(tensor, f), None) for f in ("_buffer", "_value")]
+        done: list[bool] = []
+        first = ((_calls.index, call),)
+        then = [(setattr, o, name, new) for o, name, _, new in changes]  # `changes` holds the old
+        then += [(_calls.clear,), (done.append, True)]
+        try:
+            if runnable is None:
+                in_one_breath((*first, *then))
+            else:
+                self._launch(runnable, inputs, outputs, first, then)
+        except ValueError:
+            if done or any(c is call for c in _calls):
+                raise
+            return None
+        return outputs
+
+    def _found(
+        self, outputs: Sequence[Buffer], tensors: Sequence[Any], given: Mapping[int, Buffer]
+    ) -> Any:
+        """The result of a call that has run."""
         results = self.results
         if len(results) == 1 and self.structure is tree.LEAF:
             result = results[0]
             if type(result) is _Output and not result.weak:
                 found: Any = new_tensor(buffer=outputs[result.index])
             else:
-                found = self._result(result, outputs, tensors)
+                found = self._result(result, outputs, tensors, given)
         else:
-            leaves = [self._result(r, outputs, tensors) for r in results]
+            leaves = [self._result(r, outputs, tensors, given) for r in results]
             found = unflatten(self.structure, leaves)
-        if self.donated:
-            self._take_away(tensors)
         return found
 
     def _inputs(self, tensors: Sequence[Any]) -> list[Buffer]:
@@ -279,19 +343,20 @@ class Compiled:
             outputs[output] = _place(tensors[number], alias, inputs, runnable.types[output])
         return outputs
 
-    def _result(self, result: Result, outputs: Sequence[Buffer], tensors: Sequence[Any]) -> Any:
+    def _result(
+        self,
+        result: Result,
+        outputs: Sequence[Buffer],
+        tensors: Sequence[Any],
+        given: Mapping[int, Buffer],
+    ) -> Any:
         if type(result) is _Output:
             return _weakened(new_tensor(buffer=outputs[result.index]), result.weak)
         if type(result) is _Argument:
-            given = tensors[result.index]
-            return _weakened(new_tensor(buffer=buffer_of(given).private()), given._weak)
+            argument = tensors[result.index]
+            buffer = given[result.index] if given else buffer_of(argument)
+            return _weakened(new_tensor(buffer=buffer.private()), argument._weak)
         return result.value  # type: ignore[union-attr]
-
-    def _take_away(self, tensors: Sequence[Any]) -> None:
-        for number in self.donated:
-            tensor = tensors[number]
-            tensor._buffer = tensor._value = None
-            tensor._gone = f"it was donated to {self.name}"
 
 
 def _weakened(made: TensorState, weak: bool) -> TensorState:
@@ -304,6 +369,8 @@ def _place(tensor: TensorState, alias: int, inputs: list[Buffer], type: TensorTy
     """Where to write the new value of a tensor: over the old one if nobody else holds it. `alias`:
     the input that is the old value, or -1 if the program does not read it."""
     if tensor._buffer is None:
+        if tensor._value is None:
+            give_up_attempts()
         return new_buffer(type)
     old = [tensor._buffer]
     # beside the list: the tensor, and the list of inputs
@@ -326,21 +393,20 @@ def _old_gradient(owner: TensorState, type: TensorType) -> Buffer | None:
     return old[0]
 
 
-def _store(tensor: TensorState, buffer: Buffer) -> None:
-    tensor._buffer = buffer
-    tensor._value = None
-    tensor._written = None
-    tensor._tag = None
-    tensor._origin = 0
-    tensor._gone = ""
-
-
-def _store_found(tensor: TensorState, buffer: Buffer) -> None:
-    """The same for a tensor that may have been computed with a derivative before."""
-    _store(tensor, buffer)
-    if tensor._requires_grad and not tensor._is_leaf:
-        tensor._requires_grad = tensor._spent = False
+def _stored(tensor: TensorState, buffer: Buffer) -> list[_Change]:
+    """What changes where a tensor gets its new value from a call."""
+    found: list[_Change] = []
+    if tensor._buffer is not buffer:
+        found.append((tensor, "_buffer", tensor._buffer, buffer))
+    if tensor._value is not None or tensor._tag is not None:
+        found += [(tensor, f, getattr(tensor, f), None) for f in ("_value", "_tag", "_written")]
+        found += [(tensor, "_origin", None, 0)]
+    if tensor._gone:
+        found.append((tensor, "_gone", None, ""))
+    if not tensor._is_leaf and (tensor._requires_grad or tensor._spent):
         FOLLOWED.count += 1
+        found += [(tensor, f, None, False) for f in ("_requires_grad", "_spent")]
+    return found
 
 
 # ---- from a trace

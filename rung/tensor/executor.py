@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from operator import setitem
 from typing import Protocol
 
 import numpy as np
@@ -18,6 +19,7 @@ from rung.ir.text import graph_text
 from rung.ir.types import TensorType
 from rung.kernel.text import kernel_text
 from rung.rules.pipeline import PIPELINE
+from rung.runtime.breath import NativeCall, in_one_breath
 from rung.runtime.memory import array_at
 from rung.runtime.program import CompiledGraph, CompiledKernel
 from rung.runtime.script import Script, compile_program
@@ -28,7 +30,16 @@ class Program(Protocol):
 
     @property
     def output_types(self) -> Sequence[TensorType]: ...
-    def run(self, inputs: Sequence[int], outputs: Sequence[int]) -> None: ...
+    def run(
+        self,
+        inputs: Sequence[int],
+        outputs: Sequence[int],
+        first: Sequence[NativeCall] = (),
+        then: Sequence[NativeCall] = (),
+    ) -> None:
+        """Run once. `first`, the writing of outputs that lie where inputs do, and `then` are done
+        in one breath."""
+        ...
 
 
 class Executor(Protocol):
@@ -45,13 +56,21 @@ class InterpretedGraph:
         self.graph = graph
         self.output_types = tuple(v.type for v in graph.outputs)
 
-    def run(self, inputs: Sequence[int], outputs: Sequence[int]) -> None:
+    def run(
+        self,
+        inputs: Sequence[int],
+        outputs: Sequence[int],
+        first: Sequence[NativeCall] = (),
+        then: Sequence[NativeCall] = (),
+    ) -> None:
+        """Run once; see `Program`."""
         arrays = [array_at(at, v.type) for at, v in zip(inputs, self.graph.params, strict=True)]
         results = interpret(self.graph, arrays)
         # all results exist before the first is written: an output may lie where an input does
         copies = [np.array(r) for r in results]
-        for at, result, type in zip(outputs, copies, self.output_types, strict=True):
-            array_at(at, type)[...] = result
+        places = [array_at(at, t) for at, t in zip(outputs, self.output_types, strict=True)]
+        writes = [(setitem, to, ..., x) for to, x in zip(places, copies, strict=True)]
+        in_one_breath((*first, *writes, *then))
 
 
 def interpreted(graph: Graph, aliases: Mapping[int, int]) -> Program:

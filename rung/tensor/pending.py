@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
+from operator import setitem
 from typing import TYPE_CHECKING, Any
 from weakref import ReferenceType, ref
 
@@ -17,6 +19,8 @@ from rung.ir.literal import sub_graphs
 from rung.ir.node import Value, topological_order
 from rung.ir.subgraph import between, moved_values
 from rung.ops.check import check_range
+from rung.runtime.breath import NativeCall, in_one_breath
+from rung.runtime.forks import hold_at_fork
 from rung.tensor.leaf import (
     LEAF,
     Buffer,
@@ -46,6 +50,7 @@ class _Waiting(threading.local):
 
 lock = threading.RLock()
 """Held while tensors change from pending to computed."""
+hold_at_fork(lock)
 _waiting = _Waiting()
 _realized: dict[int, Buffer] = {}
 _realized_refs: dict[int, ReferenceType[Value]] = {}
@@ -75,14 +80,14 @@ def realized_buffer(value: Value) -> Buffer | None:
     return _realized.get(id(value))
 
 
-def _realize(value: Value, buffer: Buffer) -> None:
+def _note_realized(value: Value) -> None:
+    """To be called before the buffer of a value that has been computed is noted."""
     key = id(value)
 
     def forget(_: object, key: int = key) -> None:
         _realized.pop(key, None)
         _realized_refs.pop(key, None)
 
-    _realized[key] = buffer
     _realized_refs[key] = ref(value, forget)
 
 
@@ -91,39 +96,44 @@ def evaluate(wanted: TensorState | None = None, alone: bool = False) -> None:
     computed alone, or where it is to be, the others stay pending. What was made in the body of a
     loop that has ended, and is still alive, has no value and is passed over."""
     with lock:
-        if wanted is not None and alone:
-            _run_or_undo([wanted])
-            return
-        targets = waiting()
-        if wanted is not None and not any(t is wanted for t in targets):
-            targets.append(wanted)
-        if len(targets) == 1 and wanted is not None:
-            _run_or_undo(targets)
-            _waiting.tensors.clear()
-            return
-        try:
-            _run_known(targets, wanted)
-        except Exception as e:
-            failed = _set_aside(targets, e.source) if isinstance(e, IndexingError) else []
-            if wanted is None:
-                _undo(failed)
-                raise
-            if wanted._buffer is None:
-                _run_or_undo([wanted], failed)
-        else:
-            _waiting.tensors.clear()
+        while not _evaluated(wanted, alone):
+            pass
 
 
-def _run_known(targets: Sequence[TensorState], wanted: TensorState | None) -> None:
+def _evaluated(wanted: TensorState | None, alone: bool) -> bool:
+    """Evaluate, unless a signal handler that wants the same comes between: then that is done, and
+    what is left has to be looked for again."""
+    if wanted is not None and wanted._buffer is not None:
+        return True
+    if wanted is not None and alone:
+        return _run([wanted])
+    noted = _waiting.tensors
+    count = len(noted)
+    targets = waiting()
+    if wanted is not None and not any(t is wanted for t in targets):
+        targets.append(wanted)
+    try:
+        alone = len(targets) == 1 and wanted is not None
+        done = _run(targets) if alone else _run_known(targets, wanted)
+    except Exception:
+        if wanted is None or len(targets) == 1:
+            raise
+        return wanted._buffer is not None or _run([wanted])
+    if done and noted is _waiting.tensors:
+        del noted[:count]
+    return done
+
+
+def _run_known(targets: Sequence[TensorState], wanted: TensorState | None) -> bool:
     """Compute the targets; without those that have no value, unless one is `wanted`."""
     try:
-        _run(targets)
+        return _run(targets)
     except TraceError:
         left = [t for t in targets if t._buffer is None]
         known = [t for t in left if t is wanted or not _is_of_a_body(t)]
         if len(known) == len(left):
             raise
-        _run(known)
+        return _run(known)
 
 
 def _is_of_a_body(tensor: TensorState) -> bool:
@@ -195,21 +205,25 @@ def source_buffer(value: Value) -> Buffer | None:
         value = behind(value)
 
 
-def _run(targets: Sequence[TensorState]) -> None:
+def _run(targets: Sequence[TensorState]) -> bool:
+    """Compute these tensors; False if something came between."""
     computed: list[TensorState] = []
     for tensor in targets:
-        if tensor._value is None:
-            continue  # computed already
-        known = source_buffer(tensor._value)
+        value = tensor._value
+        if value is None:
+            if tensor._buffer is not None:
+                continue  # computed already
+            return False
+        known = source_buffer(value)
+        del value  # whoever holds it holds the memory of its operands
         if known is not None:
             _settle(tensor, known, keep=tensor.keeps_graph)
         else:
             computed.append(tensor)
-    if computed:
-        _compute(computed)
+    return not computed or _compute(computed)
 
 
-def _compute(targets: Sequence[TensorState]) -> None:
+def _compute(targets: Sequence[TensorState]) -> bool:
     linear = linearize([t._value for t in targets], _realized)  # type: ignore[misc]
     if any(isinstance(h, Example) for h in linear.holders):
         for tensor in targets:
@@ -217,34 +231,74 @@ def _compute(targets: Sequence[TensorState]) -> None:
         linear = linearize([t._value for t in targets], _realized)  # type: ignore[misc]
     _refuse_placeholders(linear)
     positions = _unique_outputs(linear)
-    kept = [t._value if t.keeps_graph else None for t in targets]
-    weak = [ref(t._value) for t in targets]  # type: ignore[type-var]
-    for tensor in targets:
-        tensor._value = None
-    aliases: dict[int, int] = {}
+    values = [t._value for t in targets]
+    if None in values:  # a signal handler has computed it meanwhile
+        return False
+    kept = [v if t.keeps_graph else None for t, v in zip(targets, values, strict=True)]
+    weak = [ref(v) for v in values]  # type: ignore[type-var]
+    aliases = _aliases(linear, targets, positions)
+    attempt = _Attempt(linear, targets, positions, kept)
+    _attempts.append(attempt)
     try:
-        aliases = _aliases(linear, targets, positions)
-        buffers = _execute(linear, aliases)
-    except BaseException:
-        _restore(linear, targets, positions, kept)
+        del values
+        for tensor in targets:
+            tensor._value = None
+        _execute(linear, aliases, attempt, [old() for old in weak])
+    except BaseException as e:
+        undone = not any(a is attempt for a in _attempts)
+        undo_attempts()
+        if undone and isinstance(e, ValueError) and not attempt.committed():
+            return False  # a signal handler has undone it
         for tensor, at in zip(targets, positions, strict=True):
             if at in aliases:
                 tensor._origin = id(linear.holders[aliases[at]])
         raise
-    for tensor, at, value, old in zip(targets, positions, kept, weak, strict=True):
-        alive = old()
-        if alive is not None:
-            _realize(alive, buffers[at])
-        tensor._value = value
-        _settle(tensor, buffers[at], keep=value is not None)
+    return True
 
 
 def _settle(tensor: TensorState, buffer: Buffer, keep: bool) -> None:
-    if not keep:
-        tensor._value = None
-    tensor._buffer = buffer
     tensor._written = None
     tensor._depth = 0
+    tensor._buffer = buffer  # first: at any time it has the one or the other
+    if not keep:
+        tensor._value = None
+
+
+@dataclass(eq=False, slots=True)
+class _Attempt:
+    """An evaluation that is on its way: its tensors are empty, so that nobody but the graph holds
+    what they are computed from. `result`: the buffer of the first one, once there is one."""
+
+    linear: Linear
+    targets: Sequence[TensorState]
+    positions: Sequence[int]
+    kept: Sequence[Value | None]
+    result: Buffer | None = None
+
+    def committed(self) -> bool:
+        """Whether the tensors have got their buffers."""
+        return self.result is not None and self.targets[0]._buffer is self.result
+
+
+_attempts: list[_Attempt] = []
+
+
+def undo_attempts() -> None:
+    """Give tensors of evaluations that have not come to their end (an exception ended them, or this
+    is a signal handler that came between) their pending values back, as if nothing had been tried.
+    Call with the lock held."""
+    while _attempts:
+        attempt = _attempts[-1]
+        linear = attempt.linear
+        leaves = [h.leaf() for h in linear.holders if isinstance(h, Buffer)]
+        values = rebuild(linear, leaves)
+        restored = [
+            (setattr, t, "_value", values[at] if value is None else value)
+            for t, at, value in zip(attempt.targets, attempt.positions, attempt.kept, strict=True)
+            if t._value is None and t._buffer is None
+        ]
+        in_one_breath((*restored, (_attempts.remove, attempt)))
+        _waiting.tensors.extend(map(ref, attempt.targets))
 
 
 def _from_outside(value: Value | None) -> Value:
@@ -328,7 +382,11 @@ def _aliases(
     return found
 
 
-def _execute(linear: Linear, aliases: dict[int, int]) -> list[Buffer]:
+def _execute(
+    linear: Linear, aliases: dict[int, int], attempt: _Attempt, alive: Sequence[Value | None]
+) -> None:
+    """Run the program and give the tensors their buffers, and the values that are still `alive`, in
+    one breath: what came between would find state that is written over, but still pending."""
     runnable, scalars = find_program(linear, aliases, "lazy")
     inputs: list[Buffer] = linear.holders  # type: ignore[assignment]
     outputs: list[Any] = [None] * len(runnable.types)
@@ -341,18 +399,19 @@ def _execute(linear: Linear, aliases: dict[int, int]) -> list[Buffer]:
             outputs[at] = runnable.output_buffer(at)
     numbers = runnable.scalar_buffers(scalars)  # held until the program has run
     pointers = [b.pointer for b in (*inputs, *numbers)]
-    runnable.run(pointers, [b.pointer for b in outputs], linear.steps)
-    return outputs
-
-
-def _restore(
-    linear: Linear,
-    targets: Sequence[TensorState],
-    positions: Sequence[int],
-    kept: Sequence[Value | None],
-) -> None:
-    """Put the pending values back after a failure, as if nothing had been tried."""
-    leaves = [h.leaf() for h in linear.holders if isinstance(h, Buffer)]
-    values = rebuild(linear, leaves)
-    for tensor, at, value in zip(targets, positions, kept, strict=True):
-        tensor._value = values[at] if value is None else value
+    attempt.result = outputs[attempt.positions[0]]
+    found = list(zip(attempt.targets, attempt.positions, attempt.kept, alive, strict=True))
+    for tensor, _, _, value in found:
+        tensor._written, tensor._depth = None, 0
+        if value is not None:
+            _note_realized(value)
+    then: list[NativeCall] = []
+    for tensor, at, keep, value in found:
+        then.append((setattr, tensor, "_buffer", outputs[at]))
+        if keep is not None:
+            then.append((setattr, tensor, "_value", keep))
+        if value is not None:
+            then.append((setitem, _realized, id(value), outputs[at]))
+    then.append((_attempts.remove, attempt))
+    first = ((_attempts.index, attempt),)  # raises where a signal handler has undone it
+    runnable.run(pointers, [b.pointer for b in outputs], linear.steps, first, then)

@@ -18,6 +18,7 @@ from rung.core.errors import RungError
 from rung.core.source import Source
 from rung.ir.node import Graph
 from rung.ir.types import TensorType
+from rung.runtime.breath import NativeCall
 from rung.tensor.executor import Program, current_executor
 from rung.tensor.leaf import LISTED, Buffer, new_buffer, tensor_type
 from rung.tensor.linear import Key, Linear, Step, build_graph
@@ -71,12 +72,18 @@ class Runnable:
                 buffer.kept = 0
 
     def run(
-        self, inputs: Sequence[int], outputs: Sequence[int], steps: Sequence[Step]
+        self,
+        inputs: Sequence[int],
+        outputs: Sequence[int],
+        steps: Sequence[Step],
+        first: Sequence[NativeCall] = (),
+        then: Sequence[NativeCall] = (),
     ) -> None:
         """Run the program over addresses, for a pending graph of the same structure whose steps are
-        `steps`: errors name the lines of these."""
+        `steps`: errors name the lines of these. `first`, the run, and `then` are done in one
+        breath."""
         try:
-            self.program.run(inputs, outputs)
+            self.program.run(inputs, outputs, first, then)
         except RungError as e:
             if e.source is None or steps is self.steps:
                 raise

@@ -32,7 +32,7 @@ from rung.tensor.leaf import (
     tagged,
 )
 from rung.tensor.linear import linearize
-from rung.tensor.pending import evaluate, leaked, lock, note_pending
+from rung.tensor.pending import evaluate, leaked, lock, note_pending, undo_attempts
 
 if TYPE_CHECKING:
     from rung.tensor.reads import Recorder
@@ -248,11 +248,19 @@ def is_updated_inside(tensor: TensorState) -> bool:
 def _settled_value(tensor: TensorState) -> Value:
     """For a tensor that is empty: gone, or just being computed by another thread."""
     with lock:
+        undo_attempts()  # this is a signal handler, or an exception has ended the evaluation
         if tensor._value is not None:
             return tensor._value
         if tensor._buffer is None:
             raise RungError(f"this tensor {tensor._type} is gone: {tensor._gone}")
         return tensor._buffer.leaf()
+
+
+def give_up_attempts() -> None:
+    """To be called before another value is put into a tensor that is empty: it may be about to be
+    computed."""
+    with lock:
+        undo_attempts()
 
 
 def _settle_leaked(tensor: TensorState) -> None:
@@ -433,20 +441,22 @@ def write(tensor: TensorState, value: Value, requires_grad: bool = False) -> Non
     if trace is not None and tensor._trace is not trace:
         trace.write(tensor, value, requires_grad and not tensor._is_leaf)
         return
-    if tensor._buffer is not None and tensor._value is None:
-        tensor._origin = id(tensor._buffer)
-    tensor._buffer = None
-    tensor._value = value
-    tensor._tag = None
-    tensor._gone = ""
-    if not tensor._is_leaf:
-        if requires_grad is not tensor._requires_grad:
-            FOLLOWED.count += 1
-        tensor._requires_grad = requires_grad
-        tensor._spent = False
+    if tensor._buffer is None and tensor._value is None:
+        give_up_attempts()
+    old = (tensor._buffer, tensor._value, tensor._tag)  # held until all is done
+    origin = id(old[0]) if old[0] is not None and old[1] is None else tensor._origin
+    leaf = tensor._is_leaf
+    requires, spent = tensor._requires_grad, tensor._spent
+    requires, spent = (requires, spent) if leaf else (requires_grad, False)
+    if requires is not tensor._requires_grad:
+        FOLLOWED.count += 1
+    line = user_source() if trace is None else tensor._written
     if trace is None:
-        tensor._written = user_source()
         note_pending(tensor)
+    # one statement without a call: a signal comes before it or after it
+    tensor._buffer, tensor._value, tensor._tag, tensor._gone, tensor._origin, \
+        tensor._requires_grad, tensor._spent, tensor._written = \
+        None, value, None, "", origin, requires, spent, line  # fmt: skip
 
 
 def _written_inside(tensor: TensorState, value: Value, requires_grad: bool) -> bool:

@@ -265,14 +265,18 @@ def test_ctrl_c_in_a_host_call_ends_the_run() -> None:
 
 
 def test_ctrl_c_in_a_host_call_leaves_state_whole() -> None:
-    """Where state is written over, the call is done again and the run ends first."""
+    """State is not written over before the last call: the run ends, and nothing has happened."""
     graph = updating("loop")
     program = compiled(graph, {0: 0})
-    arrays = drawn(graph)
-    wanted = interpret(graph, arrays)
+    arrays, before = drawn(graph), drawn(graph)
+    wanted = interpret(graph, before)
     calls[:] = [lambda x: None, interrupt, lambda x: None]
     with pytest.raises(KeyboardInterrupt):
         run(program, arrays, {0: 0})
+    for array, old in zip(arrays, before, strict=True):
+        np.testing.assert_array_equal(array, old)
+    calls.clear()
+    run(program, arrays, {0: 0})
     np.testing.assert_allclose(arrays[0], wanted[0], rtol=1e-14)
 
 

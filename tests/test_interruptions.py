@@ -1,0 +1,240 @@
+"""Ctrl-C, signal handlers that compute, forks, threads: state is that before or that after, and
+everything goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import rung
+from rung.core.settings import configure
+from rung.runtime import breath, executable
+from rung.tensor import executor, pending
+from tests.generate import interruptions
+from tests.generate.interruptions import PROGRAMS, Countdown, Program, throwing, values, watched
+
+BY_NAME = {p.name: p for p in PROGRAMS}
+
+
+@pytest.fixture(params=["interpreted", "compiled"])
+def way(request: pytest.FixtureRequest) -> Any:
+    """How graphs are run."""
+    configure(interpret=request.param == "interpreted")
+    yield request.param
+    configure(interpret=False)
+
+
+def interrupted(program: Program, at: int) -> list[str]:
+    """Ctrl-C at one event of a step; what is wrong then."""
+    state = program.make()
+    before = values(state)
+    try:
+        with watched(Countdown(at, throwing(KeyboardInterrupt)), lines=True):
+            program.step(state)
+    except KeyboardInterrupt:
+        pass
+    after = {**before, **program.after(before)}
+    return interruptions.wrong_groups(program, values(state), [before, after])
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("name", ["jit", "held", "optimizer", "lazy"])
+def test_ctrl_c_on_any_line_never_updates_twice_or_half(name: str) -> None:
+    """`x += 1; x.realize()` interrupted was run again by the next look, over the new value."""
+    program = BY_NAME[name]
+    events = interruptions.events_of(program, lines=True)
+    first = max(1, events - 400)  # where it runs
+    for at in (*range(1, first, 37), *range(first, events + 1)):
+        assert not interrupted(program, at), at
+
+
+def test_a_signal_handler_that_computes_while_a_step_runs() -> None:
+    """It waited for the lock that the step which it interrupts holds."""
+    x, seen = interruptions.filled(0, 50_000), list[float]()
+    own = interruptions.filled(0)
+
+    def ring(*_: object) -> None:
+        own.assign(own + 1)
+        seen.append(float(own.sum()))
+        seen.append(float((x * 0).sum()))
+        signal.setitimer(signal.ITIMER_REAL, 0.002)
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, 0.002)
+    try:
+        for _ in range(300):
+            x += 1
+            x.realize()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert float(x[0]) == float(x[-1]) == 300
+    assert seen[::2] == [5.0 * (i + 1) for i in range(len(seen) // 2)]
+    assert not any(seen[1::2])
+
+
+def test_a_signal_handler_that_computes_within_a_loop_and_a_host_op() -> None:
+    """Programs that it runs leave the memory of the script alone that is underway."""
+
+    @rung.jit
+    def work(x: Any) -> Any:
+        x = rung.fori_loop(0, 300, lambda i, x: rung.sin(x) @ x * 0.01 + 1, x)
+        return rung.linalg.inv(x @ x.T + rung.eye(40) * 40)
+
+    x = rung.asarray(np.random.default_rng(0).normal(size=(40, 40)).astype(np.float32))
+    wanted, rings = np.asarray(work(x)), 0
+
+    def ring(*_: object) -> None:
+        nonlocal rings
+        rings += 1
+        np.testing.assert_allclose(work(x), wanted, rtol=1e-5)
+        assert (rung.ones(999) * 3).sum().item() == 2997
+        signal.setitimer(signal.ITIMER_REAL, 0.02)
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, 0.01)
+    try:
+        end = time.monotonic() + 1
+        while time.monotonic() < end:
+            np.testing.assert_allclose(work(x), wanted, rtol=1e-5)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert rings > 2
+
+
+def test_children_of_a_fork_while_another_thread_computes() -> None:
+    """The child has no such thread, and had its locks."""
+    stop = threading.Event()
+
+    def compute() -> None:
+        x = interruptions.filled(1, 20_000)
+        while not stop.is_set():
+            x.assign(rung.sin(x) + 1)
+            x.realize()
+
+    thread = threading.Thread(target=compute)
+    thread.start()
+    try:
+        for _ in range(10):
+            child = os.fork()
+            if child == 0:
+                try:
+                    signal.alarm(20)
+                    os._exit(float((rung.ones(30_000) * 2).sum()) != 60_000)
+                finally:
+                    os._exit(9)
+            assert os.waitpid(child, 0)[1] == 0
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_a_fork_within_a_signal_handler() -> None:
+    """Parent and child both go on from where they were interrupted."""
+    ends: list[int] = []
+
+    def ring(*_: object) -> None:
+        child = os.fork()
+        if child == 0:
+            signal.alarm(20)
+            os._exit(float((rung.ones(3000) * 2).sum()) != 6000)
+        ends.append(os.waitpid(child, 0)[1])
+        signal.setitimer(signal.ITIMER_REAL, 0.02)
+
+    x = interruptions.filled(0, 50_000)
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, 0.003)
+    try:
+        for _ in range(200):
+            x += 1
+            x.realize()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert float(x[0]) == 200
+    assert not any(ends)
+
+
+def test_a_second_ctrl_c_leaves_a_loop_whole() -> None:
+    """State that a long loop writes over is never half new."""
+    a, b = interruptions.filled(0, 2000), interruptions.filled(0, 2000)
+
+    @rung.jit
+    def work() -> None:
+        a.assign(rung.fori_loop(0, 40_000, lambda i, x: rung.sin(x) + 1, a * 1))
+        b.assign(b + 1)
+
+    work()
+    main = threading.get_ident()
+    stop = threading.Event()
+
+    def press() -> None:
+        while not stop.wait(0.03):
+            signal.pthread_kill(main, signal.SIGINT)
+
+    before, count = np.asarray(a), float(b[0])
+    thread = threading.Thread(target=press)
+    thread.start()
+    while thread.is_alive():
+        try:
+            work()
+        except KeyboardInterrupt:
+            stop.set()
+            break
+    while thread.is_alive():
+        with contextlib.suppress(KeyboardInterrupt):
+            thread.join()
+    done = float(b[0]) - count
+    assert (np.asarray(a) == before).all() == (done == 0)
+
+
+def test_the_interpreter_ends_while_a_thread_computes() -> None:
+    """Without a crash, and without waiting for the thread."""
+    program = (
+        "import threading, rung, time\n"
+        "def work():\n"
+        "    x = rung.ones(100000)\n"
+        "    while True:\n"
+        "        x = (rung.sin(x) + 1).realize()\n"
+        "threading.Thread(target=work, daemon=True).start()\n"
+        "time.sleep(0.5)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60)
+    assert done.returncode == 0, done.stderr.decode()
+
+
+def test_the_generator_finds_what_is_done_call_by_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the changes of a run are made by Python code, exceptions come between them."""
+
+    def slowly(steps: Iterable[tuple[Any, ...]]) -> None:
+        for function, *arguments in steps:
+            function(*arguments)
+
+    for module in (executable, executor, pending, breath):
+        monkeypatch.setattr(module, "in_one_breath", slowly)
+    monkeypatch.setattr(slowly, "__code__", _of_the_package(slowly))
+    found = [line for seed in range(300) for line in _checked(seed)]
+    assert found
+
+
+def _of_the_package(function: Any) -> Any:
+    name = os.path.join(interruptions.PACKAGE, "slowly.py")
+    return function.__code__.replace(co_filename=name)
+
+
+def _checked(seed: int) -> list[str]:
+    try:
+        return interruptions.check(seed)
+    except Exception as e:
+        return [repr(e)]
