@@ -18,6 +18,7 @@ CASES: dict[str, int] = {
     "sums": 500,
     "styles": 250,
     "indices": 1000,
+    "interruptions": 500,
 }
 """How many of each kind the suite runs; random graphs have a file of their own."""
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 
 import rung
 from rung.core.settings import configure
@@ -97,7 +98,7 @@ def test_a_signal_handler_that_computes_within_a_loop_and_a_host_op() -> None:
     def ring(*_: object) -> None:
         nonlocal rings
         rings += 1
-        np.testing.assert_allclose(work(x), wanted, rtol=1e-5)
+        assert_allclose(work(x), wanted, rtol=1e-5)
         assert (rung.ones(999) * 3).sum().item() == 2997
         signal.setitimer(signal.ITIMER_REAL, 0.02)
 
@@ -106,7 +107,7 @@ def test_a_signal_handler_that_computes_within_a_loop_and_a_host_op() -> None:
     try:
         end = time.monotonic() + 1
         while time.monotonic() < end:
-            np.testing.assert_allclose(work(x), wanted, rtol=1e-5)
+            assert_allclose(work(x), wanted, rtol=1e-5)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
@@ -172,7 +173,7 @@ def test_a_second_ctrl_c_leaves_a_loop_whole() -> None:
 
     @rung.jit
     def work() -> None:
-        a.assign(rung.fori_loop(0, 40_000, lambda i, x: rung.sin(x) + 1, a * 1))
+        a.assign(rung.fori_loop(0, 40_000, lambda i, x: x + 1, a * 1))
         b.assign(b + 1)
 
     work()
@@ -196,7 +197,7 @@ def test_a_second_ctrl_c_leaves_a_loop_whole() -> None:
         with contextlib.suppress(KeyboardInterrupt):
             thread.join()
     done = float(b[0]) - count
-    assert (np.asarray(a) == before).all() == (done == 0)
+    np.testing.assert_array_equal(np.asarray(a), before + 40_000 * done)
 
 
 def test_the_interpreter_ends_while_a_thread_computes() -> None:

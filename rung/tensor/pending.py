@@ -106,7 +106,7 @@ def _evaluated(wanted: TensorState | None, alone: bool) -> bool:
     if wanted is not None and wanted._buffer is not None:
         return True
     if wanted is not None and alone:
-        return _run([wanted])
+        return _run_or_undo([wanted])
     noted = _waiting.tensors
     count = len(noted)
     targets = waiting()
@@ -114,11 +114,15 @@ def _evaluated(wanted: TensorState | None, alone: bool) -> bool:
         targets.append(wanted)
     try:
         alone = len(targets) == 1 and wanted is not None
-        done = _run(targets) if alone else _run_known(targets, wanted)
-    except Exception:
-        if wanted is None or len(targets) == 1:
+        done = _run_or_undo(targets) if alone else _run_known(targets, wanted)
+    except Exception as e:
+        if alone:
             raise
-        return wanted._buffer is not None or _run([wanted])
+        failed = _set_aside(targets, e.source) if isinstance(e, IndexingError) else []
+        if wanted is None:
+            _undo(failed)
+            raise
+        return wanted._buffer is not None or _run_or_undo([wanted], failed)
     if done and noted is _waiting.tensors:
         del noted[:count]
     return done
@@ -143,11 +147,11 @@ def _is_of_a_body(tensor: TensorState) -> bool:
     return any(isinstance(h, Placeholder) for h in holders)
 
 
-def _run_or_undo(targets: Sequence[TensorState], others: Sequence[TensorState] = ()) -> None:
+def _run_or_undo(targets: Sequence[TensorState], others: Sequence[TensorState] = ()) -> bool:
     """Compute tensors. Where a position is out of range, pending updates that need it are undone
     before the error is raised, those of `others` too."""
     try:
-        _run(targets)
+        return _run(targets)
     except IndexingError as e:
         _undo(_set_aside([*waiting(), *targets, *others], e.source))
         raise

@@ -416,6 +416,8 @@ def _settled(program: Program, state: State, before: Expected) -> list[str]:
 def check_handler(program: Program, rng: np.random.Generator) -> list[str]:
     """A signal handler that computes: something of its own, a look at the state, or a step."""
     what = ("own", "look", "step")[rng.integers(3)]
+    if program.name == "gradient" and what == "step":
+        what = "look"  # the same line makes the same graph, which the first backward() lets go
     events = events_of(program, lines=False)
     state = program.make()
     before: Expected = values(state)
