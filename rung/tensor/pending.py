@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from operator import setitem
 from typing import TYPE_CHECKING, Any
@@ -301,7 +302,10 @@ def undo_attempts() -> None:
             for t, at, value in zip(attempt.targets, attempt.positions, attempt.kept, strict=True)
             if t._value is None and t._buffer is None
         ]
-        in_one_breath((*restored, (_attempts.remove, attempt)))
+        with suppress(ValueError):  # where a signal handler has undone it meanwhile
+            in_one_breath(
+                ((_attempts.index, attempt), *restored, (_attempts.remove, attempt))
+            )
         _waiting.tensors.extend(map(ref, attempt.targets))
 
 
