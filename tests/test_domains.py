@@ -68,6 +68,7 @@ REFUSED: dict[str, Callable[[], Any]] = {
     "donate below 0": lambda: rung.jit(lambda x: x + 1, donate=-1),
     "a step of 0": lambda: X[::0],
     "writing by a step of 0": lambda: rung.ones(3).__setitem__(slice(None, None, 0), 1),
+    "round to 10^400": lambda: rung.ones(2).round(400),
     "arange to NaN": lambda: rung.arange(0, math.nan),
     "arange to infinity": lambda: rung.arange(0.0, math.inf),
     "one_hot of floats": lambda: rung.one_hot(X),

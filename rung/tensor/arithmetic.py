@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from rung.core import dtype as dt
+from rung.core.arguments import between
 from rung.core.errors import DTypeError, RungError
 from rung.ops.elementwise import bitcast
 from rung.tensor import elementwise as e
@@ -283,6 +284,7 @@ def round_to(x: Operand, decimals: int = 0) -> Tensor:
     x = as_tensor(x)
     if decimals == 0 or (not x.dtype.is_float and decimals > 0):
         return e.round(x)
+    between("round", -300, 300, decimals=decimals)
     factor = 10.0 ** abs(decimals)
     if decimals > 0:
         return e.round(x * factor) / factor
