@@ -31,7 +31,7 @@ from rung.kernel.loop import (
 )  # fmt: skip
 from rung.kernel.loop_steps import Split
 from rung.kernel.recognise import reads
-from rung.kernel.rewrite import block, map_exprs
+from rung.kernel.rewrite import block, loops_named, map_exprs
 from rung.kernel.step import Step
 
 TERMS = 8
@@ -264,7 +264,7 @@ def in_parts(kernel: Kernel, vector_bytes: int, axes: Iterable[str] = ()) -> Ker
     """The kernel with no long sum of floats that is added up one term after the other, as far as
     its loops (those over `axes`, if given) allow."""
     only = set(axes)
-    while (step := _next_cascade(kernel.body, vector_bytes, only)) is not None:
+    while (step := _next_cascade(kernel.body, kernel.body, vector_bytes, only)) is not None:
         try:
             kernel = step.apply(kernel)
         except ScheduleError:
@@ -273,10 +273,13 @@ def in_parts(kernel: Kernel, vector_bytes: int, axes: Iterable[str] = ()) -> Ker
     return kernel
 
 
-def _next_cascade(s: Stmt, vector_bytes: int, only: Set[str]) -> Cascade | None:
-    """The step for the first loop, innermost ones first, that adds up too many terms."""
+def _next_cascade(
+    s: Stmt, whole: Stmt, vector_bytes: int, only: Set[str]
+) -> Cascade | None:
+    """The step for the first loop of `s`, innermost ones first, that adds up too many terms. Loops
+    over one axis, those of the tiles at the edges, are cut alike: as the largest tile is."""
     for c in children(s):
-        found = _next_cascade(c, vector_bytes, only)
+        found = _next_cascade(c, whole, vector_bytes, only)
         if found is not None:
             return found
     if only and not (isinstance(s, For) and s.axis.name in only):
@@ -288,7 +291,8 @@ def _next_cascade(s: Stmt, vector_bytes: int, only: Set[str]) -> Cascade | None:
     for x in long_sums(s):
         if not x.buffer.dtype.is_float:
             continue
-        terms, each = x.terms(vector_bytes), _terms(s.body, x)
+        alike = (y for f in loops_named(whole, s.axis.name) for y in long_sums(f))
+        terms, each = max(y.terms(vector_bytes) for y in alike), _terms(s.body, x)
         iterations, most = max(terms // each, 1), 2 * terms
         if terms == TERMS and s.axis.name.endswith("_s"):
             iterations = most = PARTS
