@@ -146,6 +146,12 @@ def test_what_runs_unscheduled_is_added_up_in_parts() -> None:
     assert longest_chain(strategy.in_parts(plain, 64).body) <= 32
 
 
+def test_the_tiles_of_a_product_are_cut_at_many_terms_alone() -> None:
+    given = rung.zeros((100, 512)), rung.zeros((512, 100))
+    found = rung.explain(lambda x, y: x @ y, *given)
+    assert not [s for k in found.kernels for s in k.scheduled.schedule if "cascade" in s]
+
+
 # ---- the generator
 
 
