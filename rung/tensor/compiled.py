@@ -240,7 +240,10 @@ class Compiled:
         elif self.runnable is not None:
             inputs = self._inputs(tensors)
             outputs = self._outputs(self.runnable, inputs, tensors)
-            self._launch(self.runnable, inputs, outputs)
+            pointers = [b.pointer for b in inputs]
+            if self.scalar_buffers:
+                pointers += [b.pointer for b in self.scalar_buffers]
+            self.runnable.run(pointers, [b.pointer for b in outputs], self.steps)
         return self._found(outputs, tensors, given)
 
     def _launch(
@@ -248,8 +251,8 @@ class Compiled:
         runnable: Runnable,
         inputs: Sequence[Buffer],
         outputs: Sequence[Buffer],
-        first: Sequence[NativeCall] = (),
-        then: Sequence[NativeCall] = (),
+        first: Sequence[NativeCall],
+        then: Sequence[NativeCall],
     ) -> None:
         pointers = [b.pointer for b in inputs]
         if self.scalar_buffers:
