@@ -420,6 +420,8 @@ def draw_reduction(d: Drawer) -> None:
     x = d.known()
     if x.dtype.is_bool:
         name = d.pick(["reduce_any", "reduce_all"])
+    elif x.dtype in (dt.float32, dt.float64) and d.chance(0.1):
+        name = "euclidean_norm"
     dims = tuple(i for i in range(len(x.shape)) if d.chance(0.5))
     d.apply(*_with(attrs_of(name, dims=dims), x))
 
@@ -668,9 +670,7 @@ def _with(op: tuple[Op, Attrs], x: Known) -> tuple[Op, list[Known], Attrs]:
     return op[0], [x], op[1]
 
 
-CHECKS = ("check_range",)
-"""Ops that raise for some values."""
-ELEMENTWISE = [op for op in RECORDS if op.elementwise and op.name not in CHECKS]
+ELEMENTWISE = [op for op in RECORDS if op.elementwise]
 COMMON = (
     "add", "add", "multiply", "multiply", "subtract", "divide", "maximum", "exp", "tanh", "sqrt",
     "negative", "log",
@@ -683,7 +683,7 @@ WEIGHTS: dict[Callable[[Drawer], None], int] = {
     draw_random: 1,
 }  # fmt: skip
 DRAWS = [draw for draw, weight in WEIGHTS.items() for _ in range(weight)]
-CONTROL = ("composite", "scan", "while_loop", "switch", "after")
+CONTROL = ("composite", "scan", "while_loop", "switch", "switch_each", "after")
 NOT_DRAWN = frozenset((*CONTROL, *(op.name for op in RECORDS if op.host)))
 """What runs on the host stands between graphs, not in one: tests/runtime/test_host_calls.py.
 Control flow is tested in tests/transform/test_control.py. The other composites have tests of

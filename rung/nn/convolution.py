@@ -52,10 +52,12 @@ class _Conv(Module):
             )
         self.in_channels = in_channels
         self.out_channels = out_channels
-        self.kernel_size = each(kernel_size, self.num_dims)
-        self.stride = each(stride, self.num_dims)
-        self.padding = padding if isinstance(padding, str) else each(padding, self.num_dims)
-        self.dilation = each(dilation, self.num_dims)
+        self.kernel_size = each(kernel_size, self.num_dims, "kernel_size")
+        self.stride = each(stride, self.num_dims, "stride")
+        self.padding = (
+            padding if isinstance(padding, str) else each(padding, self.num_dims, "padding")
+        )
+        self.dilation = each(dilation, self.num_dims, "dilation")
         self.groups = groups
         self.padding_mode = padding_mode
         channels = (out_channels, in_channels // groups)
@@ -99,10 +101,10 @@ class _Conv(Module):
     def extra_repr(self) -> str:
         text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}"
         plain: dict[str, Any] = {
-            "stride": each(1, self.num_dims),
-            "padding": each(0, self.num_dims),
+            "stride": (1,) * self.num_dims,
+            "padding": (0,) * self.num_dims,
         }
-        plain |= {"dilation": each(1, self.num_dims), "groups": 1}
+        plain |= {"dilation": (1,) * self.num_dims, "groups": 1}
         for name, value in self._options().items():
             if value != plain[name]:
                 text += f", {name}={value}"
@@ -165,7 +167,7 @@ class _ConvTranspose(_Conv):
             padding_mode,
             dtype,
         )
-        self.output_padding = each(output_padding, self.num_dims)
+        self.output_padding = each(output_padding, self.num_dims, "output_padding")
 
     def forward(self, x: Any, output_size: Sequence[int] | None = None) -> Tensor:
         more = self.output_padding

@@ -141,14 +141,15 @@ def _dot_ref(attrs: DotAttrs, operands: Sequence[Array]) -> tuple[Array, ...]:
     wide = np.float32 if is_narrow(a.dtype) else a.dtype
     left = _canonical(attrs, 0, a.astype(wide, copy=False), last=True)
     right = _canonical(attrs, 1, b.astype(wide, copy=False), last=False)
-    if attrs.domain:
-        product = _product_within(attrs, operands, left, right)
-    elif not attrs.contract[0]:  # no sum, which would begin with +0 and lose the sign of -0
-        product = np.multiply(left, right)
-    elif left.shape[-1] > LONG and left.dtype == np.float32:
-        product = added_wide(np.matmul, left, right)
-    else:
-        product = np.matmul(left, right)
+    with np.errstate(all="ignore"):
+        if attrs.domain:
+            product = _product_within(attrs, operands, left, right)
+        elif not attrs.contract[0]:  # no sum, which would begin with +0 and lose the sign of -0
+            product = np.multiply(left, right)
+        elif left.shape[-1] > LONG and left.dtype == np.float32:
+            product = added_wide(np.matmul, left, right)
+        else:
+            product = np.matmul(left, right)
     return (product.reshape(shape).astype(a.dtype, copy=False),)
 
 

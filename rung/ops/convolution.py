@@ -231,7 +231,7 @@ def _conv_batch(
     if attrs.groups == 1 and not batched[0]:
         result = conv(x, weights, attrs=attrs)
     else:
-        images, channels, *lengths = (x.shape[1:] if batched[0] else x.shape)
+        images, channels, *lengths = x.shape[1:] if batched[0] else x.shape
         stacked = from_front(with_axis(x, batched[0], size), 1)
         joined = reshape(stacked, shape=(images, size * channels, *lengths))
         result = conv(joined, weights, attrs=replace(attrs, groups=size * attrs.groups))
@@ -278,14 +278,14 @@ def convolve(
     `padding` is a number, one a dim, pairs (before, after), or "same" (stride 1: results as many as
     elements) or "valid". Raises ShapeError or DTypeError."""
     spatial = max(weight.type.rank - 2, 0)
-    spread = each(dilation, spatial)
+    spread = each(dilation, spatial, "dilation")
     if isinstance(padding, str):
-        padding = _named_padding(padding, weight.shape[2:], each(stride, spatial), spread)
+        padding = _named_padding(padding, weight.shape[2:], each(stride, spatial, "stride"), spread)
     else:
         around = pairs(padding, spatial)
         require_no_padding_below("conv", [n for pair in around for n in pair])
     attrs = ConvAttrs(
-        each(stride, spatial), pairs(padding, spatial), spread, (1,) * spatial, groups
+        each(stride, spatial, "stride"), pairs(padding, spatial), spread, (1,) * spatial, groups
     )
     return _with_bias("conv", conv(x, weight, attrs=attrs), bias)
 
@@ -330,8 +330,11 @@ def convolve_transposed(
     weight[C, O / groups, …] gives [N, O, …], the dims being
     (n - 1) * stride - 2 * padding + dilation * (k - 1) + output_padding + 1 long."""
     spatial = max(weight.type.rank - 2, 0)
-    moves, cut = each(stride, spatial), each(padding, spatial)
-    spread, more = each(dilation, spatial), each(output_padding, spatial)
+    moves, cut = each(stride, spatial, "stride"), each(padding, spatial, "padding")
+    spread, more = (
+        each(dilation, spatial, "dilation"),
+        each(output_padding, spatial, "output_padding"),
+    )
     if groups < 1 or weight.type.rank < 2 or weight.shape[0] % groups:
         raise ShapeError(
             f"conv_transposed: {groups} groups with weight {weight.type}",

@@ -530,12 +530,12 @@ def _pool_attrs(
     num_dims = x.type.rank - 2
     if num_dims < 1:
         raise ShapeError(f"{op}: x {x.type} has no dims to pool", fix="x is [N, C, …]")
-    sizes = each(size, num_dims)
+    sizes = each(size, num_dims, "size")
     attrs = WindowAttrs(
         sizes,
-        sizes if stride is None else each(stride, num_dims),
+        sizes if stride is None else each(stride, num_dims, "stride"),
         pairs(padding, num_dims),
-        each(dilation, num_dims),
+        each(dilation, num_dims, "dilation"),
         (1,) * num_dims,
     )
     if not ceil_mode:

@@ -126,14 +126,15 @@ def places_of(
     return tuple(index), guard
 
 
-def each(value: int | Sequence[int], num_dims: int) -> tuple[int, ...]:
-    """A number for every dim (also as a list of one), or the list given."""
+def each(value: int | Sequence[int], num_dims: int, what: str) -> tuple[int, ...]:
+    """A number for every dim (also as a list of one), or the list given. `what` it is, for errors.
+    Raises ShapeError for another number of them."""
     if isinstance(value, int):
         return (value,) * num_dims
     found = tuple(value) * num_dims if len(value) == 1 else tuple(value)
     if len(found) != num_dims:
         raise ShapeError(
-            f"{found} for {num_dims} dims", fix=f"give one number, or {num_dims} of them"
+            f"{what}={found} for {num_dims} dims", fix=f"give one number, or {num_dims} of them"
         )
     return found
 
@@ -144,7 +145,7 @@ def pairs(padding: int | Sequence[int] | Pairs, num_dims: int) -> Pairs:
         return ((padding, padding),) * num_dims
     if len(padding) not in (1, num_dims):
         raise ShapeError(
-            f"padding {tuple(padding)} for {num_dims} dims",
+            f"padding={tuple(padding)} for {num_dims} dims",
             fix=f"give one number, or {num_dims} of them",
         )
     return tuple((p, p) if isinstance(p, int) else (p[0], p[1]) for p in padding)

@@ -85,8 +85,14 @@ def _max_places(
     x: Tensor, size: Size, stride: Size, padding: Size, dilation: Size, ceil_mode: bool
 ) -> Tensor:
     rank = x.ndim - 2
-    sizes, strides, apart = each(size, rank), each(stride, rank), each(dilation, rank)
-    windows = _windows(sizes, strides, each(padding, rank), apart, x.shape[2:], ceil_mode)
+    sizes, strides, apart = (
+        each(size, rank, "size"),
+        each(stride, rank, "stride"),
+        each(dilation, rank, "dilation"),
+    )
+    windows = _windows(
+        sizes, strides, each(padding, rank, "padding"), apart, x.shape[2:], ceil_mode
+    )
     attrs = WindowAttrs(sizes, strides, tuple(w.padding for w in windows), apart, (1,) * rank)
     top = _max_pool(x, size, stride, padding, dilation, ceil_mode)
     found = apply(lambda v, t: window_argmax(v, t, attrs=attrs), x, top, differentiable=False)
@@ -111,7 +117,11 @@ def _unpool(rank: int) -> Callable[..., Tensor]:
                 f"{function.__name__}: x {x._type} at {places._type}",
                 fix="give what the pooling with return_indices gave",
             )
-        options = (each(kernel_size, rank), each(stride or kernel_size, rank), each(padding, rank))
+        options = (
+            each(kernel_size, rank, "kernel_size"),
+            each(stride or kernel_size, rank, "stride"),
+            each(padding, rank, "padding"),
+        )
         sizes = tuple(
             (n - 1) * step - 2 * around + k
             for n, k, step, around in zip(x.shape[-rank:], *options, strict=True)
@@ -206,9 +216,9 @@ def _avg(rank: int) -> Callable[..., Tensor]:
         count_include_pad: bool = True,
         divisor_override: int | None = None,
     ) -> Tensor:
-        sizes = each(kernel_size, rank)
-        strides = each(stride or kernel_size, rank)
-        around = each(padding, rank)
+        sizes = each(kernel_size, rank, "kernel_size")
+        strides = each(stride or kernel_size, rank, "stride")
+        around = each(padding, rank, "padding")
         if divisor_override == 0:
             raise DomainError(f"{function.__name__}: divisor_override=0", fix="another number")
         if any(2 * p > k for p, k in zip(around, sizes, strict=True)):
@@ -245,22 +255,20 @@ def _lp(rank: int) -> Callable[..., Tensor]:
         stride: Size | None = None,
         ceil_mode: bool = False,
     ) -> Tensor:
-        sizes = each(kernel_size, rank)
+        sizes = each(kernel_size, rank, "kernel_size")
         if not norm_type:
             raise DomainError(f"{function.__name__}: norm_type={norm_type}", fix="not 0")
         powers = floats(x) ** norm_type
 
         def pool(v: Tensor) -> Tensor:
-            strides = each(stride or kernel_size, rank)
+            strides = each(stride or kernel_size, rank, "stride")
             return _mean_pool(v, sizes, strides, (0,) * rank, ceil_mode, True, None)
 
         means = _batched(function.__name__, rank, powers, pool)
         return (e.sign(means) * e.maximum(e.abs(means), 0.0) * prod(sizes)) ** (1 / norm_type)
 
     function.__name__ = function.__qualname__ = f"lp_pool{rank}d"
-    function.__doc__ = (
-        f"(Σ x^norm_type)^(1 / norm_type) of windows over the last {rank} dims."
-    )
+    function.__doc__ = f"(Σ x^norm_type)^(1 / norm_type) of windows over the last {rank} dims."
     return function
 
 

@@ -94,7 +94,7 @@ def interpolate(
     _check_interpolate(x, size, scale_factor, mode, align_corners)
     lengths = x.shape[2:]
     if size is not None:
-        sizes, factors = each(size, rank), [None] * rank
+        sizes, factors = each(size, rank, "size"), [None] * rank
     else:
         given: Any = scale_factor if isinstance(scale_factor, Sequence) else [scale_factor] * rank
         if len(given) != rank:
@@ -229,9 +229,7 @@ def unfold(
         return unfold(x[None], kernel_size, dilation, padding, stride)[0]
     if x.ndim != 4:
         raise ShapeError(f"unfold: x is {x._type}", fix="x must be [N, C, H, W] or [C, H, W]")
-    (kh, kw), (dh, dw), (ph, pw), (sh, sw) = (
-        each(v, 2) for v in (kernel_size, dilation, padding, stride)
-    )
+    (kh, kw), (dh, dw), (ph, pw), (sh, sw) = _both(kernel_size, dilation, padding, stride)
     rows, columns = _places(x.shape[-2:], kernel_size, dilation, padding, stride)
     wide = pad(x, (pw, pw, ph, ph))
     found = [
@@ -244,10 +242,17 @@ def unfold(
     return reshape(joined, (x.shape[0], x.shape[1] * kh * kw, rows * columns))
 
 
+def _both(kernel_size: Size, dilation: Size, padding: Size, stride: Size) -> list[tuple[int, ...]]:
+    """Each of them for both dims."""
+    names = ("kernel_size", "dilation", "padding", "stride")
+    given = (kernel_size, dilation, padding, stride)
+    return [each(v, 2, name) for name, v in zip(names, given, strict=True)]
+
+
 def _places(
     lengths: Sequence[int], kernel_size: Size, dilation: Size, padding: Size, stride: Size
 ) -> tuple[int, int]:
-    given = [each(v, 2) for v in (kernel_size, dilation, padding, stride)]
+    given = _both(kernel_size, dilation, padding, stride)
     rows, columns = (
         (n + 2 * p - d * (k - 1) - 1) // s + 1
         for n, k, d, p, s in zip(lengths, *given, strict=True)
@@ -273,7 +278,7 @@ def fold(
     x = floats(x)
     if x.ndim == 2:
         return fold(x[None], output_size, kernel_size, dilation, padding, stride)[0]
-    sizes, (kh, kw) = each(output_size, 2), each(kernel_size, 2)
+    sizes, (kh, kw) = each(output_size, 2, "output_size"), each(kernel_size, 2, "kernel_size")
     rows, columns = _places(sizes, kernel_size, dilation, padding, stride)
     num_columns = kh * kw
     if x.ndim != 3 or x.shape[1] % num_columns or x.shape[2] != rows * columns:
@@ -283,7 +288,7 @@ def fold(
     n, channels = x.shape[0], x.shape[1] // num_columns
     images = reshape(x, (n * channels, num_columns, rows, columns))
     ones = reshape(eye(num_columns, dtype=x.dtype), (num_columns, 1, kh, kw))
-    given = [each(v, 2) for v in (kernel_size, dilation, padding, stride)]
+    given = _both(kernel_size, dilation, padding, stride)
     more = tuple(
         size - ((count - 1) * step - 2 * around + apart * (k - 1) + 1)
         for size, count, k, apart, around, step in zip(sizes, (rows, columns), *given, strict=True)

@@ -73,6 +73,7 @@ LEFT_OUT = {
     "random.draw_key": "for functions of the package that draw",
     "random.check_span": "for functions of the package that draw",
     "tree.Structure": "what flatten gives",
+    "tree.counts_as_node": "for traces of the package",
     "nn.ModuleDict()": "cannot be called",
     "nn.ModuleList()": "cannot be called",
     "nn.ParameterDict()": "cannot be called",
