@@ -20,6 +20,7 @@ from numpy.testing import assert_allclose
 import rung
 from rung.core.settings import configure
 from rung.runtime import breath, executable
+from rung.runtime.pool import pool
 from rung.tensor import executor, pending
 from tests.generate import interruptions
 from tests.generate.interruptions import PROGRAMS, Countdown, Program, throwing, values, watched
@@ -114,6 +115,47 @@ def test_a_signal_handler_that_computes_within_a_loop_and_a_host_op() -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     assert rings > 2
+
+
+@pytest.mark.parametrize("kind", ["script", "state", "checked", "plain"])
+def test_signal_handlers_that_move_memory_at_any_moment(kind: str) -> None:
+    """What a program is bound to, arena, scratch, workers, is asked for in the breath of its run:
+    between a look at the binding and the run, a handler may have let go of all of it."""
+    x = rung.asarray(np.random.default_rng(0).normal(size=(40, 40)).astype(np.float32))
+    count = interruptions.filled(0, 1)
+    rows = rung.asarray([3, 1])
+
+    def advance(x: Any) -> Any:
+        count.assign(count + 1)
+        return rung.softmax(x @ x, axis=1) @ x
+
+    programs: dict[str, Any] = {
+        "script": lambda x: rung.linalg.inv(
+            rung.fori_loop(0, 3, lambda i, x: rung.sin(x) @ x * 0.01 + 1, x) + rung.eye(40) * 40
+        ),
+        "state": advance,
+        "checked": lambda x, rows: rung.softmax(x @ x, axis=1)[rows] @ x,
+        "plain": lambda x: rung.softmax(x @ x, axis=1) @ x,
+    }
+    work = rung.jit(programs[kind])
+    arguments = (x, rows) if kind == "checked" else (x,)
+    larger = rung.jit(lambda x: rung.softmax(x @ x.T, axis=1) @ x @ x.T)
+    big = rung.ones((200, 30))
+    wanted, wanted_big = np.asarray(work(*arguments)), np.asarray(larger(big))
+
+    def move() -> None:
+        assert_allclose(larger(big), wanted_big, rtol=1e-5)
+        assert_allclose(work(*arguments), wanted, rtol=1e-5)
+        pool().release()
+
+    counted = Countdown(-1, move)
+    with watched(counted, lines=False):
+        work(*arguments)
+    pool().release()
+    for at in range(1, counted.seen + 20):
+        with watched(Countdown(at, move), lines=False):
+            found = work(*arguments)
+        assert_allclose(found, wanted, rtol=1e-5, err_msg=f"event {at}")
 
 
 def test_children_of_a_fork_while_another_thread_computes() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntFlag
 from functools import cache
@@ -147,6 +147,7 @@ class Executable:
         self._tables = _Tables(self, self._pool)
         self._launch: _Launch | None = None
         self._program_at = 0
+        self._arguments = (0, self._pointers_at)
 
     def run(
         self, pointers: list[int], first: Sequence[NativeCall] = (), then: Sequence[NativeCall] = ()
@@ -159,16 +160,24 @@ class Executable:
         """
         shared = self._pool
         with shared.lock:
-            kept = shared.set_arena_aside() if shared.underway else None
+            kept = shared.arena if shared.underway else None
             try:
-                if self._binding is not shared.binding:
-                    self._bind()
-                if not first:  # nothing comes between these two either
-                    self._pointers[:] = pointers  # type: ignore[assignment]
-                    if self._call(self._program_at, self._pointers_at):
-                        return tuple(self.faults.tolist())
-                    return ()
-                return self._run_and(pointers, first, then)
+                if kept is not None:
+                    shared.set_arena_aside()
+                if first:
+                    return self._run_and(pointers, first, then)
+                while True:
+                    # a signal handler may run programs and so move what this one is bound to; it
+                    # is not called from here to the run: nothing is called, and nothing is made
+                    if self._binding is shared.binding:
+                        self._pointers[_ALL] = pointers  # type: ignore[assignment]
+                        if not self._call(*self._arguments):
+                            return ()
+                        faults = self.faults.tolist()
+                        if any(faults):  # no signal handler has run this program meanwhile
+                            return tuple(faults)
+                    else:
+                        self._bind()
             finally:
                 if kept is not None:
                     shared.take_back(kept)
@@ -177,29 +186,43 @@ class Executable:
         self, pointers: list[int], first: Sequence[NativeCall], then: Sequence[NativeCall]
     ) -> tuple[int, ...]:
         fill = (setitem, self._pointers, _ALL, pointers)
-        launch = (self._call, self._program_at, self._pointers_at)
-        if not len(self.faults):
-            in_one_breath((*first, fill, launch, *then))
-            return ()
         found: list[int] = []
-        fine = map(eq, map(call, repeat(self.faults.tobytes)), repeat(bytes(self.faults.nbytes)))
-        note = (found.extend, self.faults)
-        in_one_breath(chain((*first, fill, launch, note), compress(then, fine)))
-        return tuple(map(int, found)) if any(found) else ()
+        while True:
+            self.header()
+            bound = (self._pool.bound.index, self._binding)
+            steps: Iterable[NativeCall] = (bound, *first, fill, (self._call, *self._arguments))
+            if len(self.faults):
+                same = map(call, repeat(self.faults.tobytes))
+                fine = map(eq, same, repeat(bytes(self.faults.nbytes)))
+                steps = chain(steps, ((found.extend, self.faults),), compress(then, fine))
+            else:
+                steps = (*steps, *then)
+            try:
+                in_one_breath(steps)
+            except ValueError:
+                if self._binding is self._pool.binding:
+                    raise
+                continue
+            return tuple(map(int, found)) if any(found) else ()
 
     def run_at(self, table: int) -> tuple[int, ...]:
         """As `run`, with the address of a table of pointers that the caller keeps."""
         with self._pool.lock:
-            if self._binding is not self._pool.binding:
-                self._bind()
-            if self._call(self._program_at, table):
-                return tuple(self.faults.tolist())
-            return ()
+            while True:
+                arguments = (self._program_at, table)
+                if self._binding is self._pool.binding:
+                    if not self._call(*arguments):
+                        return ()
+                    faults = self.faults.tolist()
+                    if any(faults):
+                        return tuple(faults)
+                else:
+                    self._bind()
 
     def header(self) -> int:
-        """Address of the program's header, for a script that calls it: valid until the pool's
-        binding changes. Call with the pool's lock held."""
-        if self._binding is not self._pool.binding:
+        """Address of the program's header: valid until the pool's binding changes. Call with the
+        pool's lock held."""
+        while self._binding is not self._pool.binding:
             self._bind()
         return self._program_at
 
@@ -208,24 +231,34 @@ class Executable:
         microseconds per stage."""
         stamps = np.zeros(len(self.stages) + 1, np.int64)
         with self._pool.lock:
-            if self._binding is not self._pool.binding:
+            while True:
                 self._bind()
-            self._pointers[:] = pointers  # type: ignore[assignment]
-            launch = _Launch(self, self._tables.singles, self._pool, stamps.ctypes.data)
-            self._call(launch.address, self._pointers_at)
+                launch = _Launch(self, self._tables.singles, self._pool, stamps.ctypes.data)
+                arguments = (launch.address, self._pointers_at)
+                if self._binding is self._pool.binding:
+                    self._pointers[_ALL] = pointers  # type: ignore[assignment]
+                    self._call(*arguments)
+                    break
         times: list[float] = (np.diff(stamps) / 1e3).tolist()
         return times
 
     def _bind(self) -> None:
-        """Start workers if there is need for them, and store the pool's addresses."""
+        """Start workers if there is need for them, and store the pool's addresses: those of the
+        binding that there was before. It may have changed, by what a signal handler does."""
         shared = self._pool
         if not self.alone and not shared.started:
             shared.start()
         shared.reserve(self.arena_bytes, self.scratch_bytes)
-        self._tables.bind_arena(shared.arena_address)
-        self._launch = _Launch(self, self._tables.groups, shared)
-        self._program_at = self._launch.address
-        self._binding = shared.binding
+        binding = shared.binding
+        if not shared.has(self.arena_bytes, self.scratch_bytes):
+            return
+        self._tables.bind_arena(shared.arena.address)
+        launch = _Launch(self, self._tables.groups, shared)
+        arguments, old = (launch.address, self._pointers_at), self._launch
+        # together: nothing is called between, and what is replaced lives on until all is done
+        self._launch, self._program_at, self._arguments = launch, launch.address, arguments
+        self._binding = binding
+        del old
 
     def _check(self) -> None:
         for stage in self.stages:

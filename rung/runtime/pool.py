@@ -7,9 +7,12 @@ import ctypes
 import os
 import threading
 import time
+from collections.abc import Iterator
 from functools import cache
+from itertools import chain
 
 import numpy as np
+import numpy.typing as npt
 
 from rung.core.errors import DeviceError, SettingsError
 from rung.core.settings import Settings, follow_settings, settings
@@ -31,9 +34,9 @@ class Pool:
 
     `lock` is held during a run, so that runs of several Python threads follow one another; the
     arena and the scratch blocks therefore are shared by all programs. `binding` is replaced
-    whenever an address that programs have stored has changed. A signal handler may run programs
-    while the thread that it interrupts holds the lock; while a script is `underway`, these get an
-    arena of their own.
+    whenever an address that programs have stored has changed, and so is what `bound`, a list of
+    one, holds. A signal handler may run programs while the thread that it interrupts holds the
+    lock, and change the binding; while a script is `underway`, these get an arena of their own.
     """
 
     def __init__(self, threads: int, spin_us: float):
@@ -42,24 +45,16 @@ class Pool:
         self.threads = threads
         self.spin_us = spin_us
         self.binding = object()
-        self._arena = Block(0)
-        self._scratch = Block(0)
-        self._scratch_bytes = 0
+        self.bound = [self.binding]
+        self.arena = Block(0)
         self._native: Library = native_library()
         self._workers: list[ctypes.c_void_p] = []
         self._buried: list[Block] = []
         self._left: list[object] = []  # by the parent of this process
-        self._new_state()
-
-    @property
-    def arena_address(self) -> int:
-        """Start of the arena; valid until `binding` changes."""
-        return self._arena.address
-
-    @property
-    def arena_bytes(self) -> int:
-        """Size of the arena."""
-        return self._arena.nbytes
+        self._scratch = self._state = Block(0)
+        self._births = np.zeros((0, _WORKER_WORDS), np.int64)
+        self._unborn: Iterator[int] = iter(())
+        self._new_state(threads)
 
     @property
     def state_address(self) -> int:
@@ -73,31 +68,37 @@ class Pool:
 
     def reserve(self, arena_bytes: int, scratch_bytes: int) -> None:
         """Make arena and per-thread scratch at least this large. Call with `lock` held."""
-        if arena_bytes > self._arena.nbytes:
-            self._arena = Block(0)  # the old one goes before the new one comes
-            self._arena = Block(arena_bytes)
-            self.binding = object()
-        if scratch_bytes > self._scratch_bytes or self._scratch.nbytes == 0:
-            self._scratch_bytes = -(-max(scratch_bytes, 4096) // 4096) * 4096
-            self._scratch = Block(self._scratch_bytes * self.threads)
-            self._set_word(StateOffset.SCRATCH, self._scratch.address)
-            self._set_word(StateOffset.SCRATCH_STRIDE, self._scratch_bytes)
+        if arena_bytes > self.arena.nbytes:
+            self.take_back(Block(0))  # the old one goes before the new one comes
+            self.take_back(Block(arena_bytes))
+        if not self.has(0, scratch_bytes):
+            self._set_scratch(-(-max(scratch_bytes, 4096) // 4096) * 4096)
+
+    def has(self, arena_bytes: int, scratch_bytes: int) -> bool:
+        """Whether arena and per-thread scratch are at least this large."""
+        scratch = max(scratch_bytes, 4096) * self.threads
+        return arena_bytes <= self.arena.nbytes and scratch <= self._scratch.nbytes
 
     def release(self) -> None:
-        """Give the arena back to the system; the next run takes a new one."""
+        """Give the arena back to the system, unless a script is underway that uses it; the next run
+        takes a new one."""
         with self.lock:
-            self._arena = Block(0)
-            self.binding = object()
+            if not self.underway:
+                self.take_back(Block(0))
 
     def start(self) -> None:
         """Start the missing workers. Call with `lock` held."""
         self._calibrate()
         entry = self._native.address("rung_worker")
         with signals_blocked():
-            for tid in range(1 + len(self._workers), self.threads):
+            for tid in self._unborn:  # each number comes once, whoever starts them
                 words = self._births[tid]
                 words[:] = (self.state_address, tid, self._epoch())
-                self._workers.append(_create_thread(entry, words.ctypes.data))
+                try:
+                    self._workers.append(_create_thread(entry, words.ctypes.data))
+                except DeviceError:
+                    self._unborn = chain((tid,), self._unborn)
+                    raise
 
     def stop(self) -> None:
         """Let the workers leave and wait until they have. Call with `lock` held."""
@@ -107,7 +108,8 @@ class Pool:
         for worker in self._workers:
             _libc().pthread_join(worker, None)
         self._workers = []
-        self.binding = object()
+        self._unborn = iter(range(1, self.threads))
+        self.rebind()
 
     def resize(self, threads: int) -> None:
         """Change the number of threads, between runs."""
@@ -115,9 +117,7 @@ class Pool:
             raise SettingsError(f"threads={threads}", fix="give 1 or more")
         with self.lock:
             self.stop()
-            self.threads = threads
-            self._scratch = Block(0)
-            self._new_state()
+            self._new_state(threads)
 
     def bury(self, block: Block) -> None:
         """Give back a dead program's memory as soon as no late worker can read it."""
@@ -130,28 +130,50 @@ class Pool:
         """After a fork: the child has no workers, and the parent's state is of no use to it."""
         self._left.append((self._state, self._births, self._scratch))  # a run may be about to start
         self._workers = []
-        self._scratch = Block(0)
-        self._new_state()
+        self._new_state(self.threads)
 
-    def set_arena_aside(self) -> Block:
-        """Let programs bind to another arena from now on; the one that they had."""
-        kept, self._arena = self._arena, Block(0)
-        self.binding = object()
-        return kept
+    def set_arena_aside(self) -> None:
+        """Let programs bind to another arena from now on; the caller keeps the one they had."""
+        self.take_back(Block(0))
 
     def take_back(self, arena: Block) -> None:
-        """Let programs bind to this arena again."""
-        self._arena = arena
-        self.binding = object()
+        """Let programs bind to this arena."""
+        binding, bound, old = object(), self.bound, self.arena
+        # all at once: nothing is called between, and the old one lives on until all is done
+        self.arena = arena
+        self.binding = binding
+        bound[0] = binding
+        del old
 
-    def _new_state(self) -> None:
-        self._state = Block(StateOffset.BYTES)
-        self._births = np.zeros((self.threads, _WORKER_WORDS), np.int64)
-        self._set_word(StateOffset.NUM_THREADS, self.threads)
-        self.binding = object()
+    def rebind(self) -> None:
+        """Let programs ask for all addresses again."""
+        self.take_back(self.arena)
+
+    def _set_scratch(self, nbytes: int) -> None:
+        """Give each thread this much scratch: address and stride are stored together."""
+        block = Block(nbytes * self.threads)
+        words, pair = _words(self._state, StateOffset.SCRATCH, 2), (block.address, nbytes)
+        old = self._scratch
+        if block.nbytes > self._scratch.nbytes:  # a signal handler has not made it larger
+            words[:] = pair
+            self._scratch = block
+        del old
+
+    def _new_state(self, threads: int) -> None:
+        """A new state block, without scratch and workers."""
+        state, births = Block(StateOffset.BYTES), np.zeros((threads, _WORKER_WORDS), np.int64)
+        _words(state, StateOffset.NUM_THREADS)[0] = threads
+        unborn, scratch, binding, bound = iter(range(1, threads)), Block(0), object(), self.bound
+        old = (self._state, self._births, self._scratch)
+        # all at once, as above
+        self._state, self._births, self._scratch = state, births, scratch
+        self.threads, self._unborn = threads, unborn
+        self.binding = binding
+        bound[0] = binding
+        del old
 
     def _set_word(self, offset: StateOffset, value: int) -> None:
-        self._state.data[offset : offset + 8].view(np.int64)[0] = value
+        _words(self._state, offset)[0] = value
 
     def _epoch(self) -> int:
         start = StateOffset.EPOCH
@@ -166,6 +188,10 @@ class Pool:
         patience = 0.0 if crowded else _DONE_SPIN_US
         self._set_word(StateOffset.DONE_SPINS, int(patience * pauses))
         self._set_word(StateOffset.STEAL_SPINS, int(_STEAL_US * pauses))
+
+
+def _words(block: Block, offset: int, count: int = 1) -> npt.NDArray[np.int64]:
+    return block.data[offset : offset + 8 * count].view(np.int64)
 
 
 @cache

@@ -144,6 +144,8 @@ class Script:
         self._code = builder.code()
         self._calls = builder.calls()
         self._callers = builder.callers()
+        executables = dict.fromkeys(executable for _, executable in self._callers.values())
+        self._checked = [e for e in executables if len(e.faults)]
         self._offsets, self.arena_bytes = builder.memory()
         self._frame = Block(8 * builder.num_slots)
         self._words = self._frame.data.view(np.int64)
@@ -168,10 +170,12 @@ class Script:
         not written over before the last host op has returned, and the last check has been made."""
         shared = pool()
         with shared.lock:
-            kept = shared.set_arena_aside() if shared.underway else None
+            kept = shared.arena if shared.underway else None
             before = (self._words.copy(), self._progress.copy()) if shared.underway else None
             shared.underway += 1
             try:
+                if kept is not None:
+                    shared.set_arena_aside()
                 if self._binding is not shared.binding:
                     self._bind()
                 into, copies = self._staging(outputs)
@@ -197,7 +201,7 @@ class Script:
         return into, copies
 
     def _go_on(self, first: Sequence[NativeCall], then: Sequence[NativeCall]) -> None:
-        code, frame, progress = (b.address for b in (self._code, self._frame, self._place))
+        arguments = tuple(b.address for b in (self._code, self._frame, self._place))
         at, asked = self._progress[:1], self._progress[2:3]
         shared = pool()
         while at[0] >= 0:
@@ -208,29 +212,30 @@ class Script:
                 self._bind_programs()
             until = _NEVER if self._writes_over else time.monotonic_ns() + _SLICE_NS
             self._progress[1] = until
-            if not (first or then):
-                self._call(code, frame, progress)
-                self._raise_faults()
-                continue
             # `then` is done if the program has come to its end
             ended = map(np.signbit, map(at.item, repeat(0)))
             fine = map(np.signbit, map(self._progress[3:].item, repeat(0)))
             rest = compress(then, map(and_, ended, fine))
-            in_one_breath(chain(first, ((self._call, code, frame, progress),), rest))
-            self._raise_faults()
-
-    def _raise_faults(self) -> None:
-        if self._progress[3] >= 0:
-            program, executable = self._callers[int(self._progress[3])]
-            raise program.error(executable.faults.tolist())
+            bound = (shared.bound.index, self._binding)
+            faults: dict[Executable, list[int]] = {e: [] for e in self._checked}
+            notes = [(found.extend, e.faults) for e, found in faults.items()]
+            try:
+                in_one_breath(chain((bound, *first, (self._call, *arguments), *notes), rest))
+            except ValueError:
+                if self._binding is shared.binding:
+                    raise
+                continue  # a signal handler ran programs, just now
+            if self._progress[3] >= 0:
+                program, executable = self._callers[int(self._progress[3])]
+                raise program.error([int(word) for word in faults[executable]])
 
     def _bind(self) -> None:
         """Store the addresses of programs and memory."""
         shared = pool()
-        shared.reserve(self.arena_bytes, 0)
+        shared.reserve(self.arena_bytes, 0)  # while a script is underway nobody takes it away
         self._bind_programs()
         for slot, offset in self._offsets.items():
-            self._words[slot] = shared.arena_address + offset
+            self._words[slot] = shared.arena.address + offset
 
     def _bind_programs(self) -> None:
         """Store the addresses of programs. What one program asks of the pool may move what another
@@ -243,7 +248,7 @@ class Script:
                 code[word] = executable.header()
             if shared.binding is binding:
                 break
-        self._binding = shared.binding
+        self._binding = binding
 
 
 @dataclass(frozen=True, eq=False)

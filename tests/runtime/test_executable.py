@@ -213,16 +213,16 @@ def test_arena_grows_and_old_programs_follow(stages):
     small = _chain(stages, 4, 8)
     start, out = np.arange(8), np.zeros(8, np.int64)
     small.run([start.ctypes.data, out.ctypes.data])
-    before = pool().arena_address
-    bytes_needed = pool().arena_bytes + (1 << 20)
+    before = pool().arena.address
+    bytes_needed = pool().arena.nbytes + (1 << 20)
     large = Executable([], arena_bytes=bytes_needed)
     large.run([])
-    assert pool().arena_bytes >= bytes_needed
+    assert pool().arena.nbytes >= bytes_needed
     out[:] = 0
     small.run([start.ctypes.data, out.ctypes.data])
     assert np.array_equal(out, start + 4)
     pool().release()
-    assert pool().arena_bytes == 0
+    assert pool().arena.nbytes == 0
     small.run([start.ctypes.data, out.ctypes.data])
     assert np.array_equal(out, start + 4)
     assert before  # the first arena had an address of its own
