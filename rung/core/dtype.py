@@ -96,6 +96,8 @@ def as_dtype(x: object) -> DType:
         return int64
     if x is float:
         return float32
+    if isinstance(x, np.dtype) and x in _BY_NUMPY:
+        return _BY_NUMPY[x]
     try:
         # NumPy takes None for f64, and arrays for the dtype that they have
         if isinstance(x, np.dtype | type) or (x is not None and not hasattr(x, "shape")):

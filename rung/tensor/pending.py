@@ -187,7 +187,8 @@ def _checks_at(value: Value, place: Source | None) -> bool:
 
 def _origin(tensor: TensorState) -> Buffer | None:
     """What an updated tensor held before, where its pending value is made of that."""
-    for node in topological_order([tensor._value]):  # type: ignore[list-item]
+    value = tensor._value
+    for node in topological_order([] if value is None else [value]):
         attrs = node.attrs
         if isinstance(attrs, LeafAttrs) and id(attrs.holder) == tensor._origin:
             return attrs.holder if isinstance(attrs.holder, Buffer) else None
@@ -229,18 +230,20 @@ def _run(targets: Sequence[TensorState]) -> bool:
 
 
 def _compute(targets: Sequence[TensorState]) -> bool:
-    linear = linearize([t._value for t in targets], _realized)  # type: ignore[misc]
+    values = [v for t in targets if (v := t._value) is not None]
+    if len(values) < len(targets):  # a signal handler has computed it meanwhile
+        return False
+    linear = linearize(values, _realized)
     if any(isinstance(h, Example) for h in linear.holders):
-        for tensor in targets:
-            tensor._value = _from_outside(tensor._value)
-        linear = linearize([t._value for t in targets], _realized)  # type: ignore[misc]
+        for tensor, value in zip(targets, values, strict=True):
+            tensor._value = _from_outside(value)
+        return _compute(targets)
     _refuse_placeholders(linear)
     positions = _unique_outputs(linear)
-    values = [t._value for t in targets]
-    if None in values:  # a signal handler has computed it meanwhile
-        return False
+    if any(t._value is not v for t, v in zip(targets, values, strict=True)):
+        return False  # or now
     kept = [v if t.keeps_graph else None for t, v in zip(targets, values, strict=True)]
-    weak = [ref(v) for v in values]  # type: ignore[type-var]
+    weak = [ref(v) for v in values]
     aliases = _aliases(linear, targets, positions)
     attempt = _Attempt(linear, targets, positions, kept)
     _attempts.append(attempt)
@@ -309,9 +312,8 @@ def undo_attempts() -> None:
         _waiting.tensors.extend(map(ref, attempt.targets))
 
 
-def _from_outside(value: Value | None) -> Value:
+def _from_outside(value: Value) -> Value:
     """A value that was made in the body of a loop which has ended, of what the loop only read."""
-    assert value is not None
     while True:
         known: dict[Value, Value] = {}
         for node in between([value], ()):
