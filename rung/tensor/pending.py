@@ -230,8 +230,9 @@ def _run(targets: Sequence[TensorState]) -> bool:
 
 
 def _compute(targets: Sequence[TensorState]) -> bool:
-    values = [v for t in targets if (v := t._value) is not None]
-    if len(values) < len(targets):  # a signal handler has computed it meanwhile
+    found = [t._value for t in targets]
+    values = [v for v in found if v is not None]
+    if len(values) < len(found):  # a signal handler has computed it meanwhile
         return False
     linear = linearize(values, _realized)
     if any(isinstance(h, Example) for h in linear.holders):
@@ -248,7 +249,7 @@ def _compute(targets: Sequence[TensorState]) -> bool:
     attempt = _Attempt(linear, targets, positions, kept)
     _attempts.append(attempt)
     try:
-        del values
+        del values, found
         for tensor in targets:
             tensor._value = None
         _execute(linear, aliases, attempt, [old() for old in weak])
