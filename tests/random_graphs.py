@@ -22,11 +22,14 @@ from rung.core.source import Source
 from rung.ir.array import array_data
 from rung.ir.node import Graph, Value, make_graph, parameter, provenance
 from rung.ir.op import NO_ATTRS, Array, Attrs, Op
+from rung.ir.passes import run_passes
 from rung.ir.types import Shape, TensorType, array_type
 from rung.ops.convolution import ConvAttrs
 from rung.ops.creation import ArrayAttrs, ConstantAttrs, IotaAttrs
 from rung.ops.pooling import PutAttrs, WindowAttrs
 from rung.ops.table import OPS, RECORDS
+from rung.rules.pipeline import PIPELINE
+from rung.transform.grad import grad_graph
 
 MAX_OPS = 30
 MAX_SIZE = 3000
@@ -287,17 +290,33 @@ class Drawer:
 
     def draw(self) -> RandomGraph:
         """The graph."""
-        for _ in range(1 + self.below(2)):
+        draws = DRAWS
+        if self.chance(0.04):
+            draws = ROW_DRAWS
+            self.wild, dtype = False, dt.float64
+            stack, sides = self.pick(((2,), (3,), (4, 2))), self.rng.permutation([2, 3, 4])[:2]
+            self.input(TensorType(dtype, (*stack, *map(int, sides))), exact=False)
+        for _ in range(1 + self.below(2) if draws is DRAWS else 0):
             self.input(TensorType(self.pick(self.dtypes), self.shape()))
         wanted, tries = 1 + self.below(MAX_OPS), 0
         while self.line < wanted and tries < 300:
             tries += 1
             before = len(self.pool)
             try:
-                self.pick(DRAWS)(self)
+                self.pick(draws)(self)
             except Refused:
                 del self.pool[max(before, 1) :]
-        return self.finish()
+        return self.finish() if draws is DRAWS else self.derivatives()
+
+    def derivatives(self) -> RandomGraph:
+        """The second derivatives of a sum of what is drawn."""
+        loose = [k.value for k in self.pool if k.value not in self.used][-3:]
+        loose = loose or [self.pool[-1].value]
+        params = list(range(len(self.params)))
+        first = grad_graph(make_graph("loss", self.params, [_sum_of_squares(loose)]), params)
+        loss = make_graph("loss", first.params, [_sum_of_squares(first.outputs[1:])])
+        second, _ = run_passes(grad_graph(loss, params), PIPELINE)
+        return RandomGraph(self.seed, second, tuple(self.inputs), {}, {})
 
     def finish(self) -> RandomGraph:
         values = {k.value: k for k in self.pool}
@@ -321,6 +340,18 @@ class Drawer:
             if free and outputs.count(v) == 1:
                 found[k] = self.pick(free)
         return found
+
+
+def _sum_of_squares(values: Sequence[Value]) -> Value:
+    add, multiply, reduce_sum = OPS["add"], OPS["multiply"], OPS["reduce_sum"]
+    total: Value | None = None
+    for v in values:
+        (square,) = multiply.build((v, v), NO_ATTRS)
+        dims = tuple(range(len(v.shape)))
+        (term,) = reduce_sum.build((square,), reduce_sum.attrs(dims=dims))  # type: ignore[call-arg]
+        total = term if total is None else add.build((total, term), NO_ATTRS)[0]
+    assert total is not None
+    return total
 
 
 def _least(dtype: Any) -> int:
@@ -603,6 +634,44 @@ def draw_dot(d: Drawer) -> None:
     d.apply(op, [a, b], attrs)
 
 
+def draw_product_of_rows(d: Drawer) -> None:
+    """A product of two stacks of matrices, matrix by matrix."""
+    a = d.known(lambda k: len(k.shape) > 2)
+    last = len(a.shape) - 1
+    summed, stack = last - d.below(2), a.shape[:-2]
+
+    def fits(k: Known) -> bool:
+        alike = k.shape[:-2] == stack and len(k.shape) == last + 1
+        return alike and a.shape[summed] in k.shape[-2:]
+
+    if any(map(fits, d.pool)) and d.chance(0.8):
+        b = d.known(fits)
+    else:
+        shape = (*stack, *map(int, d.rng.permutation([a.shape[summed], d.pick((2, 3, 4))])))
+        b = d.input(TensorType(a.dtype, shape), exact=False)
+    place = last if b.shape[last] == a.shape[summed] else last - 1
+    dims = tuple(range(last - 1))
+    op, attrs = attrs_of("dot_general", batch=(dims, dims), contract=((summed,), (place,)))
+    d.apply(op, [a, b], attrs)
+
+
+def draw_rest_of_rows(d: Drawer) -> None:
+    """Values with a sum or the largest of each row taken from them, multiplied by it, …"""
+    x = d.known(lambda k: len(k.shape) > 2)
+    op, attrs = attrs_of(d.pick(("reduce_sum", "reduce_max")), dims=(len(x.shape) - 1,))
+    weight = d.known(lambda k: k.type == x.type)
+    term = d.apply(OPS["multiply"], [x, weight])[0] if d.chance(0.5) else x
+    (row,) = d.apply(op, [term], attrs)
+    again = d.apply(*_with(attrs_of("reshape", shape=(*x.shape[:-1], 1)), row))[0]
+    rest = d.apply(OPS[d.pick(("subtract", "multiply"))], [x, d.broadcast(again, x.shape)])[0]
+    d.apply(OPS[d.pick(("multiply", "add"))], [rest, d.known(lambda k: k.type == x.type)])
+
+
+def draw_softmax_of_rows(d: Drawer) -> None:
+    x = d.known(lambda k: len(k.shape) > 2)
+    d.apply(*_with(attrs_of("softmax", dim=len(x.shape) - 1), x))
+
+
 def draw_conv(d: Drawer) -> None:
     num = d.pick((1, 1, 2))
     groups, channels, kernels = d.pick((1, 1, 2)), d.pick((1, 2, 3)), d.pick((1, 2, 5))
@@ -683,6 +752,8 @@ WEIGHTS: dict[Callable[[Drawer], None], int] = {
     draw_random: 1,
 }  # fmt: skip
 DRAWS = [draw for draw, weight in WEIGHTS.items() for _ in range(weight)]
+ROW_DRAWS = [draw_product_of_rows] * 3 + [draw_rest_of_rows, draw_softmax_of_rows, draw_common]
+"""As in derivatives of attention: what fits a row of small matrices becomes one kernel."""
 CONTROL = ("composite", "scan", "while_loop", "switch", "switch_each", "after")
 NOT_DRAWN = frozenset((*CONTROL, *(op.name for op in RECORDS if op.host)))
 """What runs on the host stands between graphs, not in one: tests/runtime/test_host_calls.py.

@@ -5,13 +5,60 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from rung.core.errors import LoweringError
 from rung.ir.node import Value
 from rung.ir.parse import parse_graph
+from rung.kernel.group_nest import GroupNest
+from rung.kernel.plan import make_plan
 from rung.ops.table import OPS
 from tests.levels import check_levels
 from tests.random_graphs import RandomGraph
 
 FOUND = {
+    "a sum of a row that what is computed again two loops later reads": """
+@graph
+def random(x0: f64[4, 2, 2, 3], x1: f64[4, 2, 4, 3], x2: f64[4, 2, 4, 3], x3: f64[4, 2, 2, 4],
+        x4: f64[4, 2, 2, 3], x5: f64[4, 2, 2, 4], x6: f64[4, 2, 2, 4], x7: f64[4, 2, 2, 3], x8:
+        f64[4, 2, 2, 4], x9: f64[4, 2, 2, 4], x10: f64[4, 2, 2, 3]):
+    v0 = dot_general(x10, x2, batch=((0, 1), (0, 1)), contract=((3,), (3,)))
+    v1 = multiply(v0, x9)
+    v2 = subtract(v1, x8)
+    v3 = constant(value=0.5773502691896258, dtype=f64)
+    v4 = broadcast_to(v3, shape=(4, 2, 2, 4))
+    v5 = multiply(v2, v4)
+    v6 = dot_general(v5, x0, batch=((0, 1), (0, 1)), contract=((2,), (2,)))
+    v7 = add(v6, v6)
+    v8 = dot_general(x0, v7, batch=((0, 1), (0, 1)), contract=((3,), (3,)))
+    v9 = add(v8, x6)
+    v10 = multiply(v9, v4)
+    v11 = multiply(v10, x9)
+    v12 = reduce_sum(v11, dims=(3,))
+    v13 = reshape(v12, shape=(4, 2, 2, 1))
+    v14 = broadcast_to(v13, shape=(4, 2, 2, 4))
+    v15 = subtract(v10, v14)
+    v16 = multiply(v15, v0)
+    v17 = add(x5, v16)
+    v18 = multiply(v17, x9)
+    v19 = reduce_sum(v18, dims=(3,))
+    v20 = reshape(v19, shape=(4, 2, 2, 1))
+    v21 = broadcast_to(v20, shape=(4, 2, 2, 4))
+    v22 = multiply(v21, x9)
+    v23 = subtract(v18, v22)
+    v24 = multiply(v23, v4)
+    v25 = dot_general(v24, x1, batch=((0, 1), (0, 1)), contract=((3,), (2,)))
+    v26 = add(x7, v25)
+    v27 = multiply(v15, x9)
+    v28 = dot_general(v27, x2, batch=((0, 1), (0, 1)), contract=((3,), (2,)))
+    v29 = add(x4, v28)
+    v30 = add(v29, v29)
+    v31 = dot_general(v30, x2, batch=((0, 1), (0, 1)), contract=((3,), (3,)))
+    v32 = multiply(v31, x9)
+    v33 = subtract(v32, x3)
+    v34 = multiply(v33, v4)
+    v35 = dot_general(v34, x1, batch=((0, 1), (0, 1)), contract=((3,), (2,)))
+    v36 = add(v26, v35)
+    return v36
+""",
     "a fixed image whose rows, all of one tile, are read at a quotient": """
 @graph
 def f(x0: f32[1], x1: f32[2, 2, 2, 2], x2: f32[1]):
@@ -222,3 +269,15 @@ def drawn(text: str) -> RandomGraph:
 def test_all_levels_agree(name: str) -> None:
     found = check_levels(drawn(FOUND[name]))
     assert not found, "\n".join(map(str, found))
+
+
+def test_a_kernel_that_reads_what_nothing_has_written_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A value that its group forgot became an input of the kernel: memory of any content."""
+    name = "a sum of a row that what is computed again two loops later reads"
+    graph = parse_graph(FOUND[name], OPS)
+    make_plan(graph, {})
+    monkeypatch.setattr(GroupNest, "_escaping", lambda self, members: [])
+    with pytest.raises(LoweringError, match="nothing has written"):
+        make_plan(graph, {})

@@ -263,16 +263,26 @@ class GroupNest:
         return True
 
     def _escaping(self, members: list[Node]) -> list[Value]:
-        """Local results of a run that later segments read."""
+        """Local results of a run that later segments read, themselves or within what is computed
+        again there."""
+        read_later: set[Node] = set()
         own = set(members)
-        return [
-            v
-            for m in members
-            for v in m.results
-            if v not in self.kept
-            and any(u in self.inside and u not in own for u in self.readers.get(v, ()))
-            and not self._recomputed(m)
-        ]
+
+        def is_read_later(v: Value) -> bool:
+            return any(
+                u in read_later or (u in self.inside and u not in own)
+                for u in self.readers.get(v, ())
+            )
+
+        found: list[Value] = []
+        for m in reversed(members):  # readers come before what they read
+            again = self._recomputed(m)
+            later = [v for v in m.results if v not in self.kept and is_read_later(v)]
+            if again and later:
+                read_later.add(m)
+            elif not again:
+                found += later
+        return found[::-1]
 
     def _recomputed(self, node: Node) -> bool:
         """Whether a local map is inlined wherever it is read."""

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rung.core.dtype import DType
+from rung.core.errors import LoweringError
 from rung.ir.expr import Expr, Read, read, var, walk
 from rung.ir.node import PARAMETER, Graph, Node, Value, make_graph, provenance
 from rung.kernel.checks import with_faults
@@ -24,6 +25,7 @@ from rung.kernel.fuse import FusedGraph, fuse
 from rung.kernel.loop import Accumulate, Block, Buffer, Kernel, Stmt, Store, loop, walk_stmts
 from rung.kernel.naming import KernelCall, rename
 from rung.kernel.split_reduce import split_reductions
+from rung.ops.creation import array_constant
 from rung.ops.elementwise import cast
 
 
@@ -138,7 +140,9 @@ class _Planner:
             self.memory[p] = InputMemory(i)
 
     def plan(self) -> Plan:
-        planned = [self._bind(c) for c in self._order(self._claim_outputs())]
+        ordered = self._order(self._claim_outputs())
+        _check_written(ordered)
+        planned = [self._bind(c) for c in ordered]
         early, late = self._copies()
         calls = (*early, *planned, *late)
         return Plan(calls, len(early) + len(late), self.graph, self.checks)
@@ -298,6 +302,21 @@ class _Planner:
     def _bind(self, call: KernelCall) -> PlannedCall:
         memory = tuple(map(self._memory_of, call.args))
         return PlannedCall(call.kernel, memory, call.group, call.args, self._is_guarded(call))
+
+
+def _check_written(calls: Sequence[KernelCall]) -> None:
+    """Whether all that a kernel reads has been written before. Raises LoweringError."""
+    written: set[Value] = set()
+    for call in calls:
+        for buffer, value in zip(call.kernel.params, call.args, strict=True):
+            made = value.node.op is not PARAMETER and value.node.op is not array_constant
+            if made and buffer.role == "input" and value.type.size and value not in written:
+                raise LoweringError(
+                    f"a kernel of {call.group} reads {value.node.op.name}, which nothing has "
+                    "written before",
+                    source=value.node.source,
+                )
+        written.update(_written(call))
 
 
 def _copy(value: Value, source: Memory, target: Memory, guarded: bool = False) -> PlannedCall:
