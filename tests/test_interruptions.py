@@ -22,6 +22,7 @@ from rung.core.settings import configure
 from rung.runtime import breath, executable
 from rung.runtime.pool import pool
 from rung.tensor import executor, pending
+from rung.tensor.programs import Runnable
 from tests.generate import interruptions
 from tests.generate.interruptions import PROGRAMS, Countdown, Program, throwing, values, watched
 
@@ -156,6 +157,40 @@ def test_signal_handlers_that_move_memory_at_any_moment(kind: str) -> None:
         with watched(Countdown(at, move), lines=False):
             found = work(*arguments)
         assert_allclose(found, wanted, rtol=1e-5, err_msg=f"event {at}")
+
+
+@pytest.mark.usefixtures("way")
+def test_a_signal_handler_keeps_what_the_same_program_gives() -> None:
+    """Its result gets a buffer of its own, also where one has just been found free: between any two
+    instructions of the search."""
+    double = rung.jit(lambda x: x * 2)
+    x, other = interruptions.filled(1), interruptions.filled(5)
+    double(x)
+    kept: list[Any] = []
+    left = at = 0
+
+    def step(frame: Any, event: str, _: object) -> Any:
+        nonlocal left
+        frame.f_trace_opcodes = frame.f_code is Runnable.output_buffer.__code__
+        left -= event == "opcode"
+        if event == "opcode" and not left:
+            kept.append(double(other))
+        return step
+
+    while not left:
+        at += 1
+        left = at
+        before = sys.gettrace()
+        sys.settrace(step)
+        try:
+            found = double(x)
+        finally:
+            sys.settrace(before)
+        left = max(left, 0)
+        assert np.asarray(found).tolist() == [2.0] * 5, at
+        assert all(np.asarray(k).tolist() == [10.0] * 5 for k in kept), at
+        kept.clear()
+    assert at > 20
 
 
 def test_children_of_a_fork_while_another_thread_computes() -> None:

@@ -56,9 +56,9 @@ class Runnable:
         kept = self._kept[index]
         if kept is None:
             return new_buffer(self.types[index])
-        for i in range(len(kept)):
-            if getrefcount(kept[i]) == LISTED:
-                return kept[i]
+        for buffer in kept:  # held before it is counted: a signal handler takes another one
+            if getrefcount(buffer) == LISTED + 1:
+                return buffer
         buffer = new_buffer(self.types[index])
         if len(kept) < _KEPT:
             buffer.kept = 1
