@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rung.core.errors import LoweringError
-from rung.runtime.breath import NativeCall, in_one_breath
+from rung.runtime.breath import NativeCall, Turn, in_one_breath, with_turn
 from rung.runtime.memory import Block
 from rung.runtime.native import (
     COUNTER_STRIDE,
@@ -105,6 +105,7 @@ class Stage:
 
 
 _ALL: Final = slice(None)
+_NO_TURN: Final[Turn] = ([-1], -1)
 
 
 class Executable:
@@ -150,13 +151,18 @@ class Executable:
         self._arguments = (0, self._pointers_at)
 
     def run(
-        self, pointers: list[int], first: Sequence[NativeCall] = (), then: Sequence[NativeCall] = ()
+        self,
+        pointers: list[int],
+        first: Sequence[NativeCall] = (),
+        then: Sequence[NativeCall] = (),
+        turn: Turn | None = None,
     ) -> tuple[int, ...]:
         """Run once. `pointers`: addresses of the inputs, then of the outputs. The faults, if one is
-        not 0. `first`, the run, and, if there is no fault, `then` are done in one breath.
+        not 0. `first`, the run, and, if there is no fault, `then` are done in one breath, which
+        begins with a look at the `turn`; one of a run with faults may count.
 
         Blocks until all stages are complete; the GIL is released meanwhile. Raises ValueError
-        when the number of pointers is wrong.
+        when the number of pointers is wrong, or it is no more its turn.
         """
         shared = self._pool
         with shared.lock:
@@ -164,13 +170,19 @@ class Executable:
             try:
                 if kept is not None:
                     shared.set_arena_aside()
-                if first:
-                    return self._run_and(pointers, first, then)
+                if first or then:
+                    return self._run_and(pointers, *with_turn(turn, first, then))
+                count, number = turn or _NO_TURN
+                following = number + 1
                 while True:
                     # a signal handler may run programs and so move what this one is bound to; it
                     # is not called from here to the run: nothing is called, and nothing is made
                     if self._binding is shared.binding:
+                        if count[0] != number:
+                            raise ValueError("a signal handler has come between")
                         self._pointers[_ALL] = pointers  # type: ignore[assignment]
+                        if following:
+                            count[0] = following
                         if not self._call(*self._arguments):
                             return ()
                         faults = self.faults.tolist()

@@ -38,7 +38,7 @@ from rung.kernel.strategy import schedule_kernel
 from rung.kernel.text import kernel_text
 from rung.ops.check import RangeAttrs, fault_error
 from rung.runtime.arena import Interval, plan_arena
-from rung.runtime.breath import NativeCall
+from rung.runtime.breath import NativeCall, Turn
 from rung.runtime.cache import object_cache
 from rung.runtime.compile import Module, Unit, compile_units
 from rung.runtime.executable import (
@@ -302,12 +302,14 @@ class CompiledGraph:
         outputs: Sequence[int],
         first: Sequence[NativeCall] = (),
         then: Sequence[NativeCall] = (),
+        turn: Turn | None = None,
     ) -> None:
         """Run once over the given addresses; blocks until the outputs are written. With fixed
         inputs, `outputs` end with the memory for what is made of them, prepared before. Raises
         IndexingError for a position that is out of range; outputs that lie where inputs do, or are
-        in sight, are then as they were. `first`, the run, and `then` are done in one breath."""
-        faults = self._run([*inputs, *outputs], first, then)
+        in sight, are then as they were. `first`, the run, and `then` are done in one breath, if it
+        is its `turn`."""
+        faults = self._run([*inputs, *outputs], first, then, turn)
         if faults:
             raise self.error(faults)
 

@@ -35,7 +35,7 @@ from rung.ops.check import check_range
 from rung.ops.control import CONTROL, ScanAttrs, SwitchAttrs, WhileAttrs, after
 from rung.ops.movement import permute
 from rung.runtime.arena import Interval, plan_arena
-from rung.runtime.breath import NativeCall, in_one_breath
+from rung.runtime.breath import NativeCall, Turn, in_one_breath, with_turn
 from rung.runtime.executable import Executable
 from rung.runtime.memory import Block, Memory, array_at
 from rung.runtime.native_library import native_library
@@ -161,14 +161,17 @@ class Script:
         outputs: Sequence[int],
         first: Sequence[NativeCall] = (),
         then: Sequence[NativeCall] = (),
+        turn: Turn | None = None,
     ) -> None:
         """Run once over the given addresses; blocks until the outputs are written. Signals are
         looked after on the way, and Ctrl-C ends it; where state is written over, they are looked
         after between host ops and when the run has ended, so that state is never half old and half
-        new. `first` and each part of the run are done in one breath, and so are the last part and
-        `then`. Raises what host ops raise, and IndexingError for a position out of range; state is
-        not written over before the last host op has returned, and the last check has been made."""
+        new. `first`, a look at the `turn`, and each part of the run are done in one breath, and so
+        are the last part and `then`. Raises what host ops raise, and IndexingError for a position
+        out of range; state is not written over before the last host op has returned, and the last
+        check has been made."""
         shared = pool()
+        first, then = with_turn(turn, first, then)
         with shared.lock:
             kept = shared.arena if shared.underway else None
             before = (self._words.copy(), self._progress.copy()) if shared.underway else None

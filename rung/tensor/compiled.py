@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from sys import getrefcount
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from rung.core.errors import RungError
 from rung.ir.node import Value
 from rung.ir.types import TensorType
 from rung.kernel.plan import IN_SIGHT
-from rung.runtime.breath import NativeCall, in_one_breath
+from rung.runtime.breath import in_one_breath, with_turn
 from rung.tensor import tree
 from rung.tensor.guards import Check
 from rung.tensor.leaf import (
@@ -89,8 +90,9 @@ class _State:
 
 _Change = tuple[Any, str, Any, Any]
 """An object, the name of a field, its old and its new value."""
-_calls: list[object] = []
-"""Of the calls on their way that change something, each has an entry until another has done so."""
+_changes = [0]
+"""How many calls have changed something: a call sees whether another one has come between."""
+_pointer = attrgetter("pointer")
 
 
 class _Gradients:
@@ -117,6 +119,7 @@ class Compiled:
     def __init__(self, name: str, leaves: Sequence[Any], guards: Sequence[Guard]) -> None:
         self.name = name
         self.inline = False
+        self.changing = False
         self.leaves = leaves
         self.guards = guards
         self.grad_enabled = state.grad_enabled
@@ -217,64 +220,53 @@ class Compiled:
     def run(self, tensors: Sequence[Any]) -> Any:
         """The result of one call with the tensors among the arguments."""
         with lock:
-            return self._run(tensors)
+            if self.changing:
+                return self._run_changing(tensors)
+            outputs: list[Buffer] = []
+            runnable = self.runnable
+            if runnable is not None:
+                inputs = self._inputs(tensors)
+                outputs = self._outputs(runnable, inputs, tensors)
+                runnable.run(self._pointers(inputs), [*map(_pointer, outputs)], self.steps)
+            return self._found(outputs, tensors, {})
 
     def run_all(self, tensors: Sequence[Any]) -> tuple[Any, Any]:
         """The result, and what has become of containers among the arguments."""
         found = self.run(tensors)
         return found if self.has_changes else (found, ())
 
-    def _run(self, tensors: Sequence[Any]) -> Any:
-        outputs: list[Buffer] = []
+    def _pointers(self, inputs: Sequence[Buffer]) -> list[int]:
+        return [*map(_pointer, inputs), *map(_pointer, self.scalar_buffers)]
+
+    def _run_changing(self, tensors: Sequence[Any]) -> Any:
         given: dict[int, Buffer] = {}
         if self.donated:  # what is given back has to be taken before it is taken away
             numbers = [r.index for r in self.results if type(r) is _Argument]
             given = {n: buffer_of(tensors[n]) for n in numbers}
-        states = self.states or self.placed_states
-        changing = states or self.gradients.entries or self.followed or self.donated
-        if changing:
-            found = self._changed(tensors)
-            while found is None:
-                found = self._changed(tensors)
-            outputs = found
-        elif self.runnable is not None:
-            inputs = self._inputs(tensors)
-            outputs = self._outputs(self.runnable, inputs, tensors)
-            pointers = [b.pointer for b in inputs]
-            if self.scalar_buffers:
-                pointers += [b.pointer for b in self.scalar_buffers]
-            self.runnable.run(pointers, [b.pointer for b in outputs], self.steps)
+        outputs = self._changed(tensors)
+        while outputs is None:
+            outputs = self._changed(tensors)
         return self._found(outputs, tensors, given)
 
-    def _launch(
-        self,
-        runnable: Runnable,
-        inputs: Sequence[Buffer],
-        outputs: Sequence[Buffer],
-        first: Sequence[NativeCall],
-        then: Sequence[NativeCall],
-    ) -> None:
-        pointers = [b.pointer for b in inputs]
-        if self.scalar_buffers:
-            pointers += [b.pointer for b in self.scalar_buffers]
-        runnable.run(pointers, [b.pointer for b in outputs], self.steps, first, then)
-
     def _changed(self, tensors: Sequence[Any]) -> list[Buffer] | None:
-        """Run, and make what the call changes, in one breath; the outputs. None if the same was
+        """Run, and make what the call changes, in one breath; the outputs. None if something was
         changed meanwhile, by a call in a signal handler: then nothing has been done."""
+        turn = (_changes, _changes[0])
         runnable, outputs = self.runnable, list[Buffer]()
         inputs: list[Buffer] = []
-        call = object()
-        _calls.append(call)
         if runnable is not None:
             inputs = self._inputs(tensors)
             outputs = self._outputs(runnable, inputs, tensors)
         changes: list[_Change] = []
         for s in self.states:
-            changes += _stored(s.tensor, outputs[s.output])
+            t, buffer = s.tensor, outputs[s.output]
+            same = t._buffer is buffer and t._value is None and t._tag is None and not t._gone
+            if not same or (not t._is_leaf and (t._requires_grad or t._spent)):
+                changes += _stored(t, buffer)
         for s in self.placed_states:
             changes += _stored(s.tensor.find(tensors), outputs[s.output])
-        changes += self.gradients.writes(tensors, outputs)
+        if self.gradients.entries:
+            changes += self.gradients.writes(tensors, outputs)
         for number in self.followed:
             changes += [(tensors[number], f, None, True) for f in ("_requires_grad", "_is_leaf")]
             FOLLOWED.count += 1
@@ -282,17 +274,16 @@ class Compiled:
             tensor = tensors[number]
             changes.append((tensor, "_gone", None, f"it was donated to {self.name}"))
             changes += [(tensor, f, getattr(tensor, f), None) for f in ("_buffer", "_value")]
-        done: list[bool] = []
-        first = ((_calls.index, call),)
         then = [(setattr, o, name, new) for o, name, _, new in changes]  # `changes` holds the old
-        then += [(_calls.clear,), (done.append, True)]
         try:
             if runnable is None:
+                first, then = with_turn(turn, (), then)
                 in_one_breath((*first, *then))
             else:
-                self._launch(runnable, inputs, outputs, first, then)
+                pointers = self._pointers(inputs)
+                runnable.run(pointers, [*map(_pointer, outputs)], self.steps, (), then, turn)
         except ValueError:
-            if done or any(c is call for c in _calls):
+            if _changes[0] == turn[1]:
                 raise
             return None
         return outputs
@@ -474,6 +465,8 @@ def _watch(found: Compiled, trace: Trace, updates: list[int]) -> None:
     found.grad_types = [(a.number, type_of(a.given._grad)) for a in arguments if a.grad_read]
     if found.states or found.placed_states or found.donated:
         found.watched = set(trace.captured) | set(trace.written)
+    changed = found.states or found.placed_states or found.gradients.entries
+    found.changing = bool(changed or found.followed or found.donated)
     found.watchful = bool(
         found.same or found.grad_types or found.watched or updates or found.donated
     )

@@ -19,7 +19,7 @@ from rung.ir.text import graph_text
 from rung.ir.types import TensorType
 from rung.kernel.text import kernel_text
 from rung.rules.pipeline import PIPELINE
-from rung.runtime.breath import NativeCall, in_one_breath
+from rung.runtime.breath import NativeCall, Turn, in_one_breath, with_turn
 from rung.runtime.memory import array_at
 from rung.runtime.program import CompiledGraph, CompiledKernel
 from rung.runtime.script import Script, compile_program
@@ -36,9 +36,10 @@ class Program(Protocol):
         outputs: Sequence[int],
         first: Sequence[NativeCall] = (),
         then: Sequence[NativeCall] = (),
+        turn: Turn | None = None,
     ) -> None:
         """Run once. `first`, the writing of outputs that lie where inputs do, and `then` are done
-        in one breath."""
+        in one breath. Raises ValueError where it is no more its `turn`."""
         ...
 
 
@@ -62,6 +63,7 @@ class InterpretedGraph:
         outputs: Sequence[int],
         first: Sequence[NativeCall] = (),
         then: Sequence[NativeCall] = (),
+        turn: Turn | None = None,
     ) -> None:
         """Run once; see `Program`."""
         arrays = [array_at(at, v.type) for at, v in zip(inputs, self.graph.params, strict=True)]
@@ -70,6 +72,7 @@ class InterpretedGraph:
         copies = [np.array(r) for r in results]
         places = [array_at(at, t) for at, t in zip(outputs, self.output_types, strict=True)]
         writes = [(setitem, to, ..., x) for to, x in zip(places, copies, strict=True)]
+        first, then = with_turn(turn, first, then)
         in_one_breath((*first, *writes, *then))
 
 

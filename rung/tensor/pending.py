@@ -236,9 +236,11 @@ def _compute(targets: Sequence[TensorState]) -> bool:
         return False
     linear = linearize(values, _realized)
     if any(isinstance(h, Example) for h in linear.holders):
+        values = [_from_outside(v) for v in values]
         for tensor, value in zip(targets, values, strict=True):
-            tensor._value = _from_outside(value)
-        return _compute(targets)
+            tensor._value = value
+        del value
+        linear = linearize(values, _realized)
     _refuse_placeholders(linear)
     positions = _unique_outputs(linear)
     if any(t._value is not v for t, v in zip(targets, values, strict=True)):

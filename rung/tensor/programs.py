@@ -18,7 +18,7 @@ from rung.core.errors import RungError
 from rung.core.source import Source
 from rung.ir.node import Graph
 from rung.ir.types import TensorType
-from rung.runtime.breath import NativeCall
+from rung.runtime.breath import NativeCall, Turn
 from rung.tensor.executor import Program, current_executor
 from rung.tensor.leaf import LISTED, Buffer, new_buffer, tensor_type
 from rung.tensor.linear import Key, Linear, Step, build_graph
@@ -78,12 +78,13 @@ class Runnable:
         steps: Sequence[Step],
         first: Sequence[NativeCall] = (),
         then: Sequence[NativeCall] = (),
+        turn: Turn | None = None,
     ) -> None:
         """Run the program over addresses, for a pending graph of the same structure whose steps are
         `steps`: errors name the lines of these. `first`, the run, and `then` are done in one
-        breath."""
+        breath, if it is its `turn`."""
         try:
-            self.program.run(inputs, outputs, first, then)
+            self.program.run(inputs, outputs, first, then, turn)
         except RungError as e:
             if e.source is None or steps is self.steps:
                 raise
