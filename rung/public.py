@@ -50,6 +50,7 @@ NAMES: Final[Aliases] = {
     "TensorDataset": data.TensorDataset,
     "Transform": "Callable",
     "Vocabulary": data.Vocabulary,
+    "np.ndarray": np.ndarray,
     "np.random.Generator": np.random.Generator,
 }
 """What annotations of public functions say, beside the types of Python."""

@@ -3,13 +3,27 @@ knows the public interface."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 
+import rung
+from rung import data, models, nn
 from rung.core import arguments
+from rung.core.errors import (
+    AllocationError,
+    ArgumentError,
+    AxisError,
+    DomainError,
+    DTypeError,
+    IndexingError,
+    RungError,
+    ShapeError,
+)
 from rung.core.settings import configure, settings
+from rung.nn import functional as f
 from rung.nn import safetensors
 from rung.tensor import random
 from tests.fuzz import failures
@@ -72,3 +86,179 @@ def test_a_case_depends_on_its_seed_alone() -> None:
         configure(interpret=True)
         first = [calls.show(s) for s in range(40)]
         assert [calls.show(s) for s in reversed(range(40))] == first[::-1]
+
+
+# ---- kinds of wrong calls that were found
+
+X = rung.arange(12).reshape(3, 4)
+SCORES = rung.ones((3, 4))
+TABLE = rung.ones((5, 2))
+IMAGE = rung.ones((1, 2, 8))
+TEXT = data.Vocabulary("abc")
+Call = Callable[[], Any]
+
+
+class Examples:
+    """A data set of these examples."""
+
+    def __init__(self, *examples: Any) -> None:
+        self.examples = examples
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.examples[index]
+
+
+def batches(*examples: Any, **options: Any) -> list[Any]:
+    return list(data.DataLoader(Examples(*examples), batch_size=2, **options))
+
+
+def refused(call: Call, error: type[RungError], words: str) -> None:
+    """`call` raises that error, whose message begins with what was called and names the value."""
+    with pytest.raises(error) as info:
+        call()
+    assert type(info.value) is error
+    assert words in str(info.value)
+    assert "test_wrong_calls.py" in str(info.value)
+
+
+NO_ARRAYS: list[tuple[Call, type[RungError], str]] = [
+    (lambda: X[[rung.ones(3), "x"]], ShapeError, "nested sequences have different lengths"),
+    (lambda: X[[[1], [1, 2]]], ShapeError, "nested sequences have different lengths"),
+    (lambda: X[["x"]], DTypeError, "'x' is no number"),
+    (lambda: X.clone().__setitem__([[1], [1, 2]], 1), ShapeError, "different lengths"),
+    (lambda: X[int], IndexingError, "index <class 'int'>"),
+    (lambda: X.clone().__setitem__(0, np.datetime64("2020-01-01")), DTypeError, "is no number"),
+    (lambda: data.TensorDataset(([1, 2], [3])), ShapeError, "different lengths"),
+    (lambda: data.TensorDataset((rung.ones(2), None)), ShapeError, "different lengths"),
+    (lambda: rung.from_numpy([[1], [1, 2]]), ArgumentError, "from_numpy: x is [[1], [1, 2]]"),
+    (lambda: data.TensorDataset(None), DTypeError, "None is no number"),
+    (lambda: data.TensorDataset(3), ShapeError, "TensorDataset: arrays []"),
+    (lambda: batches([[1, [2]]], [[1, [2]]]), ShapeError, "different lengths"),
+    (lambda: batches("a", "b"), DTypeError, "'a' is no number"),
+    (lambda: batches(np.ones(2), np.ones(3)), ShapeError,
+     "the parts of example 1 have the shapes [[3]], those of example 0 [[2]]"),
+    (lambda: batches((1, 2), (1,)), ShapeError, "example 1 have the shapes [[]]"),
+    (lambda: batches(1, 2, transform=lambda batch, rng: None), ArgumentError,
+     "DataLoader: a batch is None"),
+    (lambda: batches(1, 2, transform=lambda batch, rng: batch[0]), ArgumentError,
+     "DataLoader: a batch is array([1, 2])"),
+    (lambda: data.DataLoader(iter([1, 2])), ArgumentError, "DataLoader: dataset is"),
+    (lambda: TEXT.encode([[1]]), ArgumentError, "encode: text is [[1]]"),  # type: ignore[arg-type]
+    (lambda: TEXT.decode([[1], [1, 2]]), ShapeError, "different lengths"),
+    (lambda: TEXT.decode("ab"), DTypeError, "'ab' is no number"),
+    (lambda: data.RandomBlocks(np.ones(20), 2, 2), ArgumentError, "numbers are float64[20]"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("call", "error", "words"), NO_ARRAYS)
+def test_what_makes_no_array_is_a_typed_error(
+    call: Call, error: type[RungError], words: str
+) -> None:
+    refused(call, error, words)
+
+
+LARGE = (2**31, 2**40, 2**63, 10**30)
+TOO_LARGE: list[Callable[[int], Any]] = [
+    lambda n: f.adaptive_max_pool1d(IMAGE, n),
+    lambda n: f.adaptive_avg_pool1d(IMAGE, (n,)),
+    lambda n: nn.AdaptiveMaxPool1d(n)(IMAGE),
+    lambda n: f.interpolate(IMAGE, n),
+    lambda n: f.interpolate(IMAGE, n, mode="linear"),
+    lambda n: f.pad(IMAGE, (n, n), mode="replicate"),
+    lambda n: str(f.local_response_norm(IMAGE, n)),
+    lambda n: rung.histogram(SCORES, n),
+    lambda n: rung.repeat(X, rung.asarray([n, 1, 1], dtype="u64" if n < 2**64 else "f32"), 0),
+    lambda n: rung.tensor_split(X, n),
+    lambda n: rung.random.split(rung.random.key(0), n),
+    lambda n: data.split_indices(n, (0.5, 0.5), 1),
+    lambda n: next(iter(data.RandomBlocks(np.arange(20), 2, n))),
+    lambda n: nn.GRU(2, 2, n),
+    lambda n: nn.TransformerEncoder(nn.TransformerEncoderLayer(4, 2, 8), n),
+    lambda n: models.GPT(models.GPTConfig(8, 9, n, 1, 4)),
+    lambda n: rung.special.polygamma(n, SCORES),
+]
+
+
+@pytest.mark.parametrize("call", TOO_LARGE)
+@pytest.mark.parametrize("size", LARGE)
+def test_sizes_beyond_memory_are_typed_errors(call: Callable[[int], Any], size: int) -> None:
+    kinds = (AllocationError, DomainError, DTypeError, ShapeError)
+    with calls.confined(), pytest.raises(kinds) as info:
+        call(size)
+    assert "test_wrong_calls.py" in str(info.value)
+
+
+def test_the_users_own_errors_stay_what_they_are() -> None:
+    def fails(error: Exception) -> Any:
+        raise error
+
+    for error in (MemoryError("mine"), OverflowError("mine"), ValueError("too big")):
+        with pytest.raises(type(error)) as info:
+            rung.grad(lambda x, error=error: fails(error))(SCORES)
+        assert info.value is error
+
+
+MISFITS: list[tuple[Call, type[RungError], str]] = [
+    (lambda: f.nll_loss(SCORES, rung.array([1])), ShapeError, "nll_loss: x f32[3,4] with labels"),
+    (lambda: f.nll_loss(rung.ones((2, 4, 5)), rung.ones((2, 1), dtype="i64")), ShapeError,
+     "labels have the shape (2, 5)"),
+    (lambda: f.nll_loss(rung.array(1.0), rung.array(0)), ShapeError, "nll_loss: x f32[]"),
+    (lambda: f.nll_loss(SCORES, rung.array([1, 0, 0]), rung.ones(2)), ShapeError,
+     "nll_loss: weight f32[2] for 4 classes"),
+    (lambda: f.nll_loss(SCORES, rung.array([1, 0, 0]), rung.ones(5)), ShapeError,
+     "nll_loss: weight f32[5] for 4 classes"),
+    (lambda: f.multi_margin_loss(SCORES, rung.array([1])), ShapeError, "labels i64[1]"),
+    (lambda: f.multi_margin_loss(SCORES, rung.array(1)), ShapeError, "labels i64[]"),
+    (lambda: f.multi_margin_loss(SCORES, rung.array([1, 0, 0]), weight=rung.ones(1)), ShapeError,
+     "multi_margin_loss: weight f32[1] for 4 classes"),
+    (lambda: f.multilabel_margin_loss(SCORES, rung.array([[1, 2, -1, 0]])), ShapeError,
+     "labels i64[1,4]"),
+    (lambda: f.multilabel_margin_loss(SCORES, rung.zeros((3, 2), dtype="i64")), ShapeError,
+     "labels i64[3,2]"),
+    (lambda: f.bilinear(1.0, 2.0, rung.ones((2, 1, 1))), ShapeError, "bilinear: x1 f32[]"),
+    (lambda: f.embedding(rung.array([0]), TABLE, padding_idx=7), IndexingError,
+     "embedding: padding_idx=7 of 5 rows"),
+    (lambda: f.embedding_bag(rung.array([[0]]), TABLE, padding_idx=-6), IndexingError,
+     "embedding_bag: padding_idx=-6 of 5 rows"),
+    (lambda: f.embedding_bag(rung.array([1, 2, 3, 4]), TABLE, rung.array([1, 2])), IndexingError,
+     "offsets i64[2] do not rise from 0"),
+    (lambda: f.embedding_bag(rung.array([1, 2, 3, 4]), TABLE, rung.array([0, 3, 1])),
+     IndexingError, "do not rise from 0"),
+    (lambda: f.embedding_bag(rung.array([1, 2, 3, 4]), TABLE, rung.array([0, 9])), IndexingError,
+     "embedding_bag: offset 9 is out of range"),
+    (lambda: f.embedding_bag(rung.array([[1, 2]]), TABLE, mode="sum",
+                             per_sample_weights=rung.ones(2)), ShapeError,
+     "per_sample_weights f32[2] for x i64[1,2]"),
+    (lambda: rung.unique_consecutive(X, axis=5), AxisError, "axis 5 is out of range"),
+    (lambda: rung.unique(X, axis=-(2**31) - 1), AxisError, "is out of range"),
+    (lambda: f.max_pool1d(IMAGE, 2, stride=0), ShapeError, "a window of 2 with stride 0"),
+    (lambda: f.lp_pool1d(IMAGE, 2.0, 2, stride=0), ShapeError, "a window of 2 with stride 0"),
+    (lambda: rung.random.bits(-100), ShapeError, "negative length"),
+    (lambda: TEXT.decode([-1]), IndexingError, "decode: number -1 is out of range"),
+    (lambda: TEXT.decode([3]), IndexingError, "decode: number 3 is out of range"),
+    (lambda: TEXT.decode([1.7]), DTypeError, "decode: number is f32[1], not an integer"),
+    (lambda: data.split_indices(10, (float("nan"), 1.0), 1), DomainError, "parts=(nan, 1.0)"),
+    (lambda: data.split_indices(10, (1.5, -0.5), 1), DomainError, "parts=(1.5, -0.5)"),
+    (lambda: data.make_corpus("hello", 2.0), DomainError, "make_corpus: val_part=2.0"),
+    (lambda: data.make_corpus("hello", float("nan")), DomainError, "val_part=nan"),
+    (lambda: data.RandomBlocks(np.arange(20), 0, 2), DomainError, "RandomBlocks: block_size=0"),
+    (lambda: data.RandomBlocks(np.arange(20), 2, 0), DomainError, "RandomBlocks: batch_size=0"),
+    (lambda: data.DataLoader(Examples(1), seed=-1), DomainError, "DataLoader: seed=-1"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("call", "error", "words"), MISFITS)
+def test_what_does_not_fit_gives_no_silent_number(
+    call: Call, error: type[RungError], words: str
+) -> None:
+    refused(call, error, words)
+
+
+def test_a_vocabulary_of_more_than_two_bytes() -> None:
+    text = "".join(map(chr, [*range(0x4E00, 0x9E00), *range(0x20000, 0x2B010)]))
+    corpus = data.make_corpus(text, 0.0)
+    assert len(corpus.vocabulary) > 1 << 16
+    assert corpus.vocabulary.decode(corpus.train) == text

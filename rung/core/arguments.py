@@ -8,6 +8,8 @@
 function gets it (a whole number as an int, a sequence of them as a tuple), is one table, `KINDS`;
 what it does not know (operands, trees) is checked where it is used. A call costs one look at the
 type of each argument that has a known annotation; functions of tensors alone are left as they are.
+A number that is more than memory holds, or than C counts to, is an AllocationError of the function
+that it was given to.
 """
 
 from __future__ import annotations
@@ -18,8 +20,7 @@ import numbers
 import operator
 import os
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from types import FunctionType
@@ -27,7 +28,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from rung.core.errors import AllocationError, ArgumentError, DomainError, ShapeError
+from rung.core.errors import AllocationError, ArgumentError, DomainError, RungError, ShapeError
+from rung.core.source import PACKAGE_DIR
 
 NO: Final = object()
 """What a reader gives for an argument that is refused."""
@@ -279,9 +281,41 @@ def checked(function: Callable[..., Any], aliases: Aliases) -> Callable[..., Any
                 if found is NO:
                     raise _wrong(name, args, known, given)
                 kwargs[key] = found
-        return function(*args, **kwargs)
+        try:
+            return function(*args, **kwargs)
+        except (MemoryError, OverflowError, ValueError) as error:
+            too_large = beyond_memory(_called(name, args), error)
+            if too_large is None:
+                raise
+            raise too_large from None
 
     return call
+
+
+def beyond_memory(name: str, error: Exception) -> AllocationError | None:
+    """The error of `name` for one by which NumPy or Python, called by us, says that memory ends or
+    that a number is beyond those of C. None for all others, those of functions of the user's among
+    them."""
+    too_large = isinstance(error, MemoryError | OverflowError) or (
+        type(error) is ValueError and any(s in str(error) for s in ("Maximum allowed", "too big"))
+    )
+    if not too_large or isinstance(error, RungError) or not _is_raised_inside(error):
+        return None
+    return AllocationError(f"{name}: {error}", fix="give smaller sizes")
+
+
+def _is_raised_inside(error: BaseException) -> bool:
+    """Whether the innermost frame outside of NumPy is ours."""
+    tb, last = error.__traceback__, ""
+    while tb is not None:
+        name = tb.tb_frame.f_code.co_filename
+        last = last if name.startswith(_NUMPY) else name
+        tb = tb.tb_next
+    return last.startswith(PACKAGE_DIR)
+
+
+_NUMPY: Final = (os.path.dirname(np.__file__) + os.sep, "numpy/")
+"""Where its files are, and what names those that it has compiled."""
 
 
 def _further(name: str, args: Sequence[Any], rest: _Parameter) -> list[Any]:
@@ -294,11 +328,14 @@ def _further(name: str, args: Sequence[Any], rest: _Parameter) -> list[Any]:
 
 
 def _wrong(name: str, args: Sequence[Any], parameter: _Parameter, x: Any) -> ArgumentError:
-    if name == "__init__" and args:
-        name = type(args[0]).__name__
     return ArgumentError(
-        f"{name}: {parameter.name} is {described(x)}", fix=f"give {parameter.wanted}"
+        f"{_called(name, args)}: {parameter.name} is {described(x)}", fix=f"give {parameter.wanted}"
     )
+
+
+def _called(name: str, args: Sequence[Any]) -> str:
+    """What the user calls a function: the class, where that is its constructor or its `forward`."""
+    return type(args[0]).__name__ if name in ("__init__", "forward") and args else name
 
 
 def read_ints(name: str, key: str, given: Sequence[Any]) -> list[int]:
@@ -354,17 +391,36 @@ def check_lengths(name: str, lengths: Sequence[int]) -> None:
         raise AllocationError(f"{name}: shape {list(lengths)} is more than any memory holds")
 
 
-@contextmanager
-def host_arrays(name: str) -> Iterator[None]:
-    """While NumPy makes arrays of sizes that a user gave. Raises AllocationError."""
-    try:
-        yield
-    except (MemoryError, OverflowError) as error:
-        raise AllocationError(f"{name}: {error}", fix="give smaller sizes") from None
-    except ValueError as error:
-        if "Maximum allowed" not in str(error) and "too big" not in str(error):
-            raise
-        raise AllocationError(f"{name}: {error}", fix="give smaller sizes") from None
+MOST_PARTS: Final = 1 << 20
+"""Layers, pieces, keys and the like that one call makes."""
+
+
+def check_parts(name: str, low: int, **given: int) -> None:
+    """Raise DomainError for a number of things to make, one by one, that is below `low`, and
+    AllocationError for one that no loop comes to the end of."""
+    at_least(name, low, **given)
+    for key, count in given.items():
+        if count > MOST_PARTS:
+            raise AllocationError(f"{name}: {key}={count}", fix=f"give at most {MOST_PARTS}")
+
+
+class host_arrays:
+    """Context manager around NumPy's making of arrays of sizes that a user gave. Raises
+    AllocationError."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, MemoryError | OverflowError | ValueError):
+            too_large = beyond_memory(self.name, error)
+            if too_large is not None:
+                raise too_large from None
 
 
 def described(x: Any) -> str:

@@ -14,8 +14,11 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
-from rung.core.errors import CheckpointError, DomainError, RungError, ShapeError
+from rung.core.arguments import at_least, check_lengths, described
+from rung.core.errors import ArgumentError, CheckpointError, DomainError, RungError, ShapeError
+from rung.core.source import mistaken_source
 from rung.tensor.creation import asarray
+from rung.tensor.operate import sequence_array
 from rung.tensor.tensor import Tensor
 
 Array = np.ndarray[Any, Any]
@@ -41,9 +44,8 @@ class TensorDataset:
     def __init__(self, *arrays: Any) -> None:
         if not arrays:
             raise RungError("TensorDataset: no arrays are given")
-        self.arrays = tuple(np.asarray(asarray(a) if isinstance(a, list) else a) for a in arrays)
-        lengths = {a.shape[0] if a.ndim else 0 for a in self.arrays}
-        if len(lengths) != 1:
+        self.arrays = tuple(a if type(a) is np.ndarray else np.asarray(asarray(a)) for a in arrays)
+        if len({a.shape[:1] for a in self.arrays}) != 1 or not self.arrays[0].ndim:
             shapes = ", ".join(str(list(a.shape)) for a in self.arrays)
             raise ShapeError(f"TensorDataset: arrays {shapes}", fix="give equal first dims")
 
@@ -63,12 +65,21 @@ def gather(dataset: Any, numbers: Array) -> Batch:
     if hasattr(dataset, "batch"):
         return tuple(dataset.batch(numbers))
     examples = [_example(dataset[int(i)]) for i in numbers]
+    for i, example in zip(numbers, examples, strict=True):
+        shapes, first = ([list(a.shape) for a in e] for e in (example, examples[0]))
+        if shapes != first:
+            raise ShapeError(
+                f"the parts of example {i} have the shapes {shapes}, those of example "
+                f"{numbers[0]} {first}",
+                fix="bring all to one shape in the data set, or give it batch(numbers)",
+            )
     return tuple(np.stack(part) for part in zip(*examples, strict=True))
 
 
 def _example(given: Any) -> list[Array]:
     """Copies of the parts of an example: a data set may use its memory for the next one."""
-    return [np.array(x) for x in (given if isinstance(given, tuple | list) else (given,))]
+    parts = given if isinstance(given, tuple | list) else (given,)
+    return [np.array(x if isinstance(x, np.ndarray) else sequence_array(x)) for x in parts]
 
 
 class Loader:
@@ -76,8 +87,7 @@ class Loader:
     (epoch, batch). Iterating gives the batches from the place on to the end of the epoch."""
 
     def __init__(self, seed: int, prefetch: int) -> None:
-        if prefetch < 0:
-            raise RungError(f"{type(self).__name__}: prefetch={prefetch}", fix="0 or more batches")
+        at_least(type(self).__name__, 0, seed=seed, prefetch=prefetch)
         self.seed = seed
         self.prefetch = prefetch
         self.epoch = 0
@@ -99,13 +109,21 @@ class Loader:
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         count = len(self)
         places = [(self.epoch, i) for i in range(self.position, count)]
-        source = (tuple(asarray(a) for a in self.make(*place)) for place in places)
+        source = (self._tensors(self.make(*place)) for place in places)
         batches = ahead(source, self.prefetch) if self.prefetch else source
         for epoch, position in places:
             batch = next(batches)
             last = position + 1 == count
             self.epoch, self.position = (epoch + 1, 0) if last else (epoch, position + 1)
             yield batch
+
+    def _tensors(self, batch: Any) -> tuple[Tensor, ...]:
+        if not isinstance(batch, tuple | list):
+            raise ArgumentError(
+                f"{type(self).__name__}: a batch is {described(batch)}",
+                fix="a transform, and batch(numbers) of a data set, give a tuple of arrays",
+            )
+        return tuple(asarray(a) for a in batch)
 
     def forever(self) -> Iterator[tuple[Tensor, ...]]:
         """Batches of one epoch after the other, without end."""
@@ -147,8 +165,12 @@ class DataLoader(Loader):
         prefetch: int = 2,
     ) -> None:
         super().__init__(seed, prefetch)
-        if batch_size < 1:
-            raise RungError(f"DataLoader: batch_size={batch_size}", fix="at least 1")
+        at_least("DataLoader", 1, batch_size=batch_size)
+        if not isinstance(dataset, Dataset):
+            raise ArgumentError(
+                f"DataLoader: dataset is {described(dataset)}",
+                fix="give an object with len(dataset) and dataset[i]",
+            )
         self.dataset = dataset
         self.batch_size = batch_size
         self.shuffle = shuffle
@@ -219,6 +241,8 @@ def ahead(source: Iterator[T], count: int) -> Iterator[T]:
     try:
         while (item := made.get()) is not _END:
             if isinstance(item, _Failed):
+                if isinstance(item.error, RungError):  # the thread has no line of the user's
+                    raise item.error.at(mistaken_source()) from item.error
                 raise item.error
             yield item
     finally:
@@ -228,10 +252,12 @@ def ahead(source: Iterator[T], count: int) -> Iterator[T]:
 
 def split_indices(count: int, parts: Sequence[float], seed: int) -> list[Array]:
     """0 … count - 1 in a random order fixed by `seed`, cut into parts of these fractions."""
-    if abs(sum(parts) - 1) > 1e-9:
-        raise RungError(f"split_indices: fractions {list(parts)} do not add up to 1")
-    if count < 0 or seed < 0:
-        raise DomainError(f"split_indices: count={count}, seed={seed}", fix="0 or more")
+    if not abs(sum(parts) - 1) <= 1e-9 or min(parts) < 0:
+        raise DomainError(
+            f"split_indices: parts={tuple(parts)} do not add up to 1", fix="give fractions that do"
+        )
+    at_least("split_indices", 0, count=count, seed=seed)
+    check_lengths("split_indices", (count,))
     order = np.random.Generator(np.random.Philox(seed)).permutation(count)
     bounds = np.round(np.cumsum(parts)[:-1] * count).astype(int)
     return np.split(order, bounds)

@@ -12,8 +12,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from rung.core.errors import IndexingError, RungError
+from rung.core.arguments import at_least, between, described, host_arrays
+from rung.core.errors import ArgumentError, IndexingError, RungError
 from rung.data.loader import Batch, Loader
+from rung.tensor.checks import checked
 
 Array = np.ndarray[Any, Any]
 
@@ -58,6 +60,8 @@ class Vocabulary:
 
     def encode(self, text: str) -> Array:
         """The numbers (i64) of the characters. Raises IndexingError for one that is not known."""
+        if not isinstance(text, str):
+            raise ArgumentError(f"encode: text is {described(text)}", fix="give a str")
         try:
             return np.array([self._numbers[c] for c in text], np.int64)
         except KeyError as error:
@@ -67,13 +71,15 @@ class Vocabulary:
             ) from None
 
     def decode(self, numbers: Any) -> str:
-        """The text of numbers."""
-        return "".join(self.characters[int(i)] for i in np.asarray(numbers).reshape(-1))
+        """The text of numbers. Raises IndexingError for one that is not from 0 to len - 1."""
+        last = len(self) - 1
+        found = np.asarray(checked("decode: number", numbers, 0, last, unit="characters"))
+        return "".join(self.characters[i] for i in found.reshape(-1))
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """A text as numbers: u8 or u16 `train` and `val`, and the vocabulary."""
+    """A text as numbers: u8, u16 or u32 `train` and `val`, and the vocabulary."""
 
     vocabulary: Vocabulary
     train: Array
@@ -84,8 +90,9 @@ def make_corpus(text: str, val_part: float = 0.1, vocabulary: Vocabulary | None 
     """The text as numbers, its last part kept apart for validation."""
     if not text:
         raise RungError("make_corpus: the text is empty")
+    between("make_corpus", 0, 1, val_part=val_part)
     vocabulary = vocabulary or Vocabulary(text)
-    kind = np.uint8 if len(vocabulary) <= 256 else np.uint16
+    kind = np.min_scalar_type(max(len(vocabulary) - 1, 0))
     numbers = vocabulary.encode(text).astype(kind)
     cut = round(len(numbers) * (1 - val_part))
     return Corpus(vocabulary, numbers[:cut], numbers[cut:])
@@ -155,6 +162,12 @@ class RandomBlocks(Loader):
         self, numbers: Array, block_size: int, batch_size: int, *, seed: int = 0, prefetch: int = 2
     ) -> None:
         super().__init__(seed, prefetch)
+        at_least("RandomBlocks", 1, block_size=block_size, batch_size=batch_size)
+        if numbers.ndim != 1 or numbers.dtype.kind not in "iu":
+            raise ArgumentError(
+                f"RandomBlocks: numbers are {numbers.dtype}{list(numbers.shape)}",
+                fix="give one row of integers",
+            )
         if len(numbers) <= block_size:
             raise RungError(
                 f"RandomBlocks: {len(numbers)} characters, blocks of {block_size}",
@@ -169,7 +182,8 @@ class RandomBlocks(Loader):
 
     def make(self, epoch: int, position: int) -> Batch:
         last = len(self.numbers) - self.block_size
-        starts = self.generator(epoch, position).integers(0, last, self.batch_size)
-        places = starts[:, None] + np.arange(self.block_size + 1)
-        drawn = self.numbers[places].astype(np.int64)
+        with host_arrays("RandomBlocks"):
+            starts = self.generator(epoch, position).integers(0, last, self.batch_size)
+            places = starts[:, None] + np.arange(self.block_size + 1)
+            drawn = self.numbers[places].astype(np.int64)
         return np.ascontiguousarray(drawn[:, :-1]), np.ascontiguousarray(drawn[:, 1:])

@@ -16,6 +16,7 @@ from typing import Any, Final
 import numpy as np
 
 from rung import nn
+from rung.core.arguments import check_parts
 from rung.core.errors import CheckpointError, RungError, ShapeError
 from rung.nn import functional as f
 from rung.tensor import elementwise as e
@@ -115,6 +116,7 @@ class Transformer(nn.Module):
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
         self.wpe = nn.Embedding(config.block_size, config.n_embd)
         self.drop = nn.Dropout(config.dropout)
+        check_parts("GPT", 0, n_layer=config.n_layer)
         self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.ln_f = nn.LayerNorm(config.n_embd, bias=config.bias)
         self.checkpoint_blocks = config.checkpoint_blocks

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from rung.core.errors import IndexingError, ShapeError
+from rung.core.errors import ShapeError
 from rung.nn import init
 from rung.nn.module import Module, Parameter
 from rung.tensor import functional as f
 from rung.tensor.bags import embedding_bag
+from rung.tensor.checks import table_row
 from rung.tensor.creation import arange, empty
 from rung.tensor.operate import one_axis
 from rung.tensor.tensor import Tensor
@@ -94,7 +95,7 @@ class Embedding(Module):
         super().__init__()
         self.num_embeddings = num_embeddings
         self.embedding_dim = embedding_dim
-        self.padding_idx = _row(padding_idx, num_embeddings)
+        self.padding_idx = table_row(type(self).__name__, padding_idx, num_embeddings)
         self.weight = Parameter(empty((num_embeddings, embedding_dim), dtype))
         self.reset_parameters()
 
@@ -107,14 +108,6 @@ class Embedding(Module):
 
     def extra_repr(self) -> str:
         return f"{self.num_embeddings}, {self.embedding_dim}"
-
-
-def _row(padding_idx: int | None, num_embeddings: int) -> int | None:
-    if padding_idx is None:
-        return None
-    if not -num_embeddings <= padding_idx < num_embeddings:
-        raise IndexingError(f"padding_idx={padding_idx} of {num_embeddings} rows")
-    return padding_idx % num_embeddings
 
 
 def _init_table_(weight: Tensor, padding_idx: int | None) -> None:
@@ -144,7 +137,7 @@ class EmbeddingBag(Module):
         self.embedding_dim = embedding_dim
         self.mode = mode
         self.include_last_offset = include_last_offset
-        self.padding_idx = _row(padding_idx, num_embeddings)
+        self.padding_idx = table_row(type(self).__name__, padding_idx, num_embeddings)
         self.weight = Parameter(empty((num_embeddings, embedding_dim), dtype))
         self.reset_parameters()
 

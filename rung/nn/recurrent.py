@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+from rung.core.arguments import check_parts
 from rung.core.errors import RungError, ShapeError
 from rung.nn import init
 from rung.nn.module import Module, Parameter
@@ -153,9 +154,10 @@ class _Recurrent(Module):
         self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
         self.bias, self.batch_first, self.dropout = bias, batch_first, dropout
         self.bidirectional, self.proj_size = bidirectional, proj_size
-        if num_layers < 1 or not 0 <= dropout <= 1 or not 0 <= proj_size < max(hidden_size, 1):
+        check_parts(type(self).__name__, 1, num_layers=num_layers)
+        if not 0 <= dropout <= 1 or not 0 <= proj_size < max(hidden_size, 1):
             raise RungError(
-                f"{type(self).__name__}: num_layers={num_layers}, dropout={dropout}, "
+                f"{type(self).__name__}: dropout={dropout}, "
                 f"proj_size={proj_size} with hidden_size={hidden_size}"
             )
         width = proj_size or hidden_size

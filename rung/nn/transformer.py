@@ -11,6 +11,7 @@ import copy
 from collections.abc import Callable
 from typing import Any, Final
 
+from rung.core.arguments import check_parts
 from rung.core.errors import RungError
 from rung.nn import init
 from rung.nn.attention import MultiheadAttention
@@ -147,6 +148,7 @@ class _Stack(Module):
 
     def __init__(self, layer: Module, num_layers: int, norm: Module | None = None) -> None:
         super().__init__()
+        check_parts(type(self).__name__, 0, num_layers=num_layers)
         self.layers = ModuleList(copy.deepcopy(layer) for _ in range(num_layers))
         self.num_layers = num_layers
         self.norm = norm

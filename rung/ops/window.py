@@ -71,6 +71,15 @@ class Window:
         return Window(places, self.dilation, (low, high), self.stride, self.base_dilation)
 
 
+def check_window(op: str, w: Window) -> None:
+    """Raise ShapeError for a window that is empty or does not move on."""
+    if min(w.size, w.stride, w.dilation, w.base_dilation) < 1:
+        raise ShapeError(
+            f"{op}: a window of {w.size} with stride {w.stride} and dilation {w.dilation}",
+            fix="size, stride and dilation are at least 1",
+        )
+
+
 def check_windows(op: str, operand: str, x: TensorType, windows: Sequence[Window]) -> Shape:
     """How often each window fits on the last dims of x. Raises ShapeError where one does not."""
     first = x.rank - len(windows)
@@ -78,11 +87,7 @@ def check_windows(op: str, operand: str, x: TensorType, windows: Sequence[Window
         raise ShapeError(f"{op}: {operand} {x} has no {len(windows)} dims for the windows")
     places = []
     for i, w in enumerate(windows):
-        if min(w.size, w.stride, w.dilation, w.base_dilation) < 1:
-            raise ShapeError(
-                f"{op}: a window of {w.size} with stride {w.stride} and dilation {w.dilation}",
-                fix="size, stride and dilation are at least 1",
-            )
+        check_window(op, w)
         length = x.shape[first + i]
         count = w.num_places(length) if length else 0
         if count < 1:

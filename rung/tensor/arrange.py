@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rung.core import dtype as dt
-from rung.core.arguments import check_lengths, host_arrays, read_ints
+from rung.core.arguments import check_lengths, check_parts, host_arrays, read_ints
 from rung.core.errors import AxisError, DTypeError, ShapeError
 from rung.ops.dynamic import dynamic_slice
 from rung.tensor import elementwise as e
@@ -121,8 +121,7 @@ def tensor_split(
         given = as_tensor(given).tolist()
     if isinstance(given, int | float):
         (given,) = read_ints("tensor_split", "indices_or_sections", [given])
-        if given < 1:
-            raise ShapeError(f"tensor_split: {given} pieces", fix="give a positive number")
+        check_parts("tensor_split", 1, indices_or_sections=given)
         ends = [i * (n // given) + min(i, n % given) for i in range(given + 1)]
     else:
         places = read_ints("tensor_split", "indices_or_sections", given)

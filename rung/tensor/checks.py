@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rung.core.errors import DTypeError
+from rung.core.errors import DTypeError, IndexingError, ShapeError
 from rung.ops.check import RangeAttrs, check_range
 from rung.tensor.operate import Operand, as_tensor
 from rung.tensor.state import TensorState, apply, is_updated_inside, note_checks, raw_value, state
@@ -59,3 +59,31 @@ def checked(
     found = apply(lambda v: check_range(v, attrs=attrs), values)
     note_checks([raw_value(found)])
     return found
+
+
+def table_row(name: str, padding_idx: int | None, num_rows: int) -> int | None:
+    """The row `padding_idx` of a table, counted from the front. Raises IndexingError."""
+    if padding_idx is None:
+        return None
+    if not -num_rows <= padding_idx < num_rows:
+        fix = f"give a number from {-num_rows} to {num_rows - 1}"
+        raise IndexingError(f"{name}: padding_idx={padding_idx} of {num_rows} rows", fix=fix)
+    return padding_idx % num_rows
+
+
+def check_labels(
+    name: str, x: Tensor, dim: int, labels: Tensor, weight: Operand | None = None
+) -> None:
+    """Raise ShapeError unless there is a label for each row of classes along `dim` of x, and a
+    weight for each class."""
+    rows = (*x.shape[:dim], *x.shape[dim + 1 :])
+    if not x.ndim or labels.shape != rows:
+        raise ShapeError(
+            f"{name}: x {x._type} with labels {labels._type}", fix=f"labels have the shape {rows}"
+        )
+    count = x.shape[dim]
+    if weight is not None and as_tensor(weight).shape != (count,):
+        raise ShapeError(
+            f"{name}: weight {as_tensor(weight)._type} for {count} classes",
+            fix="give one weight for each class",
+        )

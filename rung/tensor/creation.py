@@ -28,7 +28,7 @@ from rung.ops.elementwise import add, cast, equal, multiply, where
 from rung.ops.transcendental import power
 from rung.tensor.checks import checked
 from rung.tensor.operate import Operand, as_tensor, cast_to, copied, from_data, scalar_value
-from rung.tensor.shapes import as_shape, broadcast_to, reshape
+from rung.tensor.shapes import as_lengths, broadcast_to, reshape
 from rung.tensor.state import TensorState, apply, buffer_of, new_tensor
 
 if TYPE_CHECKING:
@@ -116,12 +116,10 @@ def full(
 ) -> Tensor:
     """A tensor with every element `fill_value`."""
     check_device(device)
-    dims = as_shape("full", shape)
+    dims = as_lengths("full", shape)
     if isinstance(fill_value, TensorState):
         return broadcast_to(cast_to(fill_value, _dtype(dtype, fill_value.dtype)), dims)
     kind = _dtype(dtype, dt.as_dtype(type(fill_value)))
-    if any(n < 0 for n in dims):
-        raise ShapeError(f"full: shape {list(dims)} has a negative length")
     return new_tensor(broadcasted(scalar_value("full", fill_value, kind), dims))
 
 

@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from rung.codegen.llvm.target import emit_assembly, host
+from rung.core.arguments import host_arrays
 from rung.core.settings import settings
 from rung.ir.interpret import interpret
 from rung.ir.node import Graph
@@ -67,9 +68,9 @@ class InterpretedGraph:
     ) -> None:
         """Run once; see `Program`."""
         arrays = [array_at(at, v.type) for at, v in zip(inputs, self.graph.params, strict=True)]
-        results = interpret(self.graph, arrays)
-        # all results exist before the first is written: an output may lie where an input does
-        copies = [np.array(r) for r in results]
+        with host_arrays(self.graph.name):
+            # all results exist before the first is written: an output may lie where an input does
+            copies = [np.array(r) for r in interpret(self.graph, arrays)]
         places = [array_at(at, t) for at, t in zip(outputs, self.output_types, strict=True)]
         writes = [(setitem, to, ..., x) for to, x in zip(places, copies, strict=True)]
         first, then = with_turn(turn, first, then)

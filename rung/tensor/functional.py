@@ -25,7 +25,7 @@ from rung.ops.convolution import convolve, convolve_transposed
 from rung.ops.dropout import dropout as _dropout
 from rung.tensor import elementwise as e
 from rung.tensor import reductions
-from rung.tensor.checks import checked
+from rung.tensor.checks import check_labels, checked, table_row
 from rung.tensor.creation import one_hot as one_hot
 from rung.tensor.linalg import vector_norm
 from rung.tensor.operate import Operand, as_tensor, cast_to, one_axis, torch_names
@@ -183,7 +183,8 @@ def bilinear(x1: Operand, x2: Operand, weight: Operand, bias: Operand | None = N
     """Σ x1[…, i] weight[o, i, j] x2[…, j] plus bias[o], […, O]."""
     a, b, w, shift = _alike(x1, x2, weight, bias)
     assert a is not None and b is not None and w is not None
-    if w.ndim != 3 or a.shape[:-1] != b.shape[:-1] or w.shape[1:] != (a.shape[-1], b.shape[-1]):
+    fits = a.ndim and b.ndim and a.shape[:-1] == b.shape[:-1]
+    if not fits or w.ndim != 3 or w.shape[1:] != (a.shape[-1], b.shape[-1]):
         raise ShapeError(
             f"bilinear: x1 {a._type}, x2 {b._type} with weight {w._type}",
             fix="x1 is […, I], x2 […, J], weight [O, I, J]",
@@ -199,9 +200,9 @@ def embedding(x: Operand, weight: Operand, padding_idx: int | None = None) -> Te
     table = as_tensor(weight)
     index = checked_index("embedding", x, table.shape[0] if table.ndim else 0)
     rows = apply(_linear.embedding, table, index)
-    if padding_idx is None:
+    row = table_row("embedding", padding_idx, table.shape[0])
+    if row is None:
         return rows
-    row = padding_idx % max(table.shape[0], 1)
     return e.where((index == row).expand_dims(-1), rows.detach(), rows)
 
 
@@ -465,6 +466,7 @@ def nll_loss(
     weight[target]; targets equal to `ignore_index` count nothing."""
     x = floats(log_probabilities)
     labels = _labels("nll_loss", target, x, ignore_index)
+    check_labels("nll_loss", x, min(1, x.ndim - 1), labels, weight)
     dim = min(1, x.ndim - 1)
     counts = labels != ignore_index
     at = e.where(counts, labels, 0)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rung.core import dtype as dt
+from rung.core.arguments import NO, read_int
 from rung.core.errors import IndexingError, ShapeError, TraceError
 from rung.ir.node import Value
 from rung.ir.types import Shape
@@ -26,7 +27,14 @@ from rung.ops.indexing import gather, scatter
 from rung.ops.indexing import take as take_op
 from rung.ops.shorthand import permuted
 from rung.tensor.leaf import tensor_type
-from rung.tensor.operate import Operand, as_tensor, cast_to, is_scalar, scalar_value
+from rung.tensor.operate import (
+    Operand,
+    as_tensor,
+    cast_to,
+    is_scalar,
+    scalar_value,
+    sequence_array,
+)
 from rung.tensor.shapes import broadcast_to, concat, expand_dims
 from rung.tensor.sorting import checked_index
 from rung.tensor.state import (
@@ -79,7 +87,7 @@ def _is_mask(item: object) -> bool:
 def _expanded(x: Tensor, index: object) -> list[Item]:
     """The items of an index, as many as x has dims: Ellipsis and what is left out spelled out."""
     items = list(index) if isinstance(index, tuple) else [index]
-    items = [np.asarray(i) if isinstance(i, list) else i for i in items]
+    items = [sequence_array(i) if isinstance(i, list) else i for i in items]
     used = 0
     for item in items:
         if item is None or item is Ellipsis:
@@ -166,13 +174,12 @@ def _position(x: Tensor, item: Any, dim: int) -> Item:
         raise IndexingError(f"index is a tensor {item._type}", fix="index with integers or a mask")
     if isinstance(item, np.ndarray):
         item = item.item()
-    try:
-        position = item.__index__()
-    except AttributeError:
+    position = read_int(item)
+    if position is NO:
         raise IndexingError(
             f"index {item!r} is {type(item).__name__}",
             fix="index with integers, slices, None, Ellipsis, integer tensors or bool masks",
-        ) from None
+        )
     length = x.shape[dim]
     if not -length <= position < length:
         raise IndexingError(

@@ -15,7 +15,7 @@ from rung.core.errors import RungError, ShapeError
 from rung.ops.loss import binary_cross_entropy as _binary
 from rung.tensor import elementwise as e
 from rung.tensor import reductions as r
-from rung.tensor.checks import checked
+from rung.tensor.checks import check_labels, checked
 from rung.tensor.creation import arange
 from rung.tensor.functional import floats, logsigmoid, reduced, softplus
 from rung.tensor.linalg import vector_norm
@@ -276,10 +276,9 @@ def multi_margin_loss(
     if p not in (1, 2):
         raise RungError(f"multi_margin_loss: p={p}", fix="give 1 or 2")
     x, t = floats(x), as_tensor(target)
-    if x.ndim == 0:
-        x, t = reshape(x, (1,)), reshape(t, ())
-    elif x.ndim == 1:
-        t = reshape(t, ())
+    x = reshape(x, (1,)) if x.ndim == 0 else x
+    t = reshape(t, ()) if x.ndim == 1 and t.size == 1 else t
+    check_labels("multi_margin_loss", x, x.ndim - 1, t, weight)
     t = checked("multi_margin_loss: label", t, 0, x.shape[-1] - 1, unit="classes", given=target)
     at = expand_dims(t, -1)
     chosen = held_along(x, at, -1)
@@ -300,6 +299,11 @@ def multilabel_margin_loss(x: Operand, target: Operand, reduction: str = "mean")
     x, t = floats(x), as_tensor(target)
     if x.ndim == 0:
         x, t = reshape(x, (1,)), reshape(t, (1,))
+    if t.shape != x.shape:
+        raise ShapeError(
+            f"multilabel_margin_loss: x {x._type} with labels {t._type}",
+            fix="labels have the shape of x",
+        )
     what = "multilabel_margin_loss: label"
     t = checked(what, t, -1, x.shape[-1] - 1, unit="classes", given=target)
     counts = r.cumulative_sum((t < 0).astype("i32"), -1) == 0

@@ -72,7 +72,7 @@ def from_data(data: Any, dtype: DType | None, copy: bool | None = None) -> Tenso
             f"{type(data).__name__} has no memory that a tensor could share",
             fix="leave copy=False out, or give an array",
         )
-    array = _sequence_array(data)
+    array = sequence_array(data)
     check_lengths("array", array.shape)
     if dtype is None:
         dtype = dt.float32 if array.dtype.kind == "f" else dt.as_dtype(array.dtype)
@@ -91,7 +91,8 @@ def borrowed(array: np.ndarray[Any, Any]) -> Tensor:
     return new_tensor(buffer=buffer)
 
 
-def _sequence_array(data: Any) -> np.ndarray[Any, Any]:
+def sequence_array(data: Any) -> np.ndarray[Any, Any]:
+    """An array of a number or nested sequences of numbers. Raises ShapeError, DTypeError."""
     try:
         if isinstance(data, list | tuple):
             data = _plain(data)
@@ -306,7 +307,10 @@ def apply_together(
 
 
 def scalar_value(name: str, x: Scalar, dtype: DType, shape: Shape = ()) -> Value:
-    """The constant x in every element. Raises DTypeError if an integer does not fit."""
+    """The constant x in every element. Raises DTypeError if an integer does not fit, and for what
+    is no number."""
+    if not isinstance(x, bool | int | float):
+        raise DTypeError(f"{name}: {described(x)} is no number", fix="give a bool, int or float")
     if dtype.is_integer and not isinstance(x, float) and not dt.fits(int(x), dtype):
         raise DTypeError(
             f"{name}: the Python integer {x} does not fit {dtype}",

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rung.core.arguments import check_lengths
 from rung.core.errors import DomainError, RungError, ShapeError
 from rung.ops import pooling as _pooling
 from rung.ops.pooling import WindowAttrs, window_argmax
-from rung.ops.window import Window, each
+from rung.ops.window import Window, check_window, each
 from rung.tensor import elementwise as e
 from rung.tensor import reductions
 from rung.tensor.checks import checked
@@ -59,7 +60,8 @@ def _max(rank: int) -> Callable[..., Any]:
         ceil_mode: bool = False,
         return_indices: bool = False,
     ) -> Any:
-        options = (kernel_size, stride or kernel_size, padding, dilation, ceil_mode)
+        step = kernel_size if stride is None else stride
+        options = (kernel_size, step, padding, dilation, ceil_mode)
 
         def pool(v: Tensor) -> Tensor:
             return _max_pool(v, *options)
@@ -119,7 +121,7 @@ def _unpool(rank: int) -> Callable[..., Tensor]:
             )
         options = (
             each(kernel_size, rank, "kernel_size"),
-            each(stride or kernel_size, rank, "stride"),
+            each(kernel_size if stride is None else stride, rank, "stride"),
             each(padding, rank, "padding"),
         )
         sizes = tuple(
@@ -163,6 +165,7 @@ def _windows(
         sizes, strides, padding, dilation, lengths, strict=True
     ):
         w = Window(size, stride, (around, around), apart)
+        check_window("pooling", w)
         rest = (n + 2 * around - w.span - 1) % stride
         if ceil_mode and rest and w.num_places(n) * stride - around < n:
             w = replace(w, padding=(around, around + stride - rest))
@@ -217,7 +220,7 @@ def _avg(rank: int) -> Callable[..., Tensor]:
         divisor_override: int | None = None,
     ) -> Tensor:
         sizes = each(kernel_size, rank, "kernel_size")
-        strides = each(stride or kernel_size, rank, "stride")
+        strides = each(kernel_size if stride is None else stride, rank, "stride")
         around = each(padding, rank, "padding")
         if divisor_override == 0:
             raise DomainError(f"{function.__name__}: divisor_override=0", fix="another number")
@@ -261,7 +264,7 @@ def _lp(rank: int) -> Callable[..., Tensor]:
         powers = floats(x) ** norm_type
 
         def pool(v: Tensor) -> Tensor:
-            strides = each(stride or kernel_size, rank, "stride")
+            strides = each(kernel_size if stride is None else stride, rank, "stride")
             return _mean_pool(v, sizes, strides, (0,) * rank, ceil_mode, True, None)
 
         means = _batched(function.__name__, rank, powers, pool)
@@ -287,7 +290,9 @@ def _targets(output_size: Target, lengths: Sequence[int]) -> tuple[int, ...]:
             f"adaptive pooling: output_size={output_size!r} for {len(lengths)} dims",
             fix="give one number, or one for each dim",
         )
-    return tuple(n if t is None else t for t, n in zip(output_size, lengths, strict=True))
+    counts = tuple(n if t is None else t for t, n in zip(output_size, lengths, strict=True))
+    check_lengths("adaptive pooling", counts)
+    return counts
 
 
 def _bounds(length: int, count: int) -> tuple[Array, Array]:

@@ -18,7 +18,7 @@ import numpy as np
 from ml_dtypes import finfo
 
 from rung.core import dtype as dt
-from rung.core.arguments import NO, at_least, between, check_lengths, read_int
+from rung.core.arguments import NO, at_least, between, check_lengths, check_parts, read_int
 from rung.core.dtype import DType
 from rung.core.errors import ArgumentError, DomainError, DTypeError, ShapeError
 from rung.ir.node import Value
@@ -29,7 +29,7 @@ from rung.ops.elementwise import bitcast, cast, multiply, remainder
 from rung.ops.families import add
 from rung.ops.sorting import argsort
 from rung.tensor.operate import Operand, as_tensor, from_data
-from rung.tensor.shapes import as_shape, unstack
+from rung.tensor.shapes import as_lengths, unstack
 from rung.tensor.sorting import held_take
 from rung.tensor.state import TensorState, apply, new_tensor, raw_value, write
 
@@ -44,7 +44,7 @@ def key(seed: int) -> Tensor:
 
 def split(parent: Tensor, count: int = 2) -> tuple[Tensor, ...]:
     """`count` new keys from a key, which is used up."""
-    at_least("split", 0, count=count)
+    check_parts("split", 0, count=count)
     return unstack(apply(lambda k: r.split(k, count), parent))
 
 
@@ -186,7 +186,7 @@ def uniform(
     key: Source = None,
 ) -> Tensor:
     """Numbers evenly spread over [low, high)."""
-    dims, kind = as_shape("uniform", shape), _float_dtype("uniform", dtype)
+    dims, kind = as_lengths("uniform", shape), _float_dtype("uniform", dtype)
     check_span("uniform", low, high, kind)
     return _draw(lambda k: r.uniform(k, dims, kind, low, high), key)
 
@@ -199,7 +199,7 @@ def normal(
     key: Source = None,
 ) -> Tensor:
     """Normally distributed numbers."""
-    dims, kind = as_shape("normal", shape), _float_dtype("normal", dtype)
+    dims, kind = as_lengths("normal", shape), _float_dtype("normal", dtype)
     at_least("normal", 0, std=std)
     return _draw(lambda k: r.normal(k, dims, kind, mean, std), key)
 
@@ -216,7 +216,7 @@ def randn(*shape: int, dtype: object = None, key: Source = None) -> Tensor:
 
 def bits(shape: int | Sequence[int] = (), key: Source = None) -> Tensor:
     """Random u32."""
-    dims = as_shape("bits", shape)
+    dims = as_lengths("bits", shape)
     return _draw(lambda k: r.random_bits(k, shape=dims), key)
 
 
@@ -229,7 +229,7 @@ def randint(
 ) -> Tensor:
     """Whole numbers from low to high - 1, from 64 random bits each (the bias is below 2^-31 for
     ranges up to 2^32). i64 unless given."""
-    dims = as_shape("randint", shape)
+    dims = as_lengths("randint", shape)
     kind = dt.int64 if dtype is None else dt.as_dtype(dtype)
     if high <= low:
         raise ShapeError(f"randint: no number from {low} to {high - 1}", fix="give high > low")
@@ -274,10 +274,10 @@ def bernoulli(
     if not isinstance(chance, TensorState):
         between("bernoulli", 0, 1, chance=_worst(chance))
     if isinstance(chance, bool | int | float):
-        dims = as_shape("bernoulli", () if shape is None else shape)
+        dims = as_lengths("bernoulli", () if shape is None else shape)
         return _draw(lambda k: r.bernoulli(k, float(chance), dims), key)
     given = as_tensor(chance)
-    dims = given.shape if shape is None else as_shape("bernoulli", shape)
+    dims = given.shape if shape is None else as_lengths("bernoulli", shape)
     return apply(lambda k, c: r.bernoulli(k, c, dims), draw_key(key), given)
 
 
@@ -327,7 +327,7 @@ def choice(
     key: Source = None,
 ) -> Tensor:
     """Elements (rows) of x, or of 0 … x - 1, drawn at random."""
-    dims = as_shape("choice", shape)
+    dims = as_lengths("choice", shape)
     count = _count("choice", x)
     if replace:
         positions = randint(0, count, dims, key=key)

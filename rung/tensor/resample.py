@@ -46,6 +46,8 @@ def pad(x: Operand, pad: Sequence[int], mode: str = "constant", value: float = 0
         raise ShapeError(f"pad: {tuple(pad)} for {x._type}", fix="give two numbers a dim")
     pairs = [(pad[i], pad[i + 1]) for i in range(0, len(pad), 2)][::-1]
     first = x.ndim - len(pairs)
+    wide = (n + max(a, 0) + max(b, 0) for n, (a, b) in zip(x.shape[first:], pairs, strict=True))
+    check_lengths("pad", (*x.shape[:first], *wide))
     if mode == "constant":
         return pad_constant(x, [(0, 0)] * first + pairs, value)
     if mode not in _NUMPY_MODES:

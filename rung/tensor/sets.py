@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from rung.tensor.operate import Operand, as_tensor
+from rung.tensor.operate import Operand, as_tensor, one_axis
 from rung.tensor.shapes import reshape
 from rung.tensor.sorting import take
 from rung.tensor.state import buffer_of
@@ -68,6 +68,7 @@ def unique(
     """The different elements in rising order (always sorted), or the different slices along `axis`;
     with a flag also which of them each one is, and how often each comes (i64). PyTorch's names."""
     x = as_tensor(x)
+    axis = None if axis is None else one_axis("unique", axis, x.ndim)
     array = _sortable(buffer_of(x, "the different elements").array)
     _, first, inverse, counts = np.unique(
         array, return_index=True, return_inverse=True, return_counts=True, axis=axis,
@@ -93,7 +94,7 @@ def unique_consecutive(
     """
     x = as_tensor(x)
     array = _sortable(buffer_of(x, "the different elements").array)
-    dim = 0 if axis is None else axis % max(x.ndim, 1)
+    dim = 0 if axis is None else one_axis("unique_consecutive", axis, x.ndim)
     rows = array.reshape(-1, 1) if axis is None else np.moveaxis(array, dim, 0)
     length = rows.shape[0]
     rows = rows.reshape(length, int(np.prod(rows.shape[1:])))

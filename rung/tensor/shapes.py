@@ -47,6 +47,13 @@ def as_shape(name: str, shape: int | Sequence[int]) -> Shape:
     return tuple(map(int, found))
 
 
+def as_lengths(name: str, shape: int | Sequence[int]) -> Shape:
+    """The shape of something new, as a tuple of ints. Raises ShapeError for a negative length."""
+    found = as_shape(name, shape)
+    check_lengths(name, found)
+    return found
+
+
 def reshape(
     x: Operand, /, shape: int | Sequence[int], *, copy: bool | None = None
 ) -> Tensor:
@@ -342,7 +349,8 @@ def _repeated(x: Tensor, repeats: Tensor, dim: int) -> Tensor:
     counts = np.broadcast_to(buffer_of(repeats, "the repeats").array, (length,))
     if length and counts.min() < 0:
         raise ShapeError("repeat: a number of repeats is negative")
-    positions = as_tensor(np.repeat(np.arange(length), counts))
+    check_lengths("repeat", (int(counts.sum(dtype=np.float64)),))
+    positions = as_tensor(np.repeat(np.arange(length), counts.astype(np.int64)))
     return apply(lambda v, at: take(v, at, dim=dim), x, positions)
 
 

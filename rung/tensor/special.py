@@ -13,7 +13,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from rung.core import dtype as dt
-from rung.core.errors import DomainError, RungError
+from rung.core.arguments import between
+from rung.core.errors import DomainError
 from rung.tensor import elementwise as e
 from rung.tensor.arithmetic import logit, sinc, xlog1py, xlogy
 from rung.tensor.creation import ones_like, zeros_like
@@ -321,8 +322,7 @@ def zeta(x: Operand, q: Operand) -> Tensor:
 
 def polygamma(n: int, x: Operand) -> Tensor:
     """The derivative number n of digamma, x > -20 for n > 1 (see `zeta`)."""
-    if n < 0:
-        raise RungError(f"polygamma: n={n}", fix="give a number that is not negative")
+    between("polygamma", 0, _MOST_DERIVATIVES, n=n)
     if n == 0:
         return digamma(x)
     found: Tensor = _polygamma_of(n)(x)
@@ -330,6 +330,8 @@ def polygamma(n: int, x: Operand) -> Tensor:
 
 
 _POLYGAMMAS: dict[int, Function] = {}
+_MOST_DERIVATIVES = 170
+"""Of digamma; the factorials of larger numbers are beyond f64."""
 
 
 def _polygamma_of(n: int) -> Function:

@@ -294,17 +294,20 @@ def case(seed: int) -> Case | None:
     if of is None:
         return None
     given, changed = dict(of.given), []
+    own = _parameters(of)[0] if of.name.startswith("Tensor.") else ""
     for _ in range(rng.choice((1, 1, 1, 2))):
         name = rng.choice(_changeable(of))
         changed.append(name)
-        if of.name.startswith("Tensor.") and name == _parameters(of)[0]:
+        if name == own:
             given[name] = rng.choice(api.TENSORS[:7])
             continue
         given[name] = _wrong(rng, given.get(name))
     extra: tuple[Any, ...] = ()
     arity = rng.random()
     if arity < 0.04 and given:
-        given.pop(rng.choice(list(given)))
+        name = rng.choice(list(given))
+        if name != own:
+            given.pop(name)
     elif arity < 0.06:
         extra = tuple(rng.choice(rng.choice(POOLS)) for _ in range(rng.choice((1, 3, 9))))
     elif arity < 0.08:
@@ -413,7 +416,8 @@ def _names_an_argument(of: Case, error: TypeError) -> bool:
     if frames[-1].filename.endswith(WRAPPERS) and ARITY.search(said):
         return True
     words = said.replace("`", " ").replace("'", " ").replace(":", " ").replace(",", " ").split()
-    given = {getattr(x, "__name__", "") for x in of.given.values()}
+    parts = [x if isinstance(x, list | tuple) else (x,) for x in of.given.values()]
+    given = {getattr(x, "__name__", "") for part in parts for x in part}
     refused = "argument" in said and any(f"{name}()" in said for name in given if name)
     return refused or any(name in words for name in _parameters(of.of))
 
