@@ -131,12 +131,15 @@ def places_of(
     return tuple(index), guard
 
 
-def each(value: int | Sequence[int], num_dims: int, what: str) -> tuple[int, ...]:
+def each(
+    value: int | Sequence[int], num_dims: int, what: str, least: int | None = None
+) -> tuple[int, ...]:
     """A number for every dim (also as a list of one), or the list given. `what` it is, for errors.
-    Raises ShapeError for another number of them."""
-    if isinstance(value, int):
-        return (value,) * num_dims
-    found = tuple(value) * num_dims if len(value) == 1 else tuple(value)
+    Raises ShapeError for another number of them, or one below `least`."""
+    given = (value,) if isinstance(value, int) else tuple(value)
+    found = given * num_dims if len(given) == 1 else given
+    if least is not None and min(found, default=least) < least:
+        raise ShapeError(f"{what}={value}", fix=f"give numbers of at least {least}")
     if len(found) != num_dims:
         raise ShapeError(
             f"{what}={found} for {num_dims} dims", fix=f"give one number, or {num_dims} of them"

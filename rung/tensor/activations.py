@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import TYPE_CHECKING, Final
 
-from rung.core.errors import RungError, ShapeError
+from rung.core.errors import DomainError, RungError, ShapeError
 from rung.ops import activation as a
 from rung.tensor import elementwise as e
 from rung.tensor.functional import floats, softmax
@@ -73,6 +74,8 @@ def rrelu(
 ) -> Tensor:
     """x where it is positive, else x times a slope that is drawn from [lower, upper) in training,
     and their mean otherwise (Xu et al., 2015)."""
+    if not lower <= upper or not isfinite(upper - lower):
+        raise DomainError(f"rrelu: lower={lower}, upper={upper}", fix="give finite, rising bounds")
     x = floats(x)
     slope = uniform(x.shape, lower, upper, x.dtype, key) if training else (lower + upper) / 2
     return _scaled_below(x, slope)

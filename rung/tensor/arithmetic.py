@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from rung.core import dtype as dt
-from rung.core.arguments import between
+from rung.core.arguments import at_least, between
 from rung.core.errors import DTypeError, RungError
 from rung.ops.elementwise import bitcast
 from rung.tensor import elementwise as e
@@ -363,6 +363,7 @@ def isclose(
     x: Operand, y: Operand, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False
 ) -> Tensor:
     """Whether |x - y| <= atol + rtol |y|, or both are the same infinity (or NaN, if equal_nan)."""
+    at_least("isclose", 0, rtol=rtol, atol=atol)
     operands, dtype = _together(x, y)
     same = e.equal(*operands)
     if not dtype.is_float:

@@ -298,7 +298,8 @@ def windows(x: Operand, dim: int, size: int, step: int) -> Tensor:
     PyTorch's `Tensor.unfold`."""
     x = as_tensor(x)
     if x.ndim == 0:
-        return s.reshape(x, (1,)) if size == 1 else s.reshape(x, (1,))[:0]
+        x, dim = s.reshape(x, (1,)), one_axis("unfold", dim, 1)
+        return s.reshape(windows(x, dim, size, step), (size,))
     place = one_axis("unfold", dim, x.ndim)
     n = x.shape[place]
     if not 0 <= size <= n or step < 1:

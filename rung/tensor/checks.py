@@ -8,7 +8,7 @@ import numpy as np
 
 from rung.core.errors import DTypeError, IndexingError, ShapeError
 from rung.ops.check import RangeAttrs, check_range
-from rung.tensor.operate import Operand, as_tensor
+from rung.tensor.operate import Operand, as_tensor, common_shape
 from rung.tensor.state import TensorState, apply, is_updated_inside, note_checks, raw_value, state
 
 if TYPE_CHECKING:
@@ -86,4 +86,23 @@ def check_labels(
         raise ShapeError(
             f"{name}: weight {as_tensor(weight)._type} for {count} classes",
             fix="give one weight for each class",
+        )
+
+
+def as_mask(name: str, mask: Operand) -> Tensor:
+    """A mask as a tensor. Raises DTypeError for one that is not bool."""
+    found = as_tensor(mask)
+    if not found.dtype.is_bool:
+        raise DTypeError(f"{name}: the mask is {found._type}", fix="compare, or cast to bool")
+    return found
+
+
+def check_target(name: str, x: Operand, target: Operand) -> None:
+    """Raise ShapeError where a loss would pair elements of x and of the target of which neither has
+    the shape of all pairs, as [N, 1] and [N] have [N, N]."""
+    a, b = as_tensor(x), as_tensor(target)
+    if a.shape != b.shape and common_shape(name, [a, b]) not in (a.shape, b.shape):
+        raise ShapeError(
+            f"{name}: x {a._type} with target {b._type}",
+            fix="give both one shape; reshape one of them",
         )

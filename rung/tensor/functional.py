@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rung.core import dtype as dt
-from rung.core.arguments import above
+from rung.core.arguments import above, between
 from rung.core.errors import ArgumentError, RungError, ShapeError
 from rung.ir.node import Value
 from rung.ops import activation as a
@@ -25,7 +25,7 @@ from rung.ops.convolution import convolve, convolve_transposed
 from rung.ops.dropout import dropout as _dropout
 from rung.tensor import elementwise as e
 from rung.tensor import reductions
-from rung.tensor.checks import check_labels, checked, table_row
+from rung.tensor.checks import check_labels, check_target, checked, table_row
 from rung.tensor.creation import one_hot as one_hot
 from rung.tensor.linalg import vector_norm
 from rung.tensor.operate import Operand, as_tensor, cast_to, one_axis, torch_names
@@ -403,6 +403,7 @@ def cross_entropy(
 ) -> Tensor:
     """-log(softmax(logits)[target]) for logits[N, C, …] (or [C]) and integer target[N, …], or
     -Σ target log(softmax(logits)) over the classes for probabilities, target[N, C, …]."""
+    between("cross_entropy", 0, 1, label_smoothing=label_smoothing)
     given, labels = floats(logits), as_tensor(target)
     if labels.dtype.is_float and labels.shape == given.shape and given.ndim:
         return _cross_entropy_of_probabilities(given, labels, weight, reduction, label_smoothing)
@@ -483,12 +484,14 @@ def nll_loss(
 @rounded_once
 def mse_loss(x: Operand, target: Operand, reduction: str = "mean") -> Tensor:
     """Squared difference."""
+    check_target("mse_loss", x, target)
     return reduced(e.square(e.subtract(x, target)), reduction)
 
 
 @rounded_once
 def l1_loss(x: Operand, target: Operand, reduction: str = "mean") -> Tensor:
     """Absolute difference."""
+    check_target("l1_loss", x, target)
     return reduced(e.abs(e.subtract(x, target)), reduction)
 
 
@@ -496,6 +499,7 @@ def l1_loss(x: Operand, target: Operand, reduction: str = "mean") -> Tensor:
 def huber_loss(x: Operand, target: Operand, reduction: str = "mean", delta: float = 1.0) -> Tensor:
     """Half the squared difference up to `delta`, linear beyond."""
     above("huber_loss", 0, delta=delta)
+    check_target("huber_loss", x, target)
     away = floats(e.subtract(x, target))
     inner = e.clip(away, -delta, delta)
     return reduced(inner * (away - inner * 0.5), reduction)
@@ -511,6 +515,7 @@ def binary_cross_entropy_with_logits(
 ) -> Tensor:
     """-target log(sigmoid(logits)) - (1 - target) log(1 - sigmoid(logits)), times `weight`; the
     first term is multiplied by `pos_weight`."""
+    check_target("binary_cross_entropy_with_logits", logits, target)
     x, t = floats(logits), as_tensor(target)
     if pos_weight is None:
         loss = softplus(x) - x * t

@@ -10,12 +10,12 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from rung.core.arguments import above
+from rung.core.arguments import above, at_least
 from rung.core.errors import RungError, ShapeError
 from rung.ops.loss import binary_cross_entropy as _binary
 from rung.tensor import elementwise as e
 from rung.tensor import reductions as r
-from rung.tensor.checks import check_labels, checked
+from rung.tensor.checks import check_labels, check_target, checked
 from rung.tensor.creation import arange
 from rung.tensor.functional import floats, logsigmoid, reduced, softplus
 from rung.tensor.linalg import vector_norm
@@ -52,6 +52,7 @@ def pairwise_distance(
 @rounded_once
 def cosine_similarity(x1: Operand, x2: Operand, dim: int = 1, eps: float = 1e-8) -> Tensor:
     """Σ x1 x2 / (max(|x1|, eps) max(|x2|, eps)) along `dim`; the other dims broadcast."""
+    at_least("cosine_similarity", 0, eps=eps)
     a, b = broadcast_arrays(floats(x1), floats(x2))
     first, second = (x / e.maximum(r.norm(x, dim, keepdims=True), eps) for x in (a, b))
     return r.sum(first * second, dim)
@@ -67,6 +68,7 @@ def smooth_l1_loss(
     """Half the squared difference over `beta` up to a difference of `beta`, linear beyond."""
     if beta < 0:
         raise RungError(f"smooth_l1_loss: beta={beta}", fix="give a number of at least 0")
+    check_target("smooth_l1_loss", x, target)
     away = floats(e.subtract(x, target))
     if beta == 0:
         return reduced(e.abs(away), reduction)
@@ -85,6 +87,7 @@ def poisson_nll_loss(
 ) -> Tensor:
     """exp(x) - target x, or x - target log(x + eps) without `log_input`; `full` adds Stirling's
     approximation of log(target!) where the target is above 1."""
+    check_target("poisson_nll_loss", x, target)
     x, t = floats(x), floats(target)
     loss = e.exp(x) - t * x if log_input else x - t * e.log(x + eps)
     if full:
@@ -105,6 +108,7 @@ def gaussian_nll_loss(
 ) -> Tensor:
     """(log var + (x - target)² / var) / 2, `var` at least eps; `full` adds log(2π) / 2. `var` has
     the shape of x, or no last dim, or a last dim of length 1."""
+    check_target("gaussian_nll_loss", x, target)
     x, t, variance = floats(x), floats(target), floats(var)
     if variance.shape == x.shape[:-1] and variance.shape != x.shape:
         variance = expand_dims(variance, -1)
@@ -128,6 +132,7 @@ def binary_cross_entropy(
 ) -> Tensor:
     """-target log(x) - (1 - target) log(1 - x) for probabilities x; a logarithm counts as at least
     -100. The derivative is finite at 0 and 1."""
+    check_target("binary_cross_entropy", x, target)
     operands = (floats(x), as_tensor(target))
     loss = apply_together("binary_cross_entropy", _binary, operands, common_dtype(operands))
     return reduced(_weighted(loss, weight), reduction)
@@ -139,6 +144,7 @@ def kl_div(
 ) -> Tensor:
     """target (log(target) - x) for logarithms x of probabilities, the target given as logarithms
     too with `log_target`. `reduction` may be "batchmean": the sum over the length of dim 0."""
+    check_target("kl_div", x, target)
     x, t = floats(x), floats(target)
     if log_target:
         loss = e.exp(t) * (t - x)
@@ -153,6 +159,7 @@ def kl_div(
 @rounded_once
 def soft_margin_loss(x: Operand, target: Operand, reduction: str = "mean") -> Tensor:
     """log(1 + exp(-target x)) for targets of 1 and -1."""
+    check_target("soft_margin_loss", x, target)
     return reduced(softplus(-as_tensor(target) * floats(x)), reduction)
 
 
@@ -162,6 +169,7 @@ def multilabel_soft_margin_loss(
 ) -> Tensor:
     """Binary cross entropy of each of the C classes, averaged over them: x[N, C], target[N, C] of
     0 and 1."""
+    check_target("multilabel_soft_margin_loss", x, target)
     x, t = floats(x), as_tensor(target)
     loss = -(t * logsigmoid(x) + (1 - t) * logsigmoid(-x))
     return reduced(r.mean(_weighted(loss, weight), -1), reduction)
@@ -198,6 +206,7 @@ def margin_ranking_loss(
     x1: Operand, x2: Operand, target: Operand, margin: float = 0.0, reduction: str = "mean"
 ) -> Tensor:
     """max(0, -target (x1 - x2) + margin): a target of 1 wants x1 larger, one of -1 smaller."""
+    check_target("margin_ranking_loss", x1, x2)
     away = floats(x1) - as_tensor(x2)
     return reduced(_positive(margin - as_tensor(target) * away), reduction)
 
@@ -207,6 +216,7 @@ def hinge_embedding_loss(
     x: Operand, target: Operand, margin: float = 1.0, reduction: str = "mean"
 ) -> Tensor:
     """x where the target is 1, max(0, margin - x) where it is -1."""
+    check_target("hinge_embedding_loss", x, target)
     x, t = floats(x), as_tensor(target)
     loss = e.where(t != 1, _positive(margin - x), 0.0) + e.where(t != -1, x, 0.0)
     return reduced(loss, reduction)

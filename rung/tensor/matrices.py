@@ -9,12 +9,12 @@ import numpy as np
 
 from rung.core import dtype as dt
 from rung.core.arguments import above, at_least
-from rung.core.errors import RungError, ShapeError
+from rung.core.errors import ShapeError
 from rung.tensor import elementwise as e
 from rung.tensor import reductions as r
 from rung.tensor.functional import floats
 from rung.tensor.linalg import vector_norm
-from rung.tensor.operate import Operand, as_tensor, cast_to, common_dtype, one_axis
+from rung.tensor.operate import Operand, as_tensor, cast_to, common_dtype, common_shape, one_axis
 from rung.tensor.precision import rounded_once, times
 from rung.tensor.products import matmul, outer
 from rung.tensor.shapes import expand_dims, matrix_transpose, reshape
@@ -79,6 +79,11 @@ def inner(x: Operand, y: Operand) -> Tensor:
 def _sum(x: Operand, product: Tensor, beta: float, alpha: float) -> Tensor:
     """beta x + alpha product; x does not count for beta = 0, NaN or not."""
     given, scaled = times(x, beta), times(product, alpha)
+    if common_shape("add", (given, scaled)) != product.shape:
+        raise ShapeError(
+            f"add: x {given._type} has not the shape of the product {product._type}",
+            fix="give an x that broadcasts to the product",
+        )
     if beta == 0:
         return cast_to(scaled, common_dtype((given, scaled)))
     return e.add(given, scaled)
@@ -145,8 +150,7 @@ def cdist(
     a, b = floats(x1), floats(x2)
     if a.ndim < 2 or b.ndim < 2 or a.shape[-1] != b.shape[-1]:
         raise ShapeError(f"cdist: {a._type} and {b._type}", fix="give […, m, d] and […, n, d]")
-    if p < 0:
-        raise RungError(f"cdist: p={p}", fix="give a p that is not negative")
+    at_least("cdist", 0, p=p)
     return vector_norm(expand_dims(a, -2) - expand_dims(b, -3), axis=-1, ord=p)
 
 

@@ -24,7 +24,7 @@ from rung.ops.elementwise import divide, floor_divide, maximum, where
 from rung.ops.movement import concat as concat_values
 from rung.ops.shorthand import permuted
 from rung.tensor import elementwise as e
-from rung.tensor.checks import checked
+from rung.tensor.checks import as_mask, checked
 from rung.tensor.indexing import getitem, setitem
 from rung.tensor.operate import (
     Operand,
@@ -342,7 +342,7 @@ def masked_fill(x: Operand, mask: Operand, value: Operand) -> Tensor:
 def masked_select(x: Operand, mask: Operand) -> Tensor:
     """The elements where the mask is true, in order; both are broadcast. How many there are depends
     on the values, so inside jit this is a TraceError."""
-    x, chosen = as_tensor(x), cast_to(as_tensor(mask), dt.bool_)
+    x, chosen = as_tensor(x), as_mask("masked_select", mask)
     shape = broadcast_shapes(x.shape, chosen.shape)
     flags = buffer_of(broadcast_to(chosen, shape), "the number of true elements").array
     at = np.nonzero(flags.reshape(-1))[0]
@@ -352,7 +352,7 @@ def masked_select(x: Operand, mask: Operand) -> Tensor:
 def masked_scatter(x: Operand, mask: Operand, source: Operand) -> Tensor:
     """x with the first elements of `source`, in order, where the mask is true. Raises ShapeError
     where these are too few, as far as the mask is known (inside jit the last one is repeated)."""
-    x, chosen = as_tensor(x), cast_to(as_tensor(mask), dt.bool_)
+    x, chosen = as_tensor(x), as_mask("masked_scatter", mask)
     shape = broadcast_shapes(x.shape, chosen.shape)
     x, chosen = broadcast_to(x, shape), broadcast_to(chosen, shape)
     values = reshape(cast_to(as_tensor(source), x.dtype), (-1,))
@@ -493,6 +493,8 @@ def bucketize(x: Operand, boundaries: Operand, right: bool = False) -> Tensor:
     """Between which of the rising `boundaries` each element lies: the number (i64) of those below
     it, or not above it if `right`."""
     edges, values = as_tensor(boundaries), expand_dims(as_tensor(x), -1)
+    if edges.ndim != 1:
+        raise ShapeError(f"bucketize: boundaries are {edges._type}", fix="give a vector")
     before = edges <= values if right else edges < values
     if values.dtype.is_float:
         before = before | e.isnan(values)

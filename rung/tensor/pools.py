@@ -61,7 +61,8 @@ def _max(rank: int) -> Callable[..., Any]:
         return_indices: bool = False,
     ) -> Any:
         step = kernel_size if stride is None else stride
-        options = (kernel_size, step, padding, dilation, ceil_mode)
+        around = each(padding, rank, "padding", 0)
+        options = (kernel_size, step, around, dilation, ceil_mode)
 
         def pool(v: Tensor) -> Tensor:
             return _max_pool(v, *options)
@@ -88,12 +89,12 @@ def _max_places(
 ) -> Tensor:
     rank = x.ndim - 2
     sizes, strides, apart = (
-        each(size, rank, "size"),
-        each(stride, rank, "stride"),
-        each(dilation, rank, "dilation"),
+        each(size, rank, "size", 1),
+        each(stride, rank, "stride", 1),
+        each(dilation, rank, "dilation", 1),
     )
     windows = _windows(
-        sizes, strides, each(padding, rank, "padding"), apart, x.shape[2:], ceil_mode
+        sizes, strides, each(padding, rank, "padding", 0), apart, x.shape[2:], ceil_mode
     )
     attrs = WindowAttrs(sizes, strides, tuple(w.padding for w in windows), apart, (1,) * rank)
     top = _max_pool(x, size, stride, padding, dilation, ceil_mode)
@@ -120,9 +121,9 @@ def _unpool(rank: int) -> Callable[..., Tensor]:
                 fix="give what the pooling with return_indices gave",
             )
         options = (
-            each(kernel_size, rank, "kernel_size"),
-            each(kernel_size if stride is None else stride, rank, "stride"),
-            each(padding, rank, "padding"),
+            each(kernel_size, rank, "kernel_size", 1),
+            each(kernel_size if stride is None else stride, rank, "stride", 1),
+            each(padding, rank, "padding", 0),
         )
         sizes = tuple(
             (n - 1) * step - 2 * around + k
@@ -219,9 +220,9 @@ def _avg(rank: int) -> Callable[..., Tensor]:
         count_include_pad: bool = True,
         divisor_override: int | None = None,
     ) -> Tensor:
-        sizes = each(kernel_size, rank, "kernel_size")
-        strides = each(kernel_size if stride is None else stride, rank, "stride")
-        around = each(padding, rank, "padding")
+        sizes = each(kernel_size, rank, "kernel_size", 1)
+        strides = each(kernel_size if stride is None else stride, rank, "stride", 1)
+        around = each(padding, rank, "padding", 0)
         if divisor_override == 0:
             raise DomainError(f"{function.__name__}: divisor_override=0", fix="another number")
         if any(2 * p > k for p, k in zip(around, sizes, strict=True)):
@@ -258,13 +259,13 @@ def _lp(rank: int) -> Callable[..., Tensor]:
         stride: Size | None = None,
         ceil_mode: bool = False,
     ) -> Tensor:
-        sizes = each(kernel_size, rank, "kernel_size")
+        sizes = each(kernel_size, rank, "kernel_size", 1)
         if not norm_type:
             raise DomainError(f"{function.__name__}: norm_type={norm_type}", fix="not 0")
         powers = floats(x) ** norm_type
 
         def pool(v: Tensor) -> Tensor:
-            strides = each(kernel_size if stride is None else stride, rank, "stride")
+            strides = each(kernel_size if stride is None else stride, rank, "stride", 1)
             return _mean_pool(v, sizes, strides, (0,) * rank, ceil_mode, True, None)
 
         means = _batched(function.__name__, rank, powers, pool)

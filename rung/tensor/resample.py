@@ -96,7 +96,7 @@ def interpolate(
     _check_interpolate(x, size, scale_factor, mode, align_corners)
     lengths = x.shape[2:]
     if size is not None:
-        sizes, factors = each(size, rank, "size"), [None] * rank
+        sizes, factors = each(size, rank, "size", 1), [None] * rank
     else:
         given: Any = scale_factor if isinstance(scale_factor, Sequence) else [scale_factor] * rank
         if len(given) != rank:
@@ -248,7 +248,7 @@ def _both(kernel_size: Size, dilation: Size, padding: Size, stride: Size) -> lis
     """Each of them for both dims."""
     names = ("kernel_size", "dilation", "padding", "stride")
     given = (kernel_size, dilation, padding, stride)
-    return [each(v, 2, name) for name, v in zip(names, given, strict=True)]
+    return [each(v, 2, n, int(n != "padding")) for n, v in zip(names, given, strict=True)]
 
 
 def _places(
@@ -280,7 +280,7 @@ def fold(
     x = floats(x)
     if x.ndim == 2:
         return fold(x[None], output_size, kernel_size, dilation, padding, stride)[0]
-    sizes, (kh, kw) = each(output_size, 2, "output_size"), each(kernel_size, 2, "kernel_size")
+    sizes, (kh, kw) = each(output_size, 2, "output_size", 1), each(kernel_size, 2, "kernel_size", 1)
     rows, columns = _places(sizes, kernel_size, dilation, padding, stride)
     num_columns = kh * kw
     if x.ndim != 3 or x.shape[1] % num_columns or x.shape[2] != rows * columns:

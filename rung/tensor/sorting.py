@@ -162,6 +162,11 @@ def searchsorted(
     if side not in ("left", "right"):
         raise RungError(f"searchsorted: side={side!r}", fix='give "left" or "right"')
     if sorter is not None:
+        if as_tensor(sorter).shape != x.shape:
+            raise ShapeError(
+                f"searchsorted: sorter {as_tensor(sorter)._type} of x1 {x._type}",
+                fix="give what argsort(x1) gives",
+            )
         x = take(x, sorter) if x.ndim == 1 else take_along_axis(x, sorter, -1)
     if x.ndim > 1:
         x = reshape(x, (*x.shape[:-1], 1, x.shape[-1]))

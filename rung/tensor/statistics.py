@@ -456,6 +456,12 @@ def _observation_weights(
 ) -> tuple[Tensor | None, Any, Any]:
     """The weights of observations, their sum, and what squares are divided by."""
     count = float(rows.shape[1])
+    for given in (fweights, aweights):
+        if given is not None and as_tensor(given).shape != rows.shape[1:]:
+            raise ShapeError(
+                f"cov: weights {as_tensor(given)._type} for {rows.shape[1]} observations",
+                fix="give one weight for each observation",
+            )
     if fweights is None and aweights is None:
         return None, count, count - correction
     weights = None if fweights is None else cast_to(as_tensor(fweights), rows.dtype)
@@ -503,6 +509,11 @@ def histogram(
     inside = inside | (as_tensor(last) & (flat == high))
     counted = cast_to(inside, x.dtype)
     if weight is not None:
+        if as_tensor(weight).shape != x.shape:
+            raise ShapeError(
+                f"histogram: weight {as_tensor(weight)._type} for x {x._type}",
+                fix="give one weight for each element",
+            )
         counted = counted * reshape(cast_to(as_tensor(weight), x.dtype), (-1, 1))
     counts = r.sum(counted, 0)
     if density:
@@ -539,6 +550,8 @@ def histc(x: Operand, bins: int = 100, min: float = 0, max: float = 0) -> Tensor
     low, high = float(min), float(max)
     if low == high and x.size:
         low, high = float(r.min(wide)), float(r.max(wide))
+    if not (low <= high and math.isfinite(high - low)):
+        raise DomainError(f"histc: from {low} to {high}", fix="give finite, rising bounds")
     if low == high:
         low, high = low - 1, high + 1
     flat = reshape(wide, (-1,))
