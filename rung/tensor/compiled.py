@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from operator import attrgetter
 from sys import getrefcount
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from rung.core.errors import RungError
 from rung.ir.node import Value
 from rung.ir.types import TensorType
 from rung.kernel.plan import IN_SIGHT
-from rung.runtime.breath import in_one_breath, with_turn
+from rung.runtime.breath import NativeCall, in_one_breath, with_turn
 from rung.tensor import tree
 from rung.tensor.guards import Check
 from rung.tensor.leaf import (
@@ -119,7 +120,7 @@ class Compiled:
     def __init__(self, name: str, leaves: Sequence[Any], guards: Sequence[Guard]) -> None:
         self.name = name
         self.inline = False
-        self.changing = False
+        self.changing = self.only_states = False
         self.leaves = leaves
         self.guards = guards
         self.grad_enabled = state.grad_enabled
@@ -150,7 +151,7 @@ class Compiled:
         self.same: list[tuple[int, TensorState]] = []
         self.grad_types: list[tuple[int, TensorType | None]] = []
         self.differ = False
-        self.watchful = False
+        self.watchful = self.only_watched = False
         self.check: Check | None = None
 
     # ---- matching
@@ -178,7 +179,11 @@ class Compiled:
                 tensors.append(x)
             elif type(x) is not wanted.kind or not wanted.is_(x):
                 return None
-        return tensors if not self.watchful or self.accepts(tensors) else None
+        if not self.watchful:
+            return tensors
+        if self.only_watched:
+            return tensors if self.watched.isdisjoint(map(id, tensors)) else None
+        return tensors if self.accepts(tensors) else None
 
     def accepts(self, tensors: Sequence[Any]) -> bool:
         """Whether the arguments are the same tensors as each other, or as those from outside, just
@@ -220,15 +225,11 @@ class Compiled:
     def run(self, tensors: Sequence[Any]) -> Any:
         """The result of one call with the tensors among the arguments."""
         with lock:
-            if self.changing:
-                return self._run_changing(tensors)
-            outputs: list[Buffer] = []
-            runnable = self.runnable
-            if runnable is not None:
-                inputs = self._inputs(tensors)
-                outputs = self._outputs(runnable, inputs, tensors)
-                runnable.run(self._pointers(inputs), [*map(_pointer, outputs)], self.steps)
-            return self._found(outputs, tensors, {})
+            given = self._given(tensors) if self.donated else {}
+            outputs = self._once(tensors)
+            while outputs is None:
+                outputs = self._once(tensors)
+            return self._found(outputs, tensors, given)
 
     def run_all(self, tensors: Sequence[Any]) -> tuple[Any, Any]:
         """The result, and what has become of containers among the arguments."""
@@ -236,27 +237,30 @@ class Compiled:
         return found if self.has_changes else (found, ())
 
     def _pointers(self, inputs: Sequence[Buffer]) -> list[int]:
-        return [*map(_pointer, inputs), *map(_pointer, self.scalar_buffers)]
+        if self.scalar_buffers:
+            inputs = [*inputs, *self.scalar_buffers]
+        return [*map(_pointer, inputs)]
 
-    def _run_changing(self, tensors: Sequence[Any]) -> Any:
-        given: dict[int, Buffer] = {}
-        if self.donated:  # what is given back has to be taken before it is taken away
-            numbers = [r.index for r in self.results if type(r) is _Argument]
-            given = {n: buffer_of(tensors[n]) for n in numbers}
-        outputs = self._changed(tensors)
-        while outputs is None:
-            outputs = self._changed(tensors)
-        return self._found(outputs, tensors, given)
+    def _given(self, tensors: Sequence[Any]) -> dict[int, Buffer]:
+        """What is given back of what is donated, before it is taken away."""
+        numbers = [r.index for r in self.results if type(r) is _Argument]
+        return {n: buffer_of(tensors[n]) for n in numbers}
 
-    def _changed(self, tensors: Sequence[Any]) -> list[Buffer] | None:
+    def _once(self, tensors: Sequence[Any]) -> list[Buffer] | None:
         """Run, and make what the call changes, in one breath; the outputs. None if something was
         changed meanwhile, by a call in a signal handler: then nothing has been done."""
         turn = (_changes, _changes[0])
-        runnable, outputs = self.runnable, list[Buffer]()
-        inputs: list[Buffer] = []
+        runnable = self.runnable
+        outputs: list[Buffer] = []
         if runnable is not None:
             inputs = self._inputs(tensors)
             outputs = self._outputs(runnable, inputs, tensors)
+            pointers, places = self._pointers(inputs), [*map(_pointer, outputs)]
+            if not self.changing:
+                runnable.run(pointers, places, self.steps)
+                return outputs
+        elif not self.changing:
+            return outputs
         changes: list[_Change] = []
         for s in self.states:
             t, buffer = s.tensor, outputs[s.output]
@@ -265,8 +269,27 @@ class Compiled:
                 changes += _stored(t, buffer)
         for s in self.placed_states:
             changes += _stored(s.tensor.find(tensors), outputs[s.output])
-        if self.gradients.entries:
-            changes += self.gradients.writes(tensors, outputs)
+        if not self.only_states:
+            self._other_changes(changes, tensors, outputs)
+        then: Sequence[NativeCall] = ()
+        if changes:  # which holds the old values
+            then = [(setattr, o, name, new) for o, name, _, new in changes]
+        try:
+            if runnable is None:
+                in_one_breath(chain(*with_turn(turn, (), then)))
+            else:
+                runnable.run(pointers, places, self.steps, (), then, turn)
+        except ValueError:
+            if _changes[0] == turn[1]:
+                raise
+            return None
+        return outputs
+
+    def _other_changes(
+        self, changes: list[_Change], tensors: Sequence[Any], outputs: Sequence[Buffer]
+    ) -> None:
+        """Add what a call changes beside its states."""
+        changes += self.gradients.writes(tensors, outputs)
         for number in self.followed:
             changes += [(tensors[number], f, None, True) for f in ("_requires_grad", "_is_leaf")]
             FOLLOWED.count += 1
@@ -274,19 +297,6 @@ class Compiled:
             tensor = tensors[number]
             changes.append((tensor, "_gone", None, f"it was donated to {self.name}"))
             changes += [(tensor, f, getattr(tensor, f), None) for f in ("_buffer", "_value")]
-        then = [(setattr, o, name, new) for o, name, _, new in changes]  # `changes` holds the old
-        try:
-            if runnable is None:
-                first, then = with_turn(turn, (), then)
-                in_one_breath((*first, *then))
-            else:
-                pointers = self._pointers(inputs)
-                runnable.run(pointers, [*map(_pointer, outputs)], self.steps, (), then, turn)
-        except ValueError:
-            if _changes[0] == turn[1]:
-                raise
-            return None
-        return outputs
 
     def _found(
         self, outputs: Sequence[Buffer], tensors: Sequence[Any], given: Mapping[int, Buffer]
@@ -467,6 +477,8 @@ def _watch(found: Compiled, trace: Trace, updates: list[int]) -> None:
         found.watched = set(trace.captured) | set(trace.written)
     changed = found.states or found.placed_states or found.gradients.entries
     found.changing = bool(changed or found.followed or found.donated)
+    found.only_watched = not (found.same or found.grad_types or updates or found.donated)
+    found.only_states = not (found.gradients.entries or found.followed or found.donated)
     found.watchful = bool(
         found.same or found.grad_types or found.watched or updates or found.donated
     )

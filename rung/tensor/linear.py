@@ -32,17 +32,22 @@ class Linear:
     """A pending graph as a list. Numbers name values: inputs and steps share one numbering.
 
     - `steps`: the nodes, operands before users;
-    - `inputs`: (number, type) of each buffer or placeholder, and `holders` those;
+    - `inputs`: (number, type) of each buffer or placeholder, and `holders` those; `placeholders`:
+      whether some of them are;
     - `constants`: the values of the scalar constants, and `constant_steps` where they stand;
     - `outputs`: numbers; `key`: everything but holders, sources and constants.
     """
 
-    __slots__ = ("constant_steps", "constants", "holders", "inputs", "key", "outputs", "steps")
+    __slots__ = (
+        "constant_steps", "constants", "holders", "inputs", "key", "outputs", "placeholders",
+        "steps",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.steps: list[Step] = []
         self.inputs: list[tuple[int, TensorType]] = []
         self.holders: list[Buffer | Placeholder] = []
+        self.placeholders = False
         self.constants: list[Scalar] = []
         self.constant_steps: list[int] = []
         self.outputs: list[int] = []
@@ -116,6 +121,8 @@ class _Walk:
             self.total += 1
             self.linear.inputs.append((number, value.type))
             self.linear.holders.append(holder)
+            if type(holder) is not Buffer:
+                self.linear.placeholders = True
             self.key.append(value.type)
         self.numbers[value] = number
 

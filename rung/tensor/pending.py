@@ -235,19 +235,25 @@ def _compute(targets: Sequence[TensorState]) -> bool:
     if len(values) < len(found):  # a signal handler has computed it meanwhile
         return False
     linear = linearize(values, _realized)
-    if any(isinstance(h, Example) for h in linear.holders):
+    if linear.placeholders and any(isinstance(h, Example) for h in linear.holders):
         values = [_from_outside(v) for v in values]
         for tensor, value in zip(targets, values, strict=True):
             tensor._value = value
         del value
         linear = linearize(values, _realized)
-    _refuse_placeholders(linear)
+    if linear.placeholders:
+        _refuse_placeholders(linear)
     positions = _unique_outputs(linear)
-    if any(t._value is not v for t, v in zip(targets, values, strict=True)):
+    found = [t._value for t in targets]
+    if found != values:
         return False  # or now
+    aliases = _aliases(linear, targets, positions)
+    if not aliases:
+        del found
+        _execute_apart(linear, targets, values, positions)
+        return True
     kept = [v if t.keeps_graph else None for t, v in zip(targets, values, strict=True)]
     weak = [ref(v) for v in values]
-    aliases = _aliases(linear, targets, positions)
     attempt = _Attempt(linear, targets, positions, kept)
     _attempts.append(attempt)
     try:
@@ -370,6 +376,8 @@ def leaked(holder: Placeholder) -> TraceError:
 
 def _unique_outputs(linear: Linear) -> list[int]:
     """Make each output stand once; the position of each target among them."""
+    if len(linear.outputs) == 1:
+        return [0]
     order = {number: at for at, number in enumerate(dict.fromkeys(linear.outputs))}
     positions = [order[number] for number in linear.outputs]
     linear.outputs = list(order)
@@ -393,6 +401,38 @@ def _aliases(
             if at >= 0 and at not in found and linear.inputs[index][1] == types[at]:
                 found[at] = index
     return found
+
+
+def _execute_apart(
+    linear: Linear,
+    targets: Sequence[TensorState],
+    values: list[Value],
+    positions: Sequence[int],
+) -> None:
+    """Run a program that writes over nothing, and give the tensors that are still pending their
+    buffers. What comes between finds the ones as good as the others."""
+    runnable, scalars = find_program(linear, {}, "lazy")
+    inputs: list[Buffer] = linear.holders  # type: ignore[assignment]
+    outputs = [runnable.output_buffer(at) for at in range(len(runnable.types))]
+    numbers = runnable.scalar_buffers(scalars)  # held until the program has run
+    pointers = [b.pointer for b in (*inputs, *numbers)]
+    runnable.run(pointers, [b.pointer for b in outputs], linear.steps)
+    values.reverse()
+    for tensor, at in zip(targets, positions, strict=True):
+        value, buffer = values.pop(), outputs[at]
+        keep = tensor.keeps_graph
+        # nothing is called from here on: no signal handler comes between
+        if tensor._value is value:
+            tensor._buffer = buffer
+            tensor._written, tensor._depth = None, 0
+            if not keep:
+                tensor._value = None
+        weak = ref(value)
+        value = None  # type: ignore[assignment]
+        alive = weak()
+        if alive is not None:
+            _note_realized(alive)
+            _realized[id(alive)] = buffer
 
 
 def _execute(

@@ -130,6 +130,8 @@ class Family:
 
     def exact(self, constants: Sequence[Scalar]) -> tuple[Hashable, ...]:
         """The constants that are part of a program, None for the lifted ones."""
+        if not constants:
+            return ()
         return tuple(
             [
                 None if lift else _bits(value)
@@ -155,11 +157,12 @@ def find_program(
         family = _families[linear.key] = Family(len(linear.constants))
         if len(_families) > _MAX_FAMILIES:
             _families.popitem(last=False)
-    else:
+    elif len(_families) > _MAX_FAMILIES // 2:  # to make it the latest takes another hash of the key
         _families.move_to_end(linear.key)
     executor = current_executor()
-    pairs = tuple(aliases.items())
-    found = family.programs.get((executor, pairs, family.exact(linear.constants)))
+    pairs = tuple(aliases.items()) if aliases else ()
+    key = (executor, pairs, family.exact(linear.constants))
+    found = family.programs.get(key)
     if found is None:
         family.note(linear.constants)
         key = (executor, pairs, family.exact(linear.constants))
