@@ -105,7 +105,6 @@ class Stage:
 
 
 _ALL: Final = slice(None)
-_NO_TURN: Final[Turn] = ([-1], -1)
 
 
 class Executable:
@@ -172,17 +171,15 @@ class Executable:
                     shared.set_arena_aside()
                 if first or then:
                     return self._run_and(pointers, *with_turn(turn, first, then))
-                count, number = turn or _NO_TURN
-                following = number + 1
                 while True:
                     # a signal handler may run programs and so move what this one is bound to; it
                     # is not called from here to the run: nothing is called, and nothing is made
                     if self._binding is shared.binding:
-                        if count[0] != number:
-                            raise ValueError("a signal handler has come between")
                         self._pointers[_ALL] = pointers  # type: ignore[assignment]
-                        if following:
-                            count[0] = following
+                        if turn is not None:
+                            if turn[0][0] != turn[1]:
+                                raise ValueError("a signal handler has come between")
+                            turn[0][0] += 1
                         if not self._call(*self._arguments):
                             return ()
                         faults = self.faults.tolist()

@@ -120,7 +120,7 @@ class Compiled:
     def __init__(self, name: str, leaves: Sequence[Any], guards: Sequence[Guard]) -> None:
         self.name = name
         self.inline = False
-        self.changing = self.only_states = False
+        self.changing = self.only_states = self.only_fresh = False
         self.leaves = leaves
         self.guards = guards
         self.grad_enabled = state.grad_enabled
@@ -153,6 +153,7 @@ class Compiled:
         self.differ = False
         self.watchful = self.only_watched = False
         self.check: Check | None = None
+        self.unguarded = False
 
     # ---- matching
 
@@ -181,9 +182,12 @@ class Compiled:
                 return None
         if not self.watchful:
             return tensors
-        if self.only_watched:
-            return tensors if self.watched.isdisjoint(map(id, tensors)) else None
-        return tensors if self.accepts(tensors) else None
+        if not self.only_watched:
+            return tensors if self.accepts(tensors) else None
+        for x in tensors:
+            if id(x) in self.watched:
+                return None
+        return tensors
 
     def accepts(self, tensors: Sequence[Any]) -> bool:
         """Whether the arguments are the same tensors as each other, or as those from outside, just
@@ -236,11 +240,6 @@ class Compiled:
         found = self.run(tensors)
         return found if self.has_changes else (found, ())
 
-    def _pointers(self, inputs: Sequence[Buffer]) -> list[int]:
-        if self.scalar_buffers:
-            inputs = [*inputs, *self.scalar_buffers]
-        return [*map(_pointer, inputs)]
-
     def _given(self, tensors: Sequence[Any]) -> dict[int, Buffer]:
         """What is given back of what is donated, before it is taken away."""
         numbers = [r.index for r in self.results if type(r) is _Argument]
@@ -249,18 +248,25 @@ class Compiled:
     def _once(self, tensors: Sequence[Any]) -> list[Buffer] | None:
         """Run, and make what the call changes, in one breath; the outputs. None if something was
         changed meanwhile, by a call in a signal handler: then nothing has been done."""
-        turn = (_changes, _changes[0])
+        number = _changes[0]
         runnable = self.runnable
         outputs: list[Buffer] = []
         if runnable is not None:
             inputs = self._inputs(tensors)
-            outputs = self._outputs(runnable, inputs, tensors)
-            pointers, places = self._pointers(inputs), [*map(_pointer, outputs)]
+            if self.only_fresh:
+                for i in self.fresh:
+                    outputs.append(runnable.output_buffer(i))
+            else:
+                outputs = self._outputs(runnable, inputs, tensors)
+            if self.scalar_buffers:
+                inputs += self.scalar_buffers
+            pointers, places = [*map(_pointer, inputs)], [*map(_pointer, outputs)]
             if not self.changing:
                 runnable.run(pointers, places, self.steps)
                 return outputs
         elif not self.changing:
             return outputs
+        turn = (_changes, number)
         changes: list[_Change] = []
         for s in self.states:
             t, buffer = s.tensor, outputs[s.output]
@@ -280,7 +286,7 @@ class Compiled:
             else:
                 runnable.run(pointers, places, self.steps, (), then, turn)
         except ValueError:
-            if _changes[0] == turn[1]:
+            if _changes[0] == number:
                 raise
             return None
         return outputs
@@ -550,6 +556,7 @@ def _plan(
     taken = {s.output for s in states if s.output not in results}
     taken |= {output for _, output, _ in found.donations}
     found.fresh = [i for i in range(len(linear.outputs)) if i not in taken]
+    found.only_fresh = len(found.fresh) == len(linear.outputs) and not changed
     read = [p.owner for _, p in found.placed if p.grad]
     free = set(found.fresh) - results
     found.replaced = [

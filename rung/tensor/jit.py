@@ -131,7 +131,7 @@ class Jit(Wrapper, Generic[P, R]):
         inside = state.trace is not None or state.mapping
         if last is not None and not kwargs and not inside:
             tensors = last.match(args)
-            if tensors is not None and last.guards_hold():
+            if tensors is not None and (last.unguarded or last.guards_hold()):
                 return last.run(tensors)
         if inside:
             return self.function(*args, **kwargs)
@@ -239,6 +239,7 @@ class Jit(Wrapper, Generic[P, R]):
         containers = given.containers()
         del given, args, result
         found.check = reads.finish(containers)
+        found.unguarded = not found.guards and found.check is None
         found.set_flat(_flat_arguments(signature))
         entries = self._entries.setdefault(signature, [])
         entries.insert(0, found)
