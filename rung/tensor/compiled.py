@@ -254,8 +254,7 @@ class Compiled:
         if runnable is not None:
             inputs = self._inputs(tensors)
             if self.only_fresh:
-                for i in self.fresh:
-                    outputs.append(runnable.output_buffer(i))
+                outputs += map(runnable.output_buffer, self.fresh)
             else:
                 outputs = self._outputs(runnable, inputs, tensors)
             if self.scalar_buffers:
