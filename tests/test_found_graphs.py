@@ -15,6 +15,12 @@ from tests.levels import check_levels
 from tests.random_graphs import RandomGraph
 
 FOUND = {
+    "loops that become one, over nothing": """
+@graph
+def f(x0: f32[4, 1], x1: i64[4, 0, 1], x2: f32[4, 0]):
+    v0 = scatter_add(x0, x1, x2, batch_dims=1)
+    return v0
+""",
     "a sum of a row that what is computed again two loops later reads": """
 @graph
 def random(x0: f64[4, 2, 2, 3], x1: f64[4, 2, 4, 3], x2: f64[4, 2, 4, 3], x3: f64[4, 2, 2, 4],

@@ -157,7 +157,7 @@ class Scheduler:
             self.do(Fuse(whole, name, into))
             whole = into
         loops = self.loops(whole)
-        if max(x.axis.extent for x in loops) > 1 and not self._is_short(loops):
+        if max((x.axis.extent for x in loops), default=0) > 1 and not self._is_short(loops):
             self.do(Parallel(whole))
         return whole
 
