@@ -88,6 +88,46 @@ def test_a_signal_handler_that_computes_while_a_step_runs() -> None:
     assert not any(seen[1::2])
 
 
+def test_nothing_of_python_runs_within_a_breath_after_a_signal_handler_that_computes() -> None:
+    """It had computed what was about to be computed once more: the buffer that it gave died within
+    the breath, and a signal that came then found the evaluation half done."""
+    x, within = interruptions.filled(0, 50_000), list[str]()
+
+    def step() -> None:
+        x.add_(1)
+        x.realize()
+
+    def count_down(at: int) -> int:
+        """A step with a handler that looks at x at one event; the events of the step."""
+        left = at
+
+        def profile(frame: Any, event: str, argument: Any) -> None:
+            nonlocal left
+            outer = frame.f_back
+            if event == "call" and outer and outer.f_code is breath.in_one_breath.__code__:
+                within.append(frame.f_code.co_name)
+            left -= 1
+            if left == 0:
+                float((x * 0).sum())
+
+        before = sys.getprofile()
+        sys.setprofile(profile)
+        try:
+            step()
+        finally:
+            sys.setprofile(before)
+        return at - left
+
+    for _ in range(3):
+        step()
+    float((x * 0).sum())
+    events = count_down(-1)
+    for at in range(1, events + 1):
+        count_down(at)
+        assert not within, at
+    assert float(x[0]) == float(x[-1]) == 4 + events
+
+
 def test_a_signal_handler_that_computes_within_a_loop_and_a_host_op() -> None:
     """Programs that it runs leave the memory of the script alone that is underway."""
 

@@ -257,13 +257,16 @@ def _compute(targets: Sequence[TensorState]) -> bool:
     attempt = _Attempt(linear, targets, positions, kept)
     _attempts.append(attempt)
     try:
-        del values, found
-        for tensor in targets:
-            tensor._value = None
+        del found
+        taken = _taken(targets, values)
+        del values
+        if not taken:
+            _undo_attempt(attempt)
+            return False  # a signal handler has computed it
         _execute(linear, aliases, attempt, [old() for old in weak])
     except BaseException as e:
         undone = not any(a is attempt for a in _attempts)
-        undo_attempts()
+        _undo_attempt(attempt)
         if undone and isinstance(e, ValueError) and not attempt.committed():
             return False  # a signal handler has undone it
         for tensor, at in zip(targets, positions, strict=True):
@@ -271,6 +274,18 @@ def _compute(targets: Sequence[TensorState]) -> bool:
                 tensor._origin = id(linear.holders[aliases[at]])
         raise
     return True
+
+
+def _taken(targets: Sequence[TensorState], values: Sequence[Value]) -> bool:
+    """Leave the tensors empty; whether all of them were still to be computed."""
+    complete = True
+    for tensor, value in zip(targets, values, strict=True):
+        # nothing is called from the look at a tensor on: no signal handler comes between
+        if tensor._value is value and tensor._buffer is None:
+            tensor._value = None
+        else:
+            complete = False
+    return complete
 
 
 def _settle(tensor: TensorState, buffer: Buffer, keep: bool) -> None:
@@ -281,7 +296,7 @@ def _settle(tensor: TensorState, buffer: Buffer, keep: bool) -> None:
         tensor._value = None
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(eq=False, repr=False, slots=True)
 class _Attempt:
     """An evaluation that is on its way: its tensors are empty, so that nobody but the graph holds
     what they are computed from. `result`: the buffer of the first one, once there is one."""
@@ -319,6 +334,13 @@ def undo_attempts() -> None:
                 ((_attempts.index, attempt), *restored, (_attempts.remove, attempt))
             )
         _waiting.tensors.extend(map(ref, attempt.targets))
+
+
+def _undo_attempt(attempt: _Attempt) -> None:
+    """Undo this one, also where that is done already but some of its tensors were taken since."""
+    if not any(a is attempt for a in _attempts):
+        _attempts.append(attempt)
+    undo_attempts()
 
 
 def _from_outside(value: Value) -> Value:
