@@ -5,10 +5,12 @@ compiled functions. A copy goes on as the original would, and neither changes th
 from __future__ import annotations
 
 import copy
+import os
 import pickle
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import pytest
 
 import rung
 from rung import data, nn, optim
+from rung.core.settings import configure, settings
 from rung.ops.parse import parse
 
 rng = np.random.default_rng(0)
@@ -346,7 +349,17 @@ def test_a_copy_is_of_the_moment() -> None:
     np.testing.assert_array_equal(shallow, [1.0, 2.0])
 
 
-def test_pickles_go_to_another_process(tmp_path: Path) -> None:
+@pytest.mark.parametrize("interpreted", [False, True])
+def test_pickles_go_to_another_process(tmp_path: Path, interpreted: bool) -> None:
+    before = settings().interpret
+    configure(interpret=interpreted)
+    try:
+        go_to_another_process(tmp_path)
+    finally:
+        configure(interpret=before)
+
+
+def go_to_another_process(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Linear(4, 3), nn.Dropout(0.5), nn.BatchNorm1d(3))
     optimizer = optim.AdamW(model.parameters(), lr=optim.Cosine(0.1, 10))
     train(model, optimizer)
@@ -362,7 +375,9 @@ drawn = rung.random.normal((3,), key=generator)
 np.save(sys.argv[2], np.asarray(model[0].weight).ravel().tolist() + drawn.tolist())
 """
     args = [sys.executable, "-c", program, str(tmp_path / "x.pickle"), str(tmp_path / "y.npy")]
-    subprocess.run(args, check=True)
+    now = asdict(settings())  # bits are equal where the settings are
+    env = {f"RUNG_{n.upper()}": f"{int(x) if isinstance(x, bool) else x}" for n, x in now.items()}
+    subprocess.run(args, check=True, env=os.environ | env)
     rung.manual_seed(1)
     train(model, optimizer)
     drawn = rung.random.normal((3,), key=rung.Generator(3))

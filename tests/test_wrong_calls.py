@@ -3,6 +3,8 @@ knows the public interface."""
 
 from __future__ import annotations
 
+import os
+import resource
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -66,6 +68,23 @@ def test_a_hang_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calls, "SECONDS", 0.2)
     monkeypatch.setattr(random, "check_span", forever)
     assert any("hangs" in line for seed in seeds for line in calls.check(seed))
+
+
+def test_time_that_is_up_as_a_case_ends_leaves_nothing_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The bounds of memory and the settings stayed, for all tests that came later."""
+    found = lambda: (os.getcwd(), resource.getrlimit(resource.RLIMIT_AS), settings())  # noqa: E731
+    before = found()
+
+    def late(kind: int, seconds: float) -> None:
+        if not seconds:
+            raise calls.Hang
+
+    monkeypatch.setattr(calls.signal, "setitimer", late)
+    with pytest.raises(calls.Hang), calls.confined():
+        configure(interpret=False)
+    assert found() == before
 
 
 def test_errors_of_readers_are_found(monkeypatch: pytest.MonkeyPatch) -> None:

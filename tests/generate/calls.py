@@ -360,9 +360,11 @@ def confined(seconds: float | None = None) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + MORE_MEMORY, hard))
         signal.setitimer(signal.ITIMER_REAL, SECONDS if seconds is None else seconds)
         try:
-            yield
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
+            try:
+                yield
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+        finally:  # also where time is up just now
             resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
             signal.signal(signal.SIGALRM, old)
             os.chdir(folder)
