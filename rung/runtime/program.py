@@ -245,7 +245,8 @@ class CompiledGraph:
 
     `kept_bytes`: sizes of what is made of fixed inputs. If there is any, the caller gives memory
     for it, whose addresses follow the outputs, and runs `preparation` with the same table before
-    the first `executable`."""
+    the first `executable`. `launch`: runs it on the addresses of all inputs and then all outputs,
+    without a look at faults; None where it may find some."""
 
     def __init__(
         self, planning: Planning, recipe: Recipe, libraries: Mapping[str, Library]
@@ -261,6 +262,7 @@ class CompiledGraph:
         self.kept_bytes = recipe.kept_bytes
         self.arena_bytes = recipe.arena_bytes
         self._run = self.executable.run
+        self.launch = None if len(self.executable.faults) else self._run
 
     @property
     def graph(self) -> Graph:

@@ -87,6 +87,11 @@ class _State:
     tensor: Any  # TensorState | _Place
     output: int
     alias: int
+    holders: int = 0
+
+    def __post_init__(self) -> None:
+        # of its buffer, as `getrefcount` of a variable: where nobody else does
+        self.holders = LISTED + 1 + (self.alias >= 0)
 
 
 _Change = tuple[Any, str, Any, Any]
@@ -259,9 +264,12 @@ class Compiled:
                 outputs = self._outputs(runnable, inputs, tensors)
             if self.scalar_buffers:
                 inputs += self.scalar_buffers
-            pointers, places = [*map(_pointer, inputs)], [*map(_pointer, outputs)]
+            pointers, launch = [*map(_pointer, inputs + outputs)], runnable.launch
             if not self.changing:
-                runnable.run(pointers, places, self.steps)
+                if launch is not None:
+                    launch(pointers)
+                else:
+                    runnable.run(*_cut(pointers, inputs), self.steps)
                 return outputs
         elif not self.changing:
             return outputs
@@ -282,8 +290,10 @@ class Compiled:
         try:
             if runnable is None:
                 in_one_breath(chain(*with_turn(turn, (), then)))
+            elif launch is not None:
+                launch(pointers, (), then, turn)
             else:
-                runnable.run(pointers, places, self.steps, (), then, turn)
+                runnable.run(*_cut(pointers, inputs), self.steps, (), then, turn)
         except ValueError:
             if _changes[0] == number:
                 raise
@@ -343,7 +353,16 @@ class Compiled:
                 outputs[i] = runnable.output_buffer(i)
         for s in self.states:
             if outputs[s.output] is None:
-                outputs[s.output] = _place(s.tensor, s.alias, inputs, runnable.types[s.output])
+                buffer = s.tensor._buffer
+                if (
+                    buffer is not None
+                    and buffer.owned
+                    and getrefcount(buffer) - buffer.kept == s.holders
+                ):
+                    outputs[s.output] = buffer
+                else:
+                    del buffer
+                    outputs[s.output] = _place(s.tensor, s.alias, inputs, runnable.types[s.output])
         for s in self.placed_states:
             if outputs[s.output] is None:
                 tensor = s.tensor.find(tensors)
@@ -366,6 +385,10 @@ class Compiled:
             buffer = given[result.index] if given else buffer_of(argument)
             return _weakened(new_tensor(buffer=buffer.private()), argument._weak)
         return result.value  # type: ignore[union-attr]
+
+
+def _cut(pointers: list[int], inputs: Sequence[Buffer]) -> tuple[list[int], list[int]]:
+    return pointers[: len(inputs)], pointers[len(inputs) :]
 
 
 def _weakened(made: TensorState, weak: bool) -> TensorState:

@@ -19,6 +19,7 @@ from rung.core.source import Source
 from rung.ir.node import Graph
 from rung.ir.types import TensorType
 from rung.runtime.breath import NativeCall, Turn
+from rung.runtime.program import CompiledGraph
 from rung.tensor.executor import Program, current_executor
 from rung.tensor.leaf import LISTED, Buffer, new_buffer, tensor_type
 from rung.tensor.linear import Key, Linear, Step, build_graph
@@ -31,9 +32,10 @@ _KEPT = 3
 
 class Runnable:
     """A compiled program with its graph, and buffers ready for its small outputs. `steps`: those of
-    the pending graph that it was compiled for."""
+    the pending graph that it was compiled for. `launch`: see `CompiledGraph`; None if what it runs
+    may fail."""
 
-    __slots__ = ("_kept", "graph", "program", "scalar_types", "steps", "types")
+    __slots__ = ("_kept", "graph", "launch", "program", "scalar_types", "steps", "types")
 
     def __init__(
         self,
@@ -43,6 +45,7 @@ class Runnable:
         steps: Sequence[Step] = (),
     ) -> None:
         self.program = program
+        self.launch = program.launch if isinstance(program, CompiledGraph) else None
         self.graph = graph
         self.scalar_types = scalar_types
         self.steps = steps
