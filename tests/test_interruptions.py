@@ -23,6 +23,7 @@ from rung.runtime import breath, executable
 from rung.runtime.pool import pool
 from rung.tensor import executor, pending
 from rung.tensor.programs import Runnable
+from rung.tensor.state import state
 from tests.generate import interruptions
 from tests.generate.interruptions import PROGRAMS, Countdown, Program, throwing, values, watched
 
@@ -231,6 +232,37 @@ def test_a_signal_handler_keeps_what_the_same_program_gives() -> None:
         assert all(np.asarray(k).tolist() == [10.0] * 5 for k in kept), at
         kept.clear()
     assert at > 20
+
+
+def test_ctrl_c_at_any_moment_leaves_no_function_open() -> None:
+    """A thread that is out of a loop, a branch or `vmap` is not taken to be in it, and tensors from
+    outside are what they were; whoever holds the exception does not matter."""
+    total, ones = interruptions.filled(0), interruptions.filled(1)
+
+    def body(x: Any) -> Any:
+        total.add_(x)
+        return rung.cond(x.sum() > 0, lambda x: x * 2, lambda x: x, x)
+
+    def step() -> None:
+        rung.fori_loop(0, 2, lambda i, x: body(x), ones)
+        rung.vmap(lambda x: rung.while_loop(lambda c: c.sum() < 5, lambda c: c + 1, x))(total)
+
+    configure(interpret=True)
+    counted = Countdown(-1, lambda: None)
+    with watched(counted, lines=False):
+        step()
+    held: list[BaseException] = []
+    for at in range(1, counted.seen, 3):
+        total.fill_(0).realize()
+        try:
+            with watched(Countdown(at, throwing(KeyboardInterrupt)), lines=False):
+                step()
+        except KeyboardInterrupt as e:
+            held.append(e)
+        assert (state.frames, state.mapping, state.checks) == ((), 0, []), at
+        assert np.asarray(total).shape == (5,), at
+    configure(interpret=False)
+    assert len(held) > 100
 
 
 def test_children_of_a_fork_while_another_thread_computes() -> None:

@@ -15,7 +15,7 @@ from rung.ops.gradient import stop_gradient
 from rung.tensor import tree
 from rung.tensor.leaf import DETACH, LEAF, TAG, Place, Step, leaf_value, read_from_outside
 from rung.tensor.operate import cast_weak, common_dtype, weakly
-from rung.tensor.state import check_gradients, new_tensor, state
+from rung.tensor.state import check_gradients, keeping_frames, new_tensor, state
 
 if TYPE_CHECKING:
     from rung.tensor.tensor import Tensor
@@ -31,6 +31,7 @@ class Again(Exception):
         self.start = start
 
 
+@keeping_frames
 def settled(init: Any, run: Callable[[list[Tensor]], T]) -> T:
     """`run(start)` with the carries before the first iteration. A Python number is weak, and takes
     the dtype that the body gives it: then the loop is traced again."""

@@ -31,6 +31,7 @@ from rung.tensor.shapes import concat
 from rung.tensor.state import (
     TensorState,
     graph_value,
+    keeping_frames,
     mapping,
     note_checks,
     raw_value,
@@ -214,6 +215,7 @@ def cond(condition: Any, true: Function, false: Function, *operands: Any) -> Any
     return branch(f"cond of {_name(true)}", asked.astype(dt.int32), (false, true), operands)
 
 
+@keeping_frames
 def branch(
     name: str,
     index: Tensor,

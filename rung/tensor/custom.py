@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rung.core.errors import GradientError, ShapeError
@@ -20,6 +19,7 @@ from rung.tensor.state import (
     TensorState,
     framed,
     graph_value,
+    keeping_frames,
     new_tensor,
     raw_value,
     recorded,
@@ -81,12 +81,13 @@ class custom_jvp(_Custom):
         outputs = _Outputs(self.name, self.function(*args))
         user = self._rule
 
+        @keeping_frames
         def rule(values: Values) -> Values:
             count = len(given.values)
             primals = given.filled([new_tensor(v) for v in values[:count]])
             pairs = zip(values[:count], values[count:], strict=True)
             tangents = given.filled([_tangent(v, t) for v, t in pairs], others=False)
-            with _inside():
+            with framed((*state.frames, None)), recorded():  # compiled calls are part of it
                 _, moved = user(primals, tangents)
             return outputs.tangents(moved)
 
@@ -124,6 +125,7 @@ class custom_vjp(_Custom):
         tensors = [i for i, x in enumerate(leaves) if isinstance(x, TensorState)]
         residuals = tuple(graph_value(leaves[i]) for i in tensors)
 
+        @keeping_frames
         def rule(values: Values) -> Values:
             filled = list(leaves)
             for i, v in zip(tensors, values, strict=False):
@@ -133,7 +135,7 @@ class custom_vjp(_Custom):
                 new_tensor(full(t.shape, 0, t.dtype) if ct is None else ct)
                 for t, ct in zip(outputs.types, values[len(tensors) :], strict=True)
             ]
-            with _inside():
+            with framed((*state.frames, None)), recorded():  # compiled calls are part of it
                 found = backward(
                     tree.unflatten(structure, filled), tree.unflatten(outputs.structure, cotangents)
                 )
@@ -147,13 +149,6 @@ def _tangent(value: Value | None, tangent: Value | None) -> Tensor | None:
     if not value.dtype.is_float:
         return None
     return new_tensor(full_like(value, 0) if tangent is None else tangent)
-
-
-@contextmanager
-def _inside() -> Iterator[None]:
-    """While a rule runs, on values of one example or of all: compiled calls are part of it."""
-    with framed((*state.frames, None)), recorded():
-        yield
 
 
 class _Arguments:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import wraps
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from weakref import ReferenceType, ref
 
@@ -65,31 +66,62 @@ class ThreadState(threading.local):
 state = ThreadState()
 
 
-@contextmanager
-def framed(frames: tuple[Example | None, ...]) -> Iterator[None]:
-    """Within these functions that run for many values."""
-    before = state.frames
-    state.frames, state.mapping = frames, len(frames)
-    try:
-        yield
-    finally:
-        state.frames, state.mapping = before, len(before)
+class framed:
+    """Within these functions that run for many values. Whoever has such a block is
+    `keeping_frames`: its end may be interrupted before it has begun."""
+
+    __slots__ = ("before", "frames")
+
+    def __init__(self, frames: tuple[Example | None, ...]) -> None:
+        self.frames, self.before = frames, state.frames
+
+    def __enter__(self) -> None:
+        state.frames, state.mapping = self.frames, len(self.frames)
+
+    def __exit__(self, *_: object) -> None:
+        state.frames, state.mapping = self.before, len(self.before)
 
 
-@contextmanager
-def mapping(holder: Example) -> Iterator[None]:
+class mapping:
     """While a function runs on what stands for one of many values: compiled calls run as part of
     it, and tensors from outside are read and updated at their places in `holder`."""
-    holder.follow = state.grad_enabled
-    frames, outer = state.frames, state.checks
-    state.checks = []
-    try:
-        with framed((*frames, holder)):
-            holder.level = state.mapping
-            yield
-    finally:
-        holder.close()
-        state.checks = [*outer, *state.checks] if frames else []
+
+    __slots__ = ("checks", "framed", "holder")
+
+    def __init__(self, holder: Example) -> None:
+        self.holder, self.checks = holder, state.checks
+        self.framed = framed((*state.frames, holder))
+
+    def __enter__(self) -> None:
+        self.holder.follow = state.grad_enabled
+        self.holder.level = len(self.framed.frames)
+        state.checks = []
+        self.framed.__enter__()
+
+    def __exit__(self, *_: object) -> None:
+        self.framed.__exit__()
+        state.checks = [*self.checks, *state.checks] if state.frames else []
+        self.holder.close()
+
+
+def keeping_frames(function: Callable[P, R]) -> Callable[P, R]:
+    """`function`, after which the thread is in those functions in which it was before, also where
+    the end of a block in it was interrupted."""
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        frames, level, checks = state.frames, state.mapping, state.checks
+        try:
+            return function(*args, **kwargs)
+        finally:
+            inside = state.frames
+            if inside is not frames:  # nothing is called before these are set
+                state.frames, state.mapping, state.checks = frames, level, checks
+                for holder in inside[level:]:
+                    if holder is not None:
+                        holder.close()
+
+    return call
 
 
 def note_checks(values: Sequence[Value]) -> None:
@@ -223,12 +255,12 @@ def _places(tensor: TensorState) -> Iterator[tuple[Example, Place | None]]:
             continue
         found = frame.places.get(id(tensor))
         if found is None:
-            enabled, state.grad_enabled = state.grad_enabled, frame.follow
+            enabled, level, outside = state.grad_enabled, state.mapping, frames[:at]
             try:
-                with framed(frames[:at]):
-                    outer = graph_value(tensor)
+                state.grad_enabled, state.frames, state.mapping = frame.follow, outside, at
+                outer = graph_value(tensor)
             finally:
-                state.grad_enabled = enabled
+                state.grad_enabled, state.frames, state.mapping = enabled, frames, level
             found = Place(tensor, leaf_value(frame, tensor._type), outer)
             frame.places[id(tensor)] = found
         yield frame, found

@@ -33,6 +33,7 @@ from rung.tensor.state import (
     TensorState,
     check_gradients,
     graph_value,
+    keeping_frames,
     mapping,
     new_tensor,
     raw_value,
@@ -79,6 +80,7 @@ def vmap(
             f"vmap of {name}: randomness={randomness!r}", fix='give "different" or "same"'
         )
 
+    @keeping_frames
     def mapped(*args: Any, **kwargs: Any) -> Any:
         given = _Examples(name, args, kwargs, in_axes, size, randomness == "different")
         with mapping(given.holder):

@@ -11,6 +11,7 @@ before it or after it. The program then goes on, and has to get everywhere where
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -30,6 +31,8 @@ from rung.core.settings import configure, settings
 from rung.tensor.state import state as thread
 
 PACKAGE = str(Path(rung.__file__).parent)
+WITHIN = (PACKAGE, contextlib.__file__)
+"""Where what interrupts is put: blocks of the package begin and end in `contextlib`."""
 SIZE = 5
 THROWN = "thrown"
 State = dict[str, Any]
@@ -295,14 +298,14 @@ class Countdown:
             self.act()
 
     def trace(self, frame: Any, event: str, argument: Any) -> Any:
-        if not frame.f_code.co_filename.startswith(PACKAGE):
+        if not frame.f_code.co_filename.startswith(WITHIN):
             return None
         if event == "line":
             self.event()
         return self.trace
 
     def profile(self, frame: Any, event: str, argument: Any) -> None:
-        inside = frame.f_code.co_filename.startswith(PACKAGE)
+        inside = frame.f_code.co_filename.startswith(WITHIN)
         if inside and event in ("call", "c_return"):
             self.event()
 
