@@ -31,6 +31,7 @@ NAMES: Final[Aliases] = {
     "Betas": "tuple[float, float]",
     "Function": "Callable",
     "GPTConfig": models.GPTConfig,
+    "Closure": "Callable",
     "Generator": Generator,
     "IsLeaf": "Callable",
     "Module": Module,
@@ -42,6 +43,7 @@ NAMES: Final[Aliases] = {
     "Shape": "Sequence[int]",
     "Size": "int | Sequence[int]",
     "Source": "Generator | Tensor | None",
+    "Step": "float | Tensor",
     "Stateful": Reads(those(lambda x: hasattr(x, "state_dict"))),
     "Structure": tree.Structure,
     "Target": "int | None | Sequence[int | None]",
@@ -74,8 +76,8 @@ SPACES: Final = (
 def check_calls(main: dict[str, Any], tensor: type) -> None:
     """Check the arguments of all public functions, methods and constructors: those in `main`, the
     names of the package, in the other namespaces, and of the class of tensors."""
+    check_methods(Methods, NAMES)
+    check_methods(tensor, NAMES)
     for space in SPACES:
         check_namespace(vars(space), NAMES, CALLED)
     check_namespace(main, NAMES, CALLED)
-    check_methods(Methods, NAMES)
-    check_methods(tensor, NAMES)

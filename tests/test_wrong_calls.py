@@ -12,14 +12,16 @@ import numpy as np
 import pytest
 
 import rung
-from rung import data, models, nn
+from rung import data, models, nn, optim
 from rung.core import arguments
 from rung.core.errors import (
     AllocationError,
     ArgumentError,
     AxisError,
+    CheckpointError,
     DomainError,
     DTypeError,
+    GradientError,
     IndexingError,
     RungError,
     ShapeError,
@@ -302,6 +304,30 @@ MISFITS: list[tuple[Call, type[RungError], str]] = [
 
 @pytest.mark.parametrize(("call", "error", "words"), MISFITS)
 def test_what_does_not_fit_gives_no_silent_number(
+    call: Call, error: type[RungError], words: str
+) -> None:
+    refused(call, error, words)
+
+
+GROUP = [nn.Parameter([1.0])]
+METHODS: list[tuple[Call, type[RungError], str]] = [
+    (lambda: nn.Linear(3, 2).load_state_dict(["weight"]), ArgumentError, "load_state_dict: "),  # type: ignore[arg-type]
+    (lambda: nn.Linear(3, 2).apply(3), ArgumentError, "apply: function is 3"),  # type: ignore[arg-type]
+    (lambda: nn.Sequential(nn.ReLU())["x"], ArgumentError, "__getitem__: index is 'x'"),  # type: ignore[call-overload]
+    (lambda: nn.ModuleDict({})[[1]], ArgumentError, "__getitem__: name is [1]"),  # type: ignore[index]
+    (lambda: optim.Cosine(0.1, 10)("now"), ArgumentError, "Cosine: step is 'now'"),  # type: ignore[arg-type]
+    (lambda: optim.SGD(GROUP, 0.1).add_param_group(3), ArgumentError, "add_param_group: "),  # type: ignore[arg-type]
+    (lambda: optim.SGD([{"lr": 1.0}], 0.1), RungError, "SGD: a group without parameters"),
+    (lambda: optim.SGD(GROUP, 0.1).step([1.5]), GradientError, "SGD.step: a gradient is 1.5"),
+    (lambda: optim.LBFGS(GROUP).step(3), ArgumentError, "step: closure is 3"),  # type: ignore[arg-type]
+    (lambda: rung.Generator(1).set_state({}), CheckpointError, "set_state: saved has []"),
+    (lambda: rung.Generator(1).set_state(3), ArgumentError, "set_state: saved is 3"),  # type: ignore[arg-type]
+    (lambda: f.bilinear(SCORES, None, rung.ones((2, 4, 4))), ArgumentError, "bilinear: x2"),  # type: ignore[arg-type]
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("call", "error", "words"), METHODS)
+def test_methods_of_all_classes_read_their_arguments(
     call: Call, error: type[RungError], words: str
 ) -> None:
     refused(call, error, words)

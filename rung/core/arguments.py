@@ -41,6 +41,7 @@ INSIDE: Final = (
     "rung.tensor.precision", "rung.tensor.state",
 )  # fmt: skip
 """Modules whose names public ones import, without being of the public interface."""
+SPECIAL_METHODS: Final = ("__call__", "__getitem__", "__setitem__", "__delitem__")
 TORCH_NAMES: Final = {"axis": "dim", "keepdims": "keepdim"}
 
 
@@ -100,6 +101,7 @@ KINDS: Final[dict[str, Read]] = {
     "float": read_float,
     "bool": read_bool,
     "str": those(lambda x: isinstance(x, str)),
+    "slice": those(lambda x: isinstance(x, slice)),
     "None": those(lambda x: x is None),
     "Path": those(lambda x: isinstance(x, str | os.PathLike)),
     "Scalar": read_float,
@@ -334,8 +336,10 @@ def _wrong(name: str, args: Sequence[Any], parameter: _Parameter, x: Any) -> Arg
 
 
 def _called(name: str, args: Sequence[Any]) -> str:
-    """What the user calls a function: the class, where that is its constructor or its `forward`."""
-    return type(args[0]).__name__ if name in ("__init__", "forward") and args else name
+    """What the user calls a function: the class, where that is its constructor or the call of an
+    instance."""
+    own = name in ("__init__", "__call__", "forward") and args
+    return type(args[0]).__name__ if own else name
 
 
 def read_ints(name: str, key: str, given: Sequence[Any]) -> list[int]:
@@ -437,8 +441,8 @@ def described(x: Any) -> str:
 
 def check_namespace(names: dict[str, Any], aliases: Aliases, called: Aliases) -> None:
     """Put checked functions in the place of the public ones in `names` and where they are defined,
-    so that each stays one object. Classes of ours get a checked `__init__`, and a `forward` whose
-    annotations mean `called`."""
+    so that each stays one object. Classes of ours get a checked `__init__`, and checked public
+    methods whose annotations mean `called`."""
     for key, x in list(names.items()):
         if key.startswith("_") or not _is_ours(x):
             continue
@@ -446,7 +450,8 @@ def check_namespace(names: dict[str, Any], aliases: Aliases, called: Aliases) ->
             for kind in x.__mro__:
                 if _is_ours(kind):
                     check_methods(kind, aliases, ("__init__",))
-                    check_methods(kind, called, ("forward",))
+                    check_methods(kind, called)
+                    check_methods(kind, called, SPECIAL_METHODS)
         elif isinstance(x, FunctionType):
             names[key] = _replaced(x, aliases)
 

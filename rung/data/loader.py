@@ -136,7 +136,7 @@ class Loader:
         """The place of the next batch that has not been handed out."""
         return {"seed": self.seed, "epoch": self.epoch, "position": self.position}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Any) -> None:
         """Go on from a place. Iterators that are already under way are not moved."""
         names = ("seed", "epoch", "position")
         is_mapping = isinstance(state, Mapping) and set(state) == set(names)

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Final
 import numpy as np
 
 from rung.core import dtype as dt
+from rung.core.arguments import described
 from rung.core.errors import CheckpointError, DomainError, GradientError, RungError
 from rung.nn.module import Module
 from rung.optim.counts import StepCounts
@@ -99,6 +100,11 @@ class Optimizer:
 
     def _named(self, group: Mapping[str, Any]) -> tuple[list[Tensor], list[str]]:
         """The parameters of a group and their names: those given, or numbers."""
+        if "params" not in group:
+            raise RungError(
+                f"{type(self).__name__}: a group without parameters: it has {sorted(group)}",
+                fix='give {"params": …}',
+            )
         known = sum(len(g["params"]) for g in self.param_groups)
         params: list[Tensor] = []
         names: list[str] = []
@@ -181,6 +187,11 @@ class Optimizer:
                 f"{type(self).__name__}.step: no parameter has a gradient",
                 fix="call loss.backward() first, or pass gradients: step(grads)",
             )
+        for g in found:
+            if g is not None and not isinstance(g, TensorState):
+                raise GradientError(
+                    f"{type(self).__name__}.step: a gradient is {described(g)}", fix="give tensors"
+                )
         return {p: g for p, g in zip(params, found, strict=True) if g is not None}
 
     def _update(self, group: Group, lr: Tensor, count: Tensor, pairs: Pairs) -> None:
@@ -269,7 +280,7 @@ class Optimizer:
         }
         return {"state": state, "param_groups": groups, "step": self.step_count.detach()}
 
-    def load_state_dict(self, given: Mapping[str, Any]) -> None:
+    def load_state_dict(self, given: Any) -> None:
         """Put back what `state_dict` gave, of this optimizer or of PyTorch's of the same name.
 
         Raises CheckpointError unless groups and shapes are the same."""

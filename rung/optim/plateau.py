@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, Final
 
-from rung.core.errors import RungError
+from rung.core.errors import CheckpointError, RungError
 from rung.optim.optimizer import Optimizer
 
 _STATE: Final = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")
@@ -92,7 +92,9 @@ class ReduceLROnPlateau:
         """What has been seen, as JSON values."""
         return {name: getattr(self, name) for name in _STATE}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Put back what `state_dict` gave."""
+    def load_state_dict(self, state: Any) -> None:
+        """Put back what `state_dict` gave. Raises CheckpointError for anything else."""
+        if not isinstance(state, Mapping) or set(state) != set(_STATE):
+            raise CheckpointError(f"{type(self).__name__}: {state!r:.80} is no state")
         for name in _STATE:
             setattr(self, name, state[name])

@@ -182,7 +182,8 @@ def linear(x: Operand, weight: Operand, bias: Operand | None = None) -> Tensor:
 def bilinear(x1: Operand, x2: Operand, weight: Operand, bias: Operand | None = None) -> Tensor:
     """Σ x1[…, i] weight[o, i, j] x2[…, j] plus bias[o], […, O]."""
     a, b, w, shift = _alike(x1, x2, weight, bias)
-    assert a is not None and b is not None and w is not None
+    if a is None or b is None or w is None:
+        raise ArgumentError("bilinear: x2 or weight is None", fix="give tensors")
     fits = a.ndim and b.ndim and a.shape[:-1] == b.shape[:-1]
     if not fits or w.ndim != 3 or w.shape[1:] != (a.shape[-1], b.shape[-1]):
         raise ShapeError(

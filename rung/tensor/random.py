@@ -10,7 +10,7 @@ its draws; the count is a tensor, so jit reads it anew and writes it back at eac
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from weakref import ReferenceType, ref
 
@@ -20,7 +20,7 @@ from ml_dtypes import finfo
 from rung.core import dtype as dt
 from rung.core.arguments import NO, at_least, between, check_lengths, check_parts, read_int
 from rung.core.dtype import DType
-from rung.core.errors import ArgumentError, DomainError, DTypeError, ShapeError
+from rung.core.errors import ArgumentError, CheckpointError, DomainError, DTypeError, ShapeError
 from rung.ir.node import Value
 from rung.ir.types import Shape
 from rung.ops import random as r
@@ -80,8 +80,12 @@ class Generator:
         """The tensors that hold the state, to be saved with a model."""
         return {"key": self._key, "draws": self._draws}
 
-    def set_state(self, saved: dict[str, Operand]) -> None:
-        """Go on from a saved state."""
+    def set_state(self, saved: Mapping[str, Operand]) -> None:
+        """Go on from a saved state. Raises CheckpointError for what is none."""
+        if set(saved) != {"key", "draws"}:
+            raise CheckpointError(
+                f"set_state: saved has {sorted(map(str, saved))}", fix="give the `state` of another"
+            )
         self._key.assign(saved["key"])
         self._draws.assign(saved["draws"])
 
@@ -170,7 +174,7 @@ def check_span(name: str, low: float, high: float, dtype: DType) -> None:
     """Raise DomainError unless numbers of `dtype` lie from low to high."""
     if not dtype.is_float:
         raise DTypeError(f"{name}: dtype {dtype} is not a float", fix="give a float dtype")
-    most = float(finfo(dtype.numpy).max)
+    low, high, most = float(low), float(high), float(finfo(dtype.numpy).max)
     if not low <= high or not (-most <= low and high - low <= most):
         raise DomainError(
             f"{name}: from {low} to {high} in {dtype}",

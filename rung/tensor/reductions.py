@@ -138,7 +138,7 @@ def var(
 def _var_value(v: Value, dims: tuple[int, ...], correction: float) -> Value:
     wide = cast_value(v, dt.accumulator(v.type.dtype))
     away = subtract(wide, spread(_mean_value(wide, dims), dims, v.shape))
-    count = _product(v.shape[d] for d in dims) - correction
+    count = _product(v.shape[d] for d in dims) - float(correction)
     total = reduce_sum(multiply(away, away), dims=dims)
     return cast_value(mean_of(total, count), v.type.dtype)
 
@@ -152,7 +152,7 @@ def std(
     is 0 where it is 0."""
     x = _floats(x)
     axes = all_axes("std", axis, x.ndim)
-    count = _product(x.shape[a] for a in axes) - correction
+    count = _product(x.shape[a] for a in axes) - float(correction)
     away = elementwise.subtract(x, mean(x, axes, keepdims=True))
     length = norm(away, axes, keepdims)
     return elementwise.multiply(length, 1 / sqrt(count) if count > 0 else float("nan"))
