@@ -295,6 +295,11 @@ MISFITS: list[tuple[Call, type[RungError], str]] = [
     (lambda: data.split_indices(10, (float("nan"), 1.0), 1), DomainError, "parts=(nan, 1.0)"),
     (lambda: data.split_indices(10, (1.5, -0.5), 1), DomainError, "parts=(1.5, -0.5)"),
     (lambda: data.make_corpus("hello", 2.0), DomainError, "make_corpus: val_part=2.0"),
+    (lambda: data.make_corpus("hello", np.float32("nan")), DomainError, "val_part=nan"),  # type: ignore[arg-type]
+    (lambda: f.cross_entropy(SCORES, rung.array([1, 0, 0]), label_smoothing=np.float32(1.5)),  # type: ignore[arg-type]
+     DomainError, "label_smoothing=1.5"),
+    (lambda: rung.tree.flatten(calls.ITSELF), ArgumentError, "a tree without end"),
+    (lambda: f.interpolate(IMAGE, scale_factor=np.float32("nan")), DomainError, "=nan"),  # type: ignore[arg-type]
     (lambda: data.make_corpus("hello", float("nan")), DomainError, "val_part=nan"),
     (lambda: data.RandomBlocks(np.arange(20), 0, 2), DomainError, "RandomBlocks: block_size=0"),
     (lambda: data.RandomBlocks(np.arange(20), 2, 0), DomainError, "RandomBlocks: batch_size=0"),

@@ -355,21 +355,21 @@ def between(name: str, low: float, high: float, **given: Any) -> None:
     """Raise DomainError for a number that is not in [low, high], NaN among them. Tensors, which may
     not be known yet, are not looked at."""
     for key, x in given.items():
-        if isinstance(x, float | int) and not low <= x <= high:
+        if isinstance(x, float | int | np.number) and not low <= x <= high:
             raise DomainError(f"{name}: {key}={x}", fix=f"give a number from {low} to {high}")
 
 
 def at_least(name: str, low: float, **given: Any) -> None:
     """Raise DomainError for a number below `low`, or NaN."""
     for key, x in given.items():
-        if isinstance(x, float | int) and not x >= low:
+        if isinstance(x, float | int | np.number) and not x >= low:
             raise DomainError(f"{name}: {key}={x}", fix=f"give a number of at least {low}")
 
 
 def above(name: str, low: float, **given: Any) -> None:
     """Raise DomainError for a number that is not above `low`, or NaN."""
     for key, x in given.items():
-        if isinstance(x, float | int) and not x > low:
+        if isinstance(x, float | int | np.number) and not x > low:
             raise DomainError(f"{name}: {key}={x}", fix=f"give a number above {low}")
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
-from rung.core.errors import RungError
+from rung.core.errors import ArgumentError, RungError
 
 Flatten = Callable[[Any], "tuple[Sequence[Any], Any]"]
 """node -> (children, hashable rest)."""
@@ -96,7 +96,12 @@ def _new_dataclass(kind: type, names: Sequence[str], children: Sequence[Any]) ->
 def flatten(tree: Any, is_leaf: IsLeaf | None = None) -> tuple[list[Any], Structure]:
     """The leaves of `tree` in order, and its structure. `is_leaf` stops at nodes it accepts."""
     leaves: list[Any] = []
-    return leaves, _flatten_into(tree, leaves, is_leaf)
+    try:
+        return leaves, _flatten_into(tree, leaves, is_leaf)
+    except RecursionError:
+        raise ArgumentError(
+            "a tree without end, or too deep", fix="give containers that do not hold themselves"
+        ) from None
 
 
 def _flatten_into(tree: Any, leaves: list[Any], is_leaf: IsLeaf | None) -> Structure:
