@@ -19,6 +19,8 @@ from numpy.testing import assert_allclose
 
 import rung
 from rung.core.settings import configure
+from rung.core.source import module_paths
+from rung.ir.node import sources
 from rung.runtime import breath, executable
 from rung.runtime.pool import pool
 from rung.tensor import executor, pending
@@ -243,7 +245,14 @@ def test_ctrl_c_at_any_moment_leaves_no_function_open() -> None:
         total.add_(x)
         return rung.cond(x.sum() > 0, lambda x: x * 2, lambda x: x, x)
 
+    class Twice(rung.nn.Module):
+        def forward(self, x: Any) -> Any:
+            return rung.grad(lambda x: (x * x).sum())(x)
+
+    twice = Twice()
+
     def step() -> None:
+        twice(ones)
         rung.fori_loop(0, 2, lambda i, x: body(x), ones)
         rung.vmap(lambda x: rung.while_loop(lambda c: c.sum() < 5, lambda c: c + 1, x))(total)
 
@@ -260,6 +269,7 @@ def test_ctrl_c_at_any_moment_leaves_no_function_open() -> None:
         except KeyboardInterrupt as e:
             held.append(e)
         assert (state.frames, state.mapping, state.checks) == ((), 0, []), at
+        assert not sources() and not module_paths(), at
         assert np.asarray(total).shape == (5,), at
     configure(interpret=False)
     assert len(held) > 100

@@ -5,6 +5,7 @@ from __future__ import annotations
 import linecache
 import os
 import sys
+import threading
 from dataclasses import dataclass
 from types import FrameType
 
@@ -42,23 +43,23 @@ class Source:
 
 NOWHERE = Source()
 
-_module_path: list[str] = []
 _intern: dict[tuple[str, int, str], Source] = {}
 
 
-class module_path:
-    """Context manager: nodes made inside belong to the module path `name` (`h.3.attn`)."""
+class _Modules(threading.local):
+    """The module paths that this thread is in, the innermost last."""
 
-    __slots__ = ("name",)
+    def __init__(self) -> None:
+        self.paths: list[str] = []
 
-    def __init__(self, name: str) -> None:
-        self.name = name
 
-    def __enter__(self) -> None:
-        _module_path.append(self.name)
+_modules = _Modules()
 
-    def __exit__(self, *_: object) -> None:
-        _module_path.pop()
+
+def module_paths() -> list[str]:
+    """The module paths (`h.3.attn`) that this thread is in, the innermost last: nodes belong to it.
+    Who adds one takes what is there too much away (`del paths[depth:]`) whatever happens."""
+    return _modules.paths
 
 
 def user_frame() -> FrameType | None:
@@ -96,7 +97,8 @@ def mistaken_source() -> Source:
 def _source_of(frame: FrameType | None) -> Source:
     if frame is None:
         return NOWHERE
-    path = _module_path[-1] if _module_path else ""
+    paths = _modules.paths
+    path = paths[-1] if paths else ""
     key = (frame.f_code.co_filename, frame.f_lineno, path)
     found = _intern.get(key)
     if found is None:

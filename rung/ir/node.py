@@ -7,10 +7,11 @@ equal computations of different lines is the `cse` pass.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
-from typing import Any
+from functools import cache, wraps
+from typing import Any, ParamSpec, TypeVar
 from weakref import ReferenceType, WeakValueDictionary, ref
 
 import numpy as np
@@ -21,6 +22,8 @@ from rung.ir import op as op_module
 from rung.ir.op import NO_ATTRS, Attrs, Cost, LoopForm, Op
 from rung.ir.types import TensorType
 
+P = ParamSpec("P")
+R = TypeVar("R")
 
 class Value:
     """Result `index` of `node`; operators are those of the op records, so use those to compute."""
@@ -95,34 +98,62 @@ class Node:
 
 
 _nodes: WeakValueDictionary[tuple[object, ...], Node] = WeakValueDictionary()
-_provenance: list[Source] = []
+
+
+class _Here(threading.local):
+    """The sources that this thread gives to nodes instead of lines, the last one in force."""
+
+    def __init__(self) -> None:
+        self.sources: list[Source] = []
+
+
+_here = _Here()
 
 
 class provenance:
-    """Context manager: nodes made inside carry `source` instead of the line being executed."""
+    """Context manager: nodes made inside carry `source` instead of the line being executed.
 
-    __slots__ = ("entered", "source")
+    Its end may be interrupted before it has begun: functions that are not called by others of this
+    package, and use it, are `keeping_sources`."""
+
+    __slots__ = ("source",)
 
     def __init__(self, source: Source) -> None:
         self.source = source
-        self.entered = False
 
     def __enter__(self) -> None:
-        self.entered = True
-        _provenance.append(self.source)
+        _here.sources.append(self.source)
 
     def __exit__(self, *_: object) -> None:
-        _provenance.pop()
-        self.entered = False
+        _here.sources.pop()
 
-    def __del__(self) -> None:
-        if getattr(self, "entered", False) and _provenance and _provenance[-1] is self.source:
-            _provenance.pop()  # Ctrl-C came at the very start of `__exit__`
+
+def sources() -> list[Source]:
+    """The sources in force in this thread, the last one before the others. Who adds one takes what
+    is there too much away (`del sources[depth:]`) whatever happens."""
+    return _here.sources
+
+
+def keeping_sources(function: Callable[P, R]) -> Callable[P, R]:
+    """`function`, after which the sources in force are those before it, also where the end of a
+    block in it was interrupted."""
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        there = _here.sources
+        depth = len(there)
+        try:
+            return function(*args, **kwargs)
+        finally:
+            del there[depth:]
+
+    return call
 
 
 def current_source() -> Source:
     """What a node made now would carry: the `provenance` in force, else the line being executed."""
-    return _provenance[-1] if _provenance else user_source()
+    there = _here.sources
+    return there[-1] if there else user_source()
 
 
 def make_node(op: Op, inputs: tuple[Value, ...], attrs: Attrs = NO_ATTRS) -> tuple[Value, ...]:

@@ -13,7 +13,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rung.core.settings import settings
-from rung.ir.node import PARAMETER, Graph, Value, make_graph, make_node, provenance
+from rung.ir.node import (
+    PARAMETER,
+    Graph,
+    Value,
+    keeping_sources,
+    make_graph,
+    make_node,
+    provenance,
+)
 from rung.ir.rule import Counts, RuleSet, rewrite
 from rung.ir.verify import Predicate, merged, verify
 
@@ -59,6 +67,7 @@ class PassReport:
         return f"after {self.name} ({nodes}{fired}, {self.seconds * 1e3:.1f} ms)"
 
 
+@keeping_sources
 def run_passes(graph: Graph, passes: Sequence[Pass]) -> tuple[Graph, list[PassReport]]:
     """The graph after all `passes`, in order, and a report of each. With the setting `verify`,
     raises GraphError when a graph is ill-formed or lacks what a pass requires or establishes."""

@@ -26,7 +26,7 @@ from rung.core import dtype as dt
 from rung.core.arguments import beyond_memory
 from rung.core.changes import MODULES
 from rung.core.errors import CheckpointError, RungError
-from rung.core.source import module_path
+from rung.core.source import module_paths
 from rung.tensor.creation import asarray, check_device, names_device
 from rung.tensor.jit import guard
 from rung.tensor.state import TensorState
@@ -56,10 +56,9 @@ class LoadReport:
     unexpected: tuple[str, ...]
 
 
-class _Active:
-    """Which module is being called, and how often the structure of any module has changed."""
+class _Structure:
+    """How often the structure of any module has changed."""
 
-    depth = 0
     structure = 0
 
 
@@ -90,7 +89,7 @@ class Module:
             roles[name] = PARAMETER
         elif isinstance(value, Module):
             roles[name] = MODULE
-            _Active.structure += 1
+            _Structure.structure += 1
         elif roles.get(name) in (BUFFER, TRANSIENT) and isinstance(value, TensorState):
             pass
         elif value is not None or roles.get(name) not in (BUFFER, TRANSIENT):
@@ -301,12 +300,14 @@ class Module:
         raise RungError(f"{type(self).__name__} has no forward", fix="define forward(self, …)")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if _Active.depth == 0:
+        paths = module_paths()
+        level = len(paths)
+        if not level:
             self._name_paths()
-        _Active.depth += 1
         try:
-            with module_path(self._path):
-                result = self.forward(*args, **kwargs)
+            paths.append(self._path)
+            result = self.forward(*args, **kwargs)
+            del paths[level:]
             for watch in watchers:
                 watch(self, result)
             return result
@@ -316,16 +317,16 @@ class Module:
                 raise
             raise too_large from None
         finally:
-            _Active.depth -= 1
+            del paths[level:]
 
     def _name_paths(self) -> None:
         """Tell every module inside its dotted name, unless nothing has changed since."""
-        if self._paths_from == _Active.structure:
+        if self._paths_from == _Structure.structure:
             return
-        _Active.structure += 1
+        _Structure.structure += 1
         for path, module in self.named_modules():
             vars(module).update(_path=path, _paths_from=-1)
-        vars(self).update(_paths_from=_Active.structure)
+        vars(self).update(_paths_from=_Structure.structure)
 
     # ---- as a tree
 

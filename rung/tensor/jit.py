@@ -24,6 +24,7 @@ from rung.core.arguments import at_least
 from rung.core.errors import DomainError, TraceError
 from rung.core.settings import settings
 from rung.core.wrapper import Wrapper
+from rung.ir.node import sources
 from rung.ir.types import TensorType
 from rung.tensor import tree
 from rung.tensor.arguments import Given, apply_changes
@@ -221,7 +222,8 @@ class Jit(Wrapper, Generic[P, R]):
     def _trace(self, leaves: list[Any], signature: _Signature) -> Compiled:
         self._note_reason(signature)
         trace = Trace(self.name)
-        before = state.trace
+        before, tracer, there = state.trace, sys.gettrace(), sources()
+        depth = len(there)
         state.trace = trace
         try:
             args = _stand_ins(trace, leaves)
@@ -236,6 +238,10 @@ class Jit(Wrapper, Generic[P, R]):
             )
         finally:
             state.trace = before
+            del there[depth:]
+            if state.recorder is not None:  # the end of its block was interrupted
+                state.recorder = None
+                sys.settrace(tracer)
         containers = given.containers()
         del given, args, result
         found.check = reads.finish(containers)

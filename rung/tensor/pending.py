@@ -17,7 +17,7 @@ from weakref import ReferenceType, ref
 from rung.core.errors import IndexingError, TraceError
 from rung.core.source import Source
 from rung.ir.literal import sub_graphs
-from rung.ir.node import Value, topological_order
+from rung.ir.node import Value, sources, topological_order
 from rung.ir.subgraph import between, moved_values
 from rung.ops.check import check_range
 from rung.runtime.breath import NativeCall, in_one_breath
@@ -96,9 +96,14 @@ def evaluate(wanted: TensorState | None = None, alone: bool = False) -> None:
     """Compute all pending tensors of this thread that are alive. If that fails and `wanted` can be
     computed alone, or where it is to be, the others stay pending. What was made in the body of a
     loop that has ended, and is still alive, has no value and is passed over."""
-    with lock:
-        while not _evaluated(wanted, alone):
-            pass
+    there = sources()
+    depth = len(there)
+    try:
+        with lock:
+            while not _evaluated(wanted, alone):
+                pass
+    finally:
+        del there[depth:]
 
 
 def _evaluated(wanted: TensorState | None, alone: bool) -> bool:

@@ -18,7 +18,7 @@ from rung.core.changes import FOLLOWED
 from rung.core.dtype import DType
 from rung.core.errors import GradientError, RungError, TraceError
 from rung.core.source import Source, user_source
-from rung.ir.node import Value, current_source, provenance
+from rung.ir.node import Value, keeping_sources, sources
 from rung.ir.subgraph import moved_values, reached
 from rung.ir.types import Shape, TensorType
 from rung.tensor.leaf import (
@@ -106,9 +106,10 @@ class mapping:
 
 def keeping_frames(function: Callable[P, R]) -> Callable[P, R]:
     """`function`, after which the thread is in those functions in which it was before, also where
-    the end of a block in it was interrupted."""
+    the end of a block in it was interrupted; it is keeping sources too."""
 
     @wraps(function)
+    @keeping_sources
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         frames, level, checks = state.frames, state.mapping, state.checks
         try:
@@ -415,8 +416,13 @@ def apply(
 ) -> Tensor:
     """The tensor for `build(*values)`, with what the operands say about gradients."""
     values = [graph_value(t) for t in tensors]
-    with provenance(current_source()):
+    there = sources()
+    depth = len(there)
+    try:
+        there.append(there[-1] if there else user_source())
         value = build(*values) if state.recorder is None else unrecorded(build, *values)
+    finally:
+        del there[depth:]
     requires, depth = _inherit(tensors)
     return new_tensor(
         value, requires_grad=requires and differentiable and value.type.dtype.is_float, depth=depth
@@ -428,8 +434,13 @@ def apply_many(
 ) -> tuple[Tensor, ...]:
     """The tensors for the values `build(*values)`."""
     operands = [graph_value(t) for t in tensors]
-    with provenance(current_source()):
+    there = sources()
+    depth = len(there)
+    try:
+        there.append(there[-1] if there else user_source())
         values = build(*operands) if state.recorder is None else unrecorded(build, *operands)
+    finally:
+        del there[depth:]
     requires, depth = _inherit(tensors)
     return tuple(
         new_tensor(v, requires_grad=requires and v.type.dtype.is_float, depth=depth)

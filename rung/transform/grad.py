@@ -16,6 +16,7 @@ from rung.ir.node import (
     Graph,
     Node,
     Value,
+    keeping_sources,
     make_graph,
     parameter,
     provenance,
@@ -37,6 +38,7 @@ from rung.transform.jvp import (
 from rung.transform.transpose import Cotangents, pull_back, transpose_node
 
 
+@keeping_sources
 def vjp_values(
     outputs: Sequence[Value], inputs: Sequence[Value], cotangents: Cotangents
 ) -> list[Value | None]:

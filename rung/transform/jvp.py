@@ -16,6 +16,7 @@ from rung.ir.node import (
     Node,
     ParameterAttrs,
     Value,
+    keeping_sources,
     make_graph,
     parameter,
     provenance,
@@ -31,6 +32,7 @@ COMPUTING = ("elementwise", "reduction", "cumulative")
 """Families whose derivatives are formulas, not movements of elements."""
 
 
+@keeping_sources
 def jvp_values(
     outputs: Sequence[Value], inputs: Sequence[Value], tangents: Tangents
 ) -> list[Value | None]:
@@ -43,6 +45,7 @@ def jvp_values(
     return push_forward(topological_order(outputs), outputs, inputs, tangents)
 
 
+@keeping_sources
 def push_forward(
     order: Sequence[Node], outputs: Sequence[Value], inputs: Sequence[Value], tangents: Tangents
 ) -> list[Value | None]:

@@ -10,13 +10,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from rung.core.errors import GraphError
-from rung.ir.node import Graph, Node, Value, make_graph, parameter, provenance, topological_order
+from rung.ir.node import (
+    Graph,
+    Node,
+    Value,
+    keeping_sources,
+    make_graph,
+    parameter,
+    provenance,
+    topological_order,
+)
 from rung.ir.types import TensorType
 from rung.ops.batching import all_with_axis
 from rung.ops.composite import COMPOSITE
 from rung.transform.jvp import derivative_source, inlined, parameter_name, region
 
 
+@keeping_sources
 def batch_values(
     outputs: Sequence[Value], examples: Mapping[Value, Value], size: int
 ) -> list[Value | None]:
