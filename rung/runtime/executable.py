@@ -241,7 +241,7 @@ class Executable:
         stamps = np.zeros(len(self.stages) + 1, np.int64)
         with self._pool.lock:
             while True:
-                self._bind()
+                self.header()
                 launch = _Launch(self, self._tables.singles, self._pool, stamps.ctypes.data)
                 arguments = (launch.address, self._pointers_at)
                 if self._binding is self._pool.binding:
@@ -264,9 +264,11 @@ class Executable:
         self._tables.bind_arena(shared.arena.address)
         launch = _Launch(self, self._tables.groups, shared)
         arguments, old = (launch.address, self._pointers_at), self._launch
-        # together: nothing is called between, and what is replaced lives on until all is done
-        self._launch, self._program_at, self._arguments = launch, launch.address, arguments
-        self._binding = binding
+        # together: nothing is called between, and what is replaced lives on until all is done; a
+        # header that scripts may have for this binding is not replaced
+        if self._binding is not binding:
+            self._launch, self._program_at, self._arguments = launch, launch.address, arguments
+            self._binding = binding
         del old
 
     def _check(self) -> None:
