@@ -291,7 +291,7 @@ class Drawer:
     def draw(self) -> RandomGraph:
         """The graph."""
         draws = DRAWS
-        if self.chance(0.04):
+        if np.random.default_rng((self.seed, 1)).random() < 0.04:
             draws = ROW_DRAWS
             self.wild, dtype = False, dt.float64
             stack, sides = self.pick(((2,), (3,), (4, 2))), self.rng.permutation([2, 3, 4])[:2]

@@ -11,6 +11,8 @@ from rung.ir.parse import parse_graph
 from rung.kernel.group_nest import GroupNest
 from rung.kernel.plan import make_plan
 from rung.ops.table import OPS
+from rung.runtime.executable import StageFlags
+from rung.runtime.program import compile_graph
 from tests.levels import check_levels
 from tests.random_graphs import RandomGraph
 
@@ -287,3 +289,25 @@ def test_a_kernel_that_reads_what_nothing_has_written_is_refused(
     monkeypatch.setattr(GroupNest, "_escaping", lambda self, members: [])
     with pytest.raises(LoweringError, match="nothing has written"):
         make_plan(graph, {})
+
+
+GUARDED = """
+@graph
+def f(x1: u8[5, 2, 2, 3], x2: f16[4], x4: u8, x5: bool[16], x6: bf16[2, 3, 3]):
+    v0 = argmax(x6, dim=1)
+    v1 = slice(x1, starts=(2, 0, 1, 1), stops=(4, 2, 2, 2), steps=(1, 3, 3, 1))
+    v2 = reduce_prod(v1, dims=(1, 2))
+    v3 = argsort(v2, dim=1)
+    v4 = check_range(v2, low=0, high=186, what="index")
+    v5 = exp(x2)
+    v6 = right_shift(x4, x4)
+    return v0, v3, x5, v4, v5, v6
+"""
+
+
+def test_the_first_kernel_that_waits_for_checks_begins_a_group() -> None:
+    """Also where a kernel of several phases has been waited for since the last check."""
+    graph = parse_graph(GUARDED, OPS)
+    executable = compile_graph(graph, {2: 3, 4: 1, 5: 2}).executable
+    first = executable.stages[executable.guarded]
+    assert StageFlags.GUARDED | StageFlags.BARRIER in first.flags

@@ -41,8 +41,9 @@ def test_all_levels_agree(first: int) -> None:
 def test_every_op_is_drawn() -> None:
     drawn: Counter[str] = Counter()
     for seed in range(GRAPHS):
-        nodes = random_graph(seed).graph.nodes
-        assert len(nodes) <= MAX_OPS + 20
+        graph = random_graph(seed).graph
+        nodes = graph.nodes
+        assert len(nodes) <= MAX_OPS + 20 or graph.name == "loss_grad"
         drawn.update({n.op.name for n in nodes})
     assert OPS.keys() - drawn.keys() == NOT_DRAWN
 

@@ -451,19 +451,20 @@ class _RecipeBuilder:
         return m
 
     def _barriers(self) -> tuple[list[bool], list[int]]:
-        """For each call whether it waits for all before it, and the barrier epoch it runs in."""
+        """For each call whether it waits for all before it, and the barrier epoch it runs in. The
+        first guarded one waits: the look at the faults is where stages are waited for."""
         read: set[object] = set()
         written: set[object] = set()
         barriers: list[bool] = []
         epochs: list[int] = []
-        epoch = 0
+        epoch, guarded = 0, False
         for call, kernel in zip(self.plan.calls, self.kernels, strict=True):
             pairs = list(zip(call.kernel.params, call.memory, strict=True))
             writes = {self._place(m) for b, m in pairs if b.role != "input"}
             reads = {self._place(m) for b, m in pairs if b.role in ("input", "inout")}
-            if call.guarded:
-                reads |= {FaultMemory(k) for k in range(len(self.plan.checks))}
-            wait = bool(reads & written or writes & (written | read))
+            guards = call.guarded and not guarded
+            guarded |= call.guarded
+            wait = guards or bool(reads & written or writes & (written | read))
             if wait:
                 epoch += 1
                 read, written = set(), set()
