@@ -8,9 +8,11 @@ import pytest
 from rung.core.errors import LoweringError
 from rung.ir.node import Value
 from rung.ir.parse import parse_graph
+from rung.ir.passes import run_passes
 from rung.kernel.group_nest import GroupNest
 from rung.kernel.plan import make_plan
 from rung.ops.table import OPS
+from rung.rules.pipeline import PIPELINE
 from rung.runtime.executable import StageFlags
 from rung.runtime.program import compile_graph
 from tests.levels import check_levels
@@ -307,7 +309,7 @@ def f(x1: u8[5, 2, 2, 3], x2: f16[4], x4: u8, x5: bool[16], x6: bf16[2, 3, 3]):
 
 def test_the_first_kernel_that_waits_for_checks_begins_a_group() -> None:
     """Also where a kernel of several phases has been waited for since the last check."""
-    graph = parse_graph(GUARDED, OPS)
+    graph, _ = run_passes(parse_graph(GUARDED, OPS), PIPELINE)
     executable = compile_graph(graph, {2: 3, 4: 1, 5: 2}).executable
     first = executable.stages[executable.guarded]
     assert StageFlags.GUARDED | StageFlags.BARRIER in first.flags
