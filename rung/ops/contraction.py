@@ -32,7 +32,7 @@ from rung.ops.families import (
 from rung.ops.shorthand import permuted
 
 LONG = 512
-"""Terms of a sum from which on the reference adds up f32 in f64."""
+"""The longest sum that the reference leaves to NumPy."""
 Dims = tuple[int, ...]
 Place = tuple[int, int]
 """A dim of an operand: (operand, dim)."""
@@ -146,11 +146,21 @@ def _dot_ref(attrs: DotAttrs, operands: Sequence[Array]) -> tuple[Array, ...]:
             product = _product_within(attrs, operands, left, right)
         elif not attrs.contract[0]:  # no sum, which would begin with +0 and lose the sign of -0
             product = np.multiply(left, right)
-        elif left.shape[-1] > LONG and left.dtype == np.float32:
-            product = added_wide(np.matmul, left, right)
         else:
-            product = np.matmul(left, right)
+            product = _product(left, right)
     return (product.reshape(shape).astype(a.dtype, copy=False),)
+
+
+def _product(left: Array, right: Array) -> Array:
+    """`left @ right` of which long sums are added up in f64, those of f64 in halves."""
+    inner = left.shape[-1]
+    if inner <= LONG:
+        return np.asarray(np.matmul(left, right))
+    if left.dtype == np.float32:
+        return added_wide(np.matmul, left, right)
+    half = inner // 2
+    first = _product(left[..., :half], right[..., :half, :])
+    return np.asarray(first + _product(left[..., half:], right[..., half:, :]))
 
 
 def _product_within(attrs: DotAttrs, operands: Sequence[Array], left: Array, right: Array) -> Array:
@@ -162,7 +172,7 @@ def _product_within(attrs: DotAttrs, operands: Sequence[Array], left: Array, rig
         counts = in_left & in_right & in_product
         return np.where(counts, np.multiply(left, right), zero)
     if np.all(np.isfinite(left)) and np.all(np.isfinite(right)):
-        product = np.matmul(np.where(in_left, left, zero), np.where(in_right, right, zero))
+        product = _product(np.where(in_left, left, zero), np.where(in_right, right, zero))
         return np.where(in_product, product, zero)
     in_left, in_right = np.broadcast_to(in_left, left.shape), np.broadcast_to(in_right, right.shape)
     product = np.zeros((*left.shape[:-1], right.shape[-1]), left.dtype)
