@@ -168,3 +168,11 @@ def test_the_generator_finds_sums_that_are_added_up_one_by_one(
         assert max(sums.worst(other, kind)[0] for kind in other.kinds) > 2
     finally:
         configure(cache=before)
+
+
+@pytest.mark.parametrize("interpret", [True, False])
+def test_a_sum_of_one_element_is_that_element_a_zero_with_its_sign(interpret: bool) -> None:
+    zeros = rung.asarray(np.full((3, 1), -0.0, np.float32))
+    with sums.interpreted(interpret):
+        for axes in ((), (1,)):
+            assert np.signbit(np.asarray(rung.sum(zeros, axis=axes))).all()

@@ -189,6 +189,8 @@ def _sum_transpose(
 
 
 def _sum(x: Array, axis: tuple[int, ...]) -> Array:
+    if all(x.shape[d] == 1 for d in axis):  # no sum, which begins with +0, loses the sign of -0
+        return x.reshape(reduced_shape(x.shape, axis))
     return added_wide(lambda a: np.asarray(np.add.reduce(a, axis=axis, dtype=a.dtype)), x)
 
 
