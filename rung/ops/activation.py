@@ -26,7 +26,7 @@ from rung.ops.elementwise import (
 )
 from rung.ops.families import add
 from rung.ops.shorthand import as_type, number, require_float, times, wide
-from rung.ops.transcendental import erf, exp, expm1, log1p, tanh
+from rung.ops.transcendental import exp, expm1, log1p, normal_cdf, tanh
 
 
 @composite
@@ -120,11 +120,10 @@ def gelu(x: Value, *, approximate: str = "none") -> Value:
     if approximate == "tanh":
         inner = multiply(w, plus(times(multiply(w, w), 0.044715), 1.0))
         phi = plus(tanh(times(inner, sqrt(2 / pi))), 1.0)
-    elif approximate == "none":
-        phi = plus(erf(times(w, sqrt(0.5))), 1.0)
-    else:
+        return as_type(multiply(times(w, 0.5), phi), x.dtype)
+    if approximate != "none":
         raise RungError(f"gelu: approximate={approximate!r}", fix='give "none" or "tanh"')
-    return as_type(multiply(times(w, 0.5), phi), x.dtype)
+    return as_type(multiply(w, normal_cdf(w)), x.dtype)
 
 
 def _softsign_jvp(x: Value, y: Value, dx: Value) -> Value:

@@ -391,6 +391,23 @@ erf: Op = unary(
 )
 
 
+def _normal_cdf(x: Array) -> Array:
+    return np.asarray(0.5 + 0.5 * _erf(x.astype(np.float64) * math.sqrt(0.5))).astype(x.dtype)
+
+
+normal_cdf: Op = unary(
+    "normal_cdf",
+    _normal_cdf,
+    "The distribution function of the normal distribution, (1 + erf(x / √2)) / 2; its error is one"
+    " relative to 1.",
+    derivative=lambda x, y, dx: multiply(
+        dx, scale(exp(scale(square(x), -0.5)), 1 / math.sqrt(2 * math.pi))
+    ),
+    flops=20,
+    facts=Facts(monotone=1),
+)
+
+
 # ---- nextafter
 
 
@@ -437,5 +454,6 @@ nextafter: Op = replace(
 
 RECORDS = (
     power, sqrt, rsqrt, hypot, exp, exp2, expm1, log, log1p, log2, log10, logaddexp,
-    sin, cos, tan, asin, acos, atan, atan2, sinh, cosh, tanh, asinh, acosh, atanh, erf, nextafter,
+    sin, cos, tan, asin, acos, atan, atan2, sinh, cosh, tanh, asinh, acosh, atanh, erf, normal_cdf,
+    nextafter,
 )  # fmt: skip

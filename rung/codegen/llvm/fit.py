@@ -10,10 +10,11 @@ Needs `mpmath`; the package itself only needs what is printed.
 
 from __future__ import annotations
 
+import itertools
 import math
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -73,9 +74,23 @@ def _asin_rest(z: Real) -> Real:
     return (mp.asin(r) / r - 1) / z
 
 
+def _erf_rest(z: Real) -> Real:
+    r = mp.sqrt(z)
+    return mp.erf(r) / r - 1
+
+
 def _erf_exponent(a: Real) -> Real:
     # erf(a) = 1 - exp(-a q(a))
     return -mp.log(mp.erfc(a)) / a
+
+
+def _normal_exponent(a: Real) -> Real:
+    # erf(a / sqrt(2)) = 1 - exp(-a q(a))
+    return _erf_exponent(a * mp.sqrt(mpf("0.5"))) * mp.sqrt(mpf("0.5"))
+
+
+def _normal_weight(a: Real) -> Real:
+    return a * mp.erfc(a * mp.sqrt(mpf("0.5")))
 
 
 def _erfc_factor(t: Real) -> Real:
@@ -108,11 +123,13 @@ FITS = [
         "ERF",
         _erf_exponent,
         lambda a: a * mp.erfc(a) / mp.erf(a),
-        mpf(0),
+        mpf("0.874"),
         mpf("3.95"),
-        9,
+        6,
         0,
     ),
+    Fit("NORMAL", _normal_exponent, _normal_weight, mpf(0), mpf("5.6"), 8, 0),
+    Fit("ERF_REST", _erf_rest, lambda z: 1 / (1 + _erf_rest(z)), mpf(0), mpf("0.766"), 6, 0),
     Fit(
         "POW_LOG2",
         lambda f: mp.log1p(f) / (f * LN2),
@@ -229,37 +246,87 @@ def fit(spec: Fit, dtype: str) -> tuple[list[float], float]:
 TABLE_SIZE = 32
 """Entries that an instruction looks up in two registers of AVX-512."""
 TABLE_STEP = mpf(1) / 8
-TABLE_TERMS = 5
+TABLE_TERMS = 6
+LONG_ENTRIES = 3
+"""So many entries have all terms; the others need one less."""
 ERF_TABLE_LIMIT = mpf("3.93")
 """From here on the nearest `f32` to erf is 1; it belongs to the last entry."""
+_EXACT = 1 / 64
+"""Of a unit in the last place, how near an `f32` counts as exact."""
 
 
-def fit_erf_entry(k: int) -> tuple[list[float], float]:
-    """Coefficients of erf in `a - k / 8` around the `k`-th place, and the greatest relative error.
-    Around 0 it is odd: the first one is 0."""
-    middle, half = k * TABLE_STEP, TABLE_STEP / 2
+def erf_point(k: int) -> float:
+    """The `f32` nearest to `k / 8` at which erf and its slope are all but `f32`s themselves, so
+    that the first coefficients of an expansion have no error (Gal, 1986)."""
+    middle = float(k * TABLE_STEP)
+    step = _unit(middle) if k else 0.0
+    for n in itertools.count():
+        x = middle + ((n + 1) // 2 if n % 2 else -(n // 2)) * step
+        y, slope = math.erf(x), 2 / math.sqrt(math.pi) * math.exp(-x * x)
+        off = abs(y - round_to("f32", y)), abs(slope - round_to("f32", slope)) / 16
+        if k == 0 or max(off) < _EXACT * _unit(y):
+            return x
+    raise AssertionError
+
+
+def _unit(x: float) -> float:
+    return 2.0 ** (math.frexp(x)[1] - 24)
+
+
+def fit_erf_entry(k: int) -> tuple[float, list[float], float]:
+    """The point of expansion of the `k`-th entry, coefficients in the distance from it, and the
+    greatest relative error. Those of entry 0 give erf(a) - a."""
+    point, middle, half = erf_point(k), k * TABLE_STEP, TABLE_STEP / 2
     if k == 0:
-        spec = Fit("", lambda d: mp.erf(d) / d, lambda d: d / mp.erf(d), mpf(0), half, 4, 0)
+        spec = Fit("", lambda d: (mp.erf(d) - d) / d, lambda d: d / mp.erf(d), mpf(0), half, 5, 0)
         rounded, error = fit(spec, "f32")
-        return [0.0, *rounded], error
-    raised = mpf(2) ** -26 if k == TABLE_SIZE - 1 else mpf(0)  # so that it ends at 1
+        return point, [0.0, *rounded], error
+    low, high = middle - half - point, min(middle + half, ERF_TABLE_LIMIT) - point
 
     def value(d: Real) -> Real:
-        return mp.erf(middle + d) + raised
+        return mp.erf(point + d)
 
-    high = min(half, ERF_TABLE_LIMIT - middle)
-    return fit(Fit("", value, lambda d: 1 / value(d), -half, high, TABLE_TERMS, 0), "f32")
+    terms = TABLE_TERMS if k < LONG_ENTRIES else TABLE_TERMS - 1
+    rounded, error = fit(Fit("", value, lambda d: 1 / value(d), low, high, terms, 0), "f32")
+    return point, [*rounded, 0.0][:TABLE_TERMS], error
 
 
-def _print_erf_table() -> None:
-    entries = [fit_erf_entry(k) for k in range(TABLE_SIZE)]
+NORMAL_STEP = mpf(3) / 16
+
+
+def fit_normal_entry(k: int) -> tuple[list[float], float]:
+    """Coefficients of the normal distribution function less 1/2 around the `k`-th place, and the
+    greatest error."""
+    middle, half = k * NORMAL_STEP, NORMAL_STEP / 2
+
+    def value(d: Real) -> Real:
+        return mp.erf((middle + d) * mp.sqrt(mpf("0.5"))) / 2
+
+    return fit(Fit("", value, lambda d: mpf(1), -half, half, 5, 0), "f32")
+
+
+def _lines(numbers: Sequence[float], indent: str) -> Iterator[str]:
+    for at in range(0, len(numbers), 3):
+        yield indent + ", ".join(map(repr, numbers[at : at + 3])) + ",\n"
+
+
+def _print_table(name: str, entries: list[tuple[list[float], float]]) -> None:
     worst = max(error for _, error in entries)
-    print(f"\nERF_TABLE_LIMIT: Final = {float(ERF_TABLE_LIMIT)}")
-    print("\nERF_TABLE: Final[tuple[tuple[float, ...], ...]] = (")
-    print(f"    # f32; a row for each power, a column for each eighth; 2**{math.log2(worst):.1f}")
-    for power in range(TABLE_TERMS):
-        print("    (\n" + "".join(f"        {c[power]!r},\n" for c, _ in entries) + "    ),")
+    print(f"\n{name}: Final[tuple[tuple[float, ...], ...]] = (")
+    print(f"    # f32; a row for each power, a column for each place; 2**{math.log2(worst):.1f}")
+    for row in zip(*(c for c, _ in entries), strict=True):
+        print("    (\n" + "".join(_lines(row, "        ")) + "    ),")
     print(")")
+
+
+def _print_tables() -> None:
+    entries = [fit_erf_entry(k) for k in range(TABLE_SIZE)]
+    print(f"\nERF_TABLE_LIMIT: Final = {float(ERF_TABLE_LIMIT)}")
+    print("\nERF_POINTS: Final[tuple[float, ...]] = (")
+    print("".join(_lines([point for point, _, _ in entries], "    ")) + ")")
+    _print_table("ERF_TABLE", [(c, error) for _, c, error in entries])
+    print(f"\nNORMAL_STEP: Final = {float(NORMAL_STEP)}")
+    _print_table("NORMAL_TABLE", [fit_normal_entry(k) for k in range(TABLE_SIZE)])
 
 
 def main() -> None:
@@ -277,7 +344,7 @@ def main() -> None:
                 print(f'    "{dtype}": (  # 2**{math.log2(error):.1f}')
                 print("".join(f"        {c!r},\n" for c in rounded) + "    ),")
         print("}")
-    _print_erf_table()
+    _print_tables()
 
 
 if __name__ == "__main__":

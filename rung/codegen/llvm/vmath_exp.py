@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import math
 
-from rung.codegen.llvm.coefficients import ERF, ERF_TABLE, ERF_TABLE_LIMIT, ERFC, EXP, EXP2
+from rung.codegen.llvm.coefficients import (
+    ERF,
+    ERF_POINTS,
+    ERF_REST,
+    ERF_TABLE,
+    ERF_TABLE_LIMIT,
+    ERFC,
+    EXP,
+    EXP2,
+    NORMAL,
+    NORMAL_STEP,
+    NORMAL_TABLE,
+)
 from rung.codegen.llvm.reals import Reals
 from rung.codegen.llvm.types import Val
 
@@ -14,7 +26,9 @@ _EXPM1_LIMITS = {"f32": (-20.0, 89.5), "f64": (-40.0, 710.5)}
 
 _TANH_LIMIT = {"f32": 10.0, "f64": 20.0}
 _ERF_LIMIT = 3.95
+_ERF_MIDDLE = 0.875
 _ERFC_LIMIT = 10.5
+_NORMAL_LIMIT = 5.6
 
 
 def _reduce(r: Reals, x: Val) -> tuple[Val, Val]:
@@ -137,28 +151,55 @@ def cosh(r: Reals, x: Val) -> Val:
 def erf(r: Reals, x: Val) -> Val:
     """The error function: the C library's in f64.
 
-    f32: `1 - exp(-a q(a))` with `a = |x|`; on AVX-512 a polynomial around the nearest eighth,
-    whose coefficients are looked up in registers.
+    f32: `a + a p(a*a)` with `a = |x|`, or `1 - exp(-a q(a))` from `_ERF_MIDDLE` on; on AVX-512 a
+    polynomial around a point near the nearest eighth, which is looked up in registers as its
+    coefficients are.
     """
     if r.dtype == "f64":
         return r.libm("erf", x)
     if r.has_avx512:
         return _erf_by_table(r, x)
     a = r.at_most(r.abs(x), _ERF_LIMIT)
-    t = expm1_negative(r, r.neg(r.mul(a, r.poly(a, ERF[r.dtype]))))
-    return r.copysign(t, x)
+    near = r.fma(r.poly(r.mul(a, a), ERF_REST[r.dtype]), a, a)
+    far = expm1_negative(r, r.neg(r.mul(a, r.poly(a, ERF[r.dtype]))))
+    return r.copysign(r.select(r.compare("olt", a, _ERF_MIDDLE), near, far), x)
 
 
 def _erf_by_table(r: Reals, x: Val) -> Val:
+    """The table gives erf(a); around 0 it gives erf(a) - a, so that tiny numbers lose nothing."""
     a = r.at_most(r.abs(x), ERF_TABLE_LIMIT)
-    shifted = r.fma(a, r.c(8.0), r.c(r.format.magic))
-    place = r.bits(shifted)  # the low bits are the eighth
-    d = r.fma(r.sub(shifted, r.c(r.format.magic)), r.c(-0.125), a)
-    *rows, last = ERF_TABLE
-    result = r.lookup(last, place)
+    place = r.bits(r.fma(a, r.c(8.0), r.c(r.format.magic)))  # the low bits are the eighth
+    d = r.sub(a, r.lookup(ERF_POINTS, place))
+    first, *rows, last = ERF_TABLE
+    slope = r.lookup(last, place)
     for row in reversed(rows):
-        result = r.fma(result, d, r.lookup(row, place))
-    return r.copysign(result, x)
+        slope = r.fma(slope, d, r.lookup(row, place))
+    start = r.select(r.compare("ole", a, 1 / 16), a, r.lookup(first, place))
+    return r.copysign(r.fma(slope, d, start), x)
+
+
+def normal_cdf(r: Reals, x: Val) -> Val:
+    """The normal distribution function, `1/2 + sign(x) h(|x|)` with `h(a) = erf(a / sqrt(2)) / 2`;
+    by the C library in f64.
+
+    f32: `1/2 - exp(-a q(a)) / 2`; on AVX-512 a polynomial around the nearest `NORMAL_STEP`.
+    """
+    half = r.c(0.5)
+    if r.dtype == "f64":
+        return r.fma(r.libm("erf", r.mul(x, r.c(math.sqrt(0.5)))), half, half)
+    if r.has_avx512:
+        a = r.at_most(r.abs(x), NORMAL_STEP * 31.4)
+        shifted = r.fma(a, r.c(1 / NORMAL_STEP), r.c(r.format.magic))
+        place = r.bits(shifted)  # the low bits are the number of the entry
+        d = r.fma(r.sub(shifted, r.c(r.format.magic)), r.c(-NORMAL_STEP), a)
+        *rows, last = NORMAL_TABLE
+        h = r.lookup(last, place)
+        for row in reversed(rows):
+            h = r.fma(h, d, r.lookup(row, place))
+        return r.add(half, r.copysign(h, x))
+    a = r.at_most(r.abs(x), _NORMAL_LIMIT)
+    t = expm1_negative(r, r.neg(r.mul(a, r.poly(a, NORMAL[r.dtype]))))
+    return r.fma(r.copysign(t, x), half, half)
 
 
 def erfc(r: Reals, x: Val) -> Val:
