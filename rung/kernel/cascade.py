@@ -34,14 +34,14 @@ from rung.kernel.recognise import reads
 from rung.kernel.rewrite import block, loops_named, map_exprs
 from rung.kernel.step import Step
 
-TERMS = 8
-"""Terms that are added up one after the other by up to `FEW_VECTORS` accumulators: one addition
-more for so many. Loops of twice as many stay as they are."""
-PARTS = 4
-"""Parts that are added up one after the other there. Four equal numbers add up without an error."""
+TERMS = 4
+"""Terms that are added up one after the other by up to `FEW_VECTORS` accumulators, and parts of
+these: one addition more for so many. Four equal numbers add up without an error."""
+FEW_TERMS = 16
+"""Loops of so many stay as they are."""
 MANY_TERMS = 256
-"""The same for the tile of a contraction, which has no registers for a second one, and for running
-sums, in which each level costs an addition for each element."""
+"""Terms, and parts, for the tile of a contraction, which has no registers for a second one, and for
+running sums, in which each level costs an addition for each element."""
 FEW_VECTORS = 8
 """Vectors of accumulators that leave registers for the sums of parts."""
 
@@ -284,7 +284,7 @@ def _next_cascade(
             return found
     if only and not (isinstance(s, For) and s.axis.name in only):
         return None
-    if not isinstance(s, For) or s.kind != "serial" or _most_terms(s) <= 2 * TERMS:
+    if not isinstance(s, For) or s.kind != "serial" or _most_terms(s) <= FEW_TERMS:
         return None
     if not any(map(_adds_floats, walk_stmts(s.body))):
         return None
@@ -293,9 +293,9 @@ def _next_cascade(
             continue
         alike = (y for f in loops_named(whole, s.axis.name) for y in long_sums(f))
         terms, each = max(y.terms(vector_bytes) for y in alike), _terms(s.body, x)
-        iterations, most = max(terms // each, 1), 2 * terms
+        iterations, most = max(terms // each, 1), max(2 * terms, FEW_TERMS)
         if terms == TERMS and s.axis.name.endswith("_s"):
-            iterations = most = PARTS
+            iterations = most = TERMS
         if each * s.axis.extent > most and s.axis.extent > iterations:
             return Cascade(s.axis.name, iterations)
     return None
