@@ -15,7 +15,7 @@ from rung.ops.broadcast import reduce_sum
 from rung.ops.transcendental import sqrt, square
 from rung.tensor import precision, reductions
 from tests.generate import extremes, peers_extremes
-from tests.generate.exact import FORMATS, Long, distance, exact, mp
+from tests.generate.exact import FORMATS, Long, distance, exact, mp, slopes
 from tests.generate.extreme_functions import UNARY
 from tests.generate.extreme_rows import ROWS, check_rows
 
@@ -87,6 +87,31 @@ def test_exact_values_are_rounded_once() -> None:
     assert third[0] == Long(1) / 3 and np.isnan(third[1])
     assert np.isfinite(exact(mp.exp, np.array([1e308]))).all()
     assert np.isnan(exact(mp.log, np.array([-1.0])))[0]
+
+
+def test_differences_of_an_element_that_is_tiny_beside_others() -> None:
+    x = np.array([1e-6, 1e6, 3.0], Long)
+    found = slopes(lambda v: v * v * v + v, x, np.ones(3))
+    np.testing.assert_allclose(found.astype(float), (3 * x * x + 1).astype(float), rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "seed",
+    [
+        pytest.param(8023161, id="softmax near one-hot, f32"),
+        pytest.param(8038893, id="softmax near one-hot, f16"),
+        pytest.param(8024293, id="a tiny element"),
+        pytest.param(8026473, id="an infinity among finite ones"),
+    ],
+)
+def test_what_is_right_is_not_reported(seed: int) -> None:
+    assert extremes.check(seed) == []
+
+
+def test_a_wrong_slope_of_softmax_is_found() -> None:
+    wrong = replace(FUNCTIONS["softmax"], ours=lambda x, y: F.softmax(x * (1 + 1e-3), -1))  # type: ignore[type-var]
+    with extremes.mode(compiled=False):
+        assert any(check_rows(wrong, FORMATS["f32"], np.random.default_rng(s)) for s in range(20))
 
 
 def test_a_case_depends_on_its_seed_alone() -> None:

@@ -102,7 +102,8 @@ def distance(found: Array, wanted: Array, form: Format) -> Array:
 
 
 def slopes(function: Callable[[Array], Array], x: Array, weights: Array) -> Array:
-    """The gradient of Σ weights function(x) by central differences in longdouble."""
+    """The gradient of Σ weights function(x) by central differences in longdouble. The difference is
+    taken before the sum, so that what does not depend on an element does not count."""
     x = x.astype(Long)
     size = np.abs(x)
     step = np.where(size > 0, size, np.max(size, initial=0, where=np.isfinite(size)) or 1)
@@ -113,8 +114,8 @@ def slopes(function: Callable[[Array], Array], x: Array, weights: Array) -> Arra
         kept, ends = flat[i], []
         for sign in (1, -1):
             flat[i] = kept + sign * steps[i]
-            ends.append((flat[i], (weights * function(x)).sum()))
+            ends.append((flat[i], function(x)))
         flat[i] = kept
         (above, high), (below, low) = ends
-        into[i] = (high - low) / (above - below)
+        into[i] = (weights * (high - low)).sum() / (above - below)
     return found
