@@ -14,7 +14,7 @@ import rung.nn.functional as F
 from rung.ops.broadcast import reduce_sum
 from rung.ops.transcendental import sqrt, square
 from rung.tensor import precision, reductions
-from tests.generate import extremes, peers_extremes
+from tests.generate import extremes, peers_extremes, peers_rows
 from tests.generate.exact import FORMATS, Long, distance, exact, mp, slopes
 from tests.generate.extreme_functions import UNARY
 from tests.generate.extreme_rows import ROWS, check_rows
@@ -151,6 +151,42 @@ def test_the_table_is_what_is_measured(name: str) -> None:
     for dtype, at in (("f32", 0), ("f16", 6), ("bf16", 9)):
         row = peers_extremes.measured(f, dtype, peers=False)
         assert row.values[0] == pytest.approx(shown[at], abs=0.75)  # other vector units differ
+
+
+def shown_rows(name: str) -> list[float | None]:
+    return peers_extremes.read(document(), "peers of rows")[name]
+
+
+def test_the_document_has_every_function_of_rows() -> None:
+    assert list(peers_extremes.read(document(), "peers of rows")) == [f.name for f in ROWS]
+    assert list(peers_rows.SPELLED) == [f.name for f in ROWS]
+
+
+@pytest.mark.parametrize("name", [f.name for f in ROWS])
+def test_nowhere_less_accurate_than_the_better_peer_in_rows(name: str) -> None:
+    """By more than twice in f32; half precision is rounded once."""
+    ordinary, extreme, f16, bf16 = np.array_split(shown_rows(name), 4)
+    assert f16[0] <= 0.55 and bf16[0] <= 0.55
+    for ours, *others in (ordinary, extreme):
+        better = [e for e in others if e is not None]
+        if better:
+            assert ours <= 2 * max(min(better), 0.5)
+
+
+@pytest.mark.parametrize("name", ("logcumsumexp", "softmax", "norm", "dot"))
+def test_the_table_of_rows_is_what_is_measured(name: str) -> None:
+    shown, f = shown_rows(name), next(f for f in ROWS if f.name == name)
+    row = peers_rows.measured(f, "f32", peers=False)
+    assert row.ordinary[0] == pytest.approx(shown[0], abs=0.75)  # other vector units differ
+    assert row.extreme[0] == pytest.approx(shown[3], abs=0.75)
+
+
+def test_errors_of_rows_are_counted_in_units_of_the_size() -> None:
+    f32, total = FORMATS["f32"], next(f for f in ROWS if f.name == "sum")
+    x = np.array([[3, -3, 0, 0, 0, 0]] * 4, np.float32)
+    off = np.array([0, 6 * 2.0**-23, 0, 0], np.float32)
+    assert peers_rows.units_off(total, f32, x, x, off) == 1
+    assert peers_rows.units_off(total, f32, x, x, np.array([0, 0, 0, np.nan], np.float32)) == np.inf
 
 
 def test_merged_keeps_the_order_of_the_table() -> None:

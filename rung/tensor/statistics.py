@@ -325,11 +325,12 @@ def _running(x: Operand, axis: int, name: str, wins: Callable[..., Tensor]) -> P
 @torch_names
 @rounded_once
 def logcumsumexp(x: Operand, axis: int = -1) -> Tensor:
-    """log of the running sum of exp(x) along `axis`, without overflow: by doubling."""
+    """log of the running sum of exp(x) along `axis`, without overflow: by doubling. That of f32 is
+    kept in f64, as running sums are."""
     given = floats(x)
     x, dim = _one_dim("logcumsumexp", given, axis)
     n, by, found = x.shape[dim], 1, x
-    wide = cast_to(found, dt.accumulator(x.dtype))
+    wide = cast_to(found, dt.float64 if x.dtype is dt.float32 else dt.accumulator(x.dtype))
     while by < n:
         head = take(wide, np.arange(by), dim)
         rest, before = take(wide, np.arange(by, n), dim), take(wide, np.arange(n - by), dim)

@@ -52,12 +52,17 @@ SCALING: Final = ("ordinary", "huge", "tiny")
 def operands(f: Rows, form: Format, rng: np.random.Generator) -> tuple[str, Array, Array]:
     """A regime, and operands of it."""
     regime = str(rng.choice(f.regimes))
+    return regime, *drawn(f, regime, form, rng)
+
+
+def drawn(f: Rows, regime: str, form: Format, rng: np.random.Generator) -> tuple[Array, Array]:
+    """Operands of a regime."""
     x, y = (_drawn(regime, form, rng) for _ in range(2))
     if f.inside:
         x, y = (1 / (1 + np.exp(-a.astype(np.float64))) for a in (x, y))
     with np.errstate(over="ignore"):
         x, y = (a.astype(np.float64).astype(form.numpy) for a in (x, y))
-    return regime, x, y
+    return x, y
 
 
 def _drawn(regime: str, form: Format, rng: np.random.Generator) -> Array:

@@ -28,6 +28,7 @@ from tests.generate.exact import FORMATS, Array, Format
 from tests.generate.extreme_functions import UNARY, Unary
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "accuracy.md"
+NAMES = [f.name for f in UNARY]
 SEEDS = 60
 """So many times `extremes.COUNT` arguments."""
 
@@ -239,14 +240,18 @@ def part(text: str, name: str) -> str:
     return text.partition(begin)[2].partition(end)[0]
 
 
-def read(text: str) -> dict[str, list[float | None]]:
-    """The errors that a document shows, by function."""
-    lines = part(text, "peers").splitlines()[2:]
+def read(text: str, name: str = "peers") -> dict[str, list[float | None]]:
+    """The errors that a table of a document shows, by function."""
+    lines = part(text, name).splitlines()[2:]
     found: dict[str, list[float | None]] = {}
     for line in lines:
-        name, *cells = (c.strip() for c in line.strip("|").split("|"))
-        found[name] = [None if c == "-" else math.inf if c == "NaN" else float(c) for c in cells]
+        function, *cells = (c.strip() for c in line.strip("|").split("|"))
+        found[function] = [*map(_error, cells)]
     return found
+
+
+def _error(cell: str) -> float | None:
+    return None if cell == "-" else math.inf if cell == "NaN" else float(cell)
 
 
 def write(name: str, lines: Sequence[str]) -> None:
@@ -257,11 +262,11 @@ def write(name: str, lines: Sequence[str]) -> None:
     DOCUMENT.write_text(head + begin + "".join(f"{line}\n" for line in lines) + end + tail)
 
 
-def merged(old: Sequence[str], new: Sequence[str]) -> list[str]:
-    """The new lines, and the old ones of functions that are not among them, in the order of the
-    table."""
+def merged(old: Sequence[str], new: Sequence[str], names: Sequence[str] = NAMES) -> list[str]:
+    """The new lines, and the old ones of functions that are not among them, in the order of
+    `names`."""
     found = {line.split("|")[1].strip(): line for line in (*old[2:], *new[2:])}
-    return [*new[:2], *(found[f.name] for f in UNARY if f.name in found)]
+    return [*new[:2], *(found[name] for name in names if name in found)]
 
 
 def main() -> int:
