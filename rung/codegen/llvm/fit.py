@@ -10,7 +10,6 @@ Needs `mpmath`; the package itself only needs what is printed.
 
 from __future__ import annotations
 
-import itertools
 import math
 import struct
 import sys
@@ -80,13 +79,13 @@ def _erf_rest(z: Real) -> Real:
 
 
 def _erf_exponent(a: Real) -> Real:
-    # erf(a) = 1 - exp(-a q(a))
-    return -mp.log(mp.erfc(a)) / a
+    # erf(a) = 1 - 2**(a q(a))
+    return mp.log(mp.erfc(a), 2) / a
 
 
 def _normal_exponent(a: Real) -> Real:
     # erf(a / sqrt(2)) = 1 - exp(-a q(a))
-    return _erf_exponent(a * mp.sqrt(mpf("0.5"))) * mp.sqrt(mpf("0.5"))
+    return -mp.log(mp.erfc(a * mp.sqrt(mpf("0.5")))) / a
 
 
 def _normal_weight(a: Real) -> Real:
@@ -122,12 +121,13 @@ FITS = [
     Fit(
         "ERF",
         _erf_exponent,
-        lambda a: a * mp.erfc(a) / mp.erf(a),
-        mpf("0.874"),
+        lambda a: a * mp.erfc(a) * LN2 / mp.erf(a),
+        mpf("0.875"),
         mpf("3.95"),
         6,
         0,
     ),
+    Fit("ERF_POWER", lambda x: 2**x, lambda x: 1 / 2**x, mpf("-0.501"), mpf("0.501"), 7, 0),
     Fit("NORMAL", _normal_exponent, _normal_weight, mpf(0), mpf("5.6"), 8, 0),
     Fit("ERF_REST", _erf_rest, lambda z: 1 / (1 + _erf_rest(z)), mpf(0), mpf("0.766"), 6, 0),
     Fit(
@@ -224,13 +224,7 @@ def _extrema(errors: list[Real], count: int) -> list[int]:
 def fit(spec: Fit, dtype: str) -> tuple[list[float], float]:
     """Rounded coefficients from the lowest power up, and the greatest weighted error."""
     count = spec.num_f32 if dtype == "f32" else spec.num_f64
-    size = _GRID * (count + 2)
-    middle, half = (spec.low + spec.high) / 2, (spec.high - spec.low) / 2
-    angles = [mp.pi * (i + mpf("0.5")) / size for i in range(size)]
-    points = [middle - half * mp.cos(angle) for angle in angles]
-    points = [x if abs(x) > _TINY else _TINY for x in points]
-    values = [spec.value(x) for x in points]
-    weights = [abs(spec.weight(x)) + mpf(10) ** -30 for x in points]
+    points, values, weights = _sampled(spec, count)
     rounded: list[float] = []
     for k in range(count):
         coefficients, _ = minimax(values, weights, points, range(k, count))
@@ -243,52 +237,90 @@ def fit(spec: Fit, dtype: str) -> tuple[list[float], float]:
     return rounded, float(max(abs(v) * w for v, w in zip(values, weights, strict=True)))
 
 
+def _sampled(spec: Fit, count: int) -> tuple[list[Real], list[Real], list[Real]]:
+    """Points, values and weights for a fit of `count` coefficients."""
+    size = _GRID * (count + 2)
+    middle, half = (spec.low + spec.high) / 2, (spec.high - spec.low) / 2
+    angles = [mp.pi * (i + mpf("0.5")) / size for i in range(size)]
+    points = [middle - half * mp.cos(angle) for angle in angles]
+    points = [x if abs(x) > _TINY else _TINY for x in points]
+    values = [spec.value(x) for x in points]
+    return points, values, [abs(spec.weight(x)) + mpf(10) ** -30 for x in points]
+
+
 TABLE_SIZE = 32
 """Entries that an instruction looks up in two registers of AVX-512."""
-TABLE_STEP = mpf(1) / 8
-TABLE_TERMS = 6
-LONG_ENTRIES = 3
-"""So many entries have all terms; the others need one less."""
+TABLE_TERMS = 5
+ERF_TABLE_SCALE = mpf("1.5")
+ERF_TABLE_SHIFT = mpf("2.03125")
+"""The entry of `a` is the last bit of the exponent and the first four of the mantissa of `scale *
+a + shift`, which is from 2 to 8: entries are twice as wide from 1.3 on. The first ends at 1/16."""
 ERF_TABLE_LIMIT = mpf("3.93")
 """From here on the nearest `f32` to erf is 1; it belongs to the last entry."""
-_EXACT = 1 / 64
-"""Of a unit in the last place, how near an `f32` counts as exact."""
+NUM_PLACES = 1 << 14
+"""Numbers of an entry from which its point is chosen."""
 
 
-def erf_point(k: int) -> float:
-    """The `f32` nearest to `k / 8` at which erf and its slope are all but `f32`s themselves, so
-    that the first coefficients of an expansion have no error (Gal, 1986)."""
-    middle = float(k * TABLE_STEP)
-    step = _unit(middle) if k else 0.0
-    for n in itertools.count():
-        x = middle + ((n + 1) // 2 if n % 2 else -(n // 2)) * step
-        y, slope = math.erf(x), 2 / math.sqrt(math.pi) * math.exp(-x * x)
-        off = abs(y - round_to("f32", y)), abs(slope - round_to("f32", slope)) / 16
-        if k == 0 or max(off) < _EXACT * _unit(y):
-            return x
-    raise AssertionError
+def entry_start(k: int) -> Real:
+    """The least argument of an entry of the table."""
+    shifted = 2 + mpf(k) / 8 if k < 16 else 4 + mpf(k - 16) / 4
+    return max((shifted - ERF_TABLE_SHIFT) / ERF_TABLE_SCALE, mpf(0))
 
 
-def _unit(x: float) -> float:
-    return 2.0 ** (math.frexp(x)[1] - 24)
+def fit_erf_entry(k: int) -> tuple[list[float], float]:
+    """A point and the coefficients of erf around it, and the greatest relative error.
 
-
-def fit_erf_entry(k: int) -> tuple[float, list[float], float]:
-    """The point of expansion of the `k`-th entry, coefficients in the distance from it, and the
-    greatest relative error. Those of entry 0 give erf(a) - a."""
-    point, middle, half = erf_point(k), k * TABLE_STEP, TABLE_STEP / 2
+    Around 0 erf is odd: the coefficient of power 1 is less by 1, for `d + d (...)`. The other
+    points are those of their entry where rounding the coefficients of powers 0 and 1 loses least.
+    """
+    low, high = entry_start(k), min(entry_start(k + 1), ERF_TABLE_LIMIT)
     if k == 0:
-        spec = Fit("", lambda d: (mp.erf(d) - d) / d, lambda d: d / mp.erf(d), mpf(0), half, 5, 0)
+        spec = Fit("", lambda d: mp.erf(d) / d - 1, lambda d: d / mp.erf(d), low, high, 4, 0)
         rounded, error = fit(spec, "f32")
-        return point, [0.0, *rounded], error
-    low, high = middle - half - point, min(middle + half, ERF_TABLE_LIMIT) - point
+        return [0.0, 0.0, *rounded], error
+    start = mpf(round_to("f32", (low + high) / 2))
 
     def value(d: Real) -> Real:
-        return mp.erf(point + d)
+        return mp.erf(start + d)
 
-    terms = TABLE_TERMS if k < LONG_ENTRIES else TABLE_TERMS - 1
-    rounded, error = fit(Fit("", value, lambda d: 1 / value(d), low, high, terms, 0), "f32")
-    return point, [*rounded, 0.0][:TABLE_TERMS], error
+    spec = Fit("", value, lambda d: 1 / value(d), low - start, high - start, TABLE_TERMS, 0)
+    points, values, weights = _sampled(spec, TABLE_TERMS)
+    coefficients, _ = minimax(values, weights, points, range(TABLE_TERMS))
+    point = _accurate_point(coefficients, float(start), float(low), float(high))
+    rounded = [round_to("f32", c) for c in _moved(coefficients, point - start)]
+    error = max(
+        abs(v - mp.polyval(rounded[::-1], start + d - point)) * w
+        for d, v, w in zip(points, values, weights, strict=True)
+    )
+    return [point, *rounded], float(error)
+
+
+def _accurate_point(coefficients: list[Real], start: float, low: float, high: float) -> float:
+    """The number between `low` and `high` around which a polynomial, given around `start`, loses
+    least at these ends by rounding: of its value, of its slope, and of what is added to that."""
+    around = [float(c) for c in coefficients]
+
+    def lost(point: float) -> float:
+        value, slope = (float(c) for c in _moved(around, point - start)[:2])
+        slope_lost = _rounding(slope) + slope * 2.0**-24
+        ends = ((e, math.erf(e)) for e in (low, high))
+        return max((_rounding(value) + slope_lost * abs(e - point)) / v for e, v in ends)
+
+    places = (low + (high - low) * i / NUM_PLACES for i in range(1, NUM_PLACES))
+    return min((round_to("f32", mpf(p)) for p in places), key=lost)
+
+
+def _moved(coefficients: list[Real], distance: Real) -> list[Real]:
+    """The coefficients of a polynomial around a point that is `distance` further."""
+    result = list(coefficients)
+    for k in range(len(result) - 1):
+        for i in reversed(range(k, len(result) - 1)):
+            result[i] += result[i + 1] * distance
+    return result
+
+
+def _rounding(value: float) -> float:
+    return abs(value - round_to("f32", mpf(value)))
 
 
 NORMAL_STEP = mpf(3) / 16
@@ -310,23 +342,23 @@ def _lines(numbers: Sequence[float], indent: str) -> Iterator[str]:
         yield indent + ", ".join(map(repr, numbers[at : at + 3])) + ",\n"
 
 
-def _print_table(name: str, entries: list[tuple[list[float], float]]) -> None:
+def _print_table(name: str, first: str, entries: list[tuple[list[float], float]]) -> None:
     worst = max(error for _, error in entries)
     print(f"\n{name}: Final[tuple[tuple[float, ...], ...]] = (")
-    print(f"    # f32; a row for each power, a column for each place; 2**{math.log2(worst):.1f}")
+    print(f"    # f32; {first}a row for each power, a column for each place;", end="")
+    print(f" 2**{math.log2(worst):.1f}")
     for row in zip(*(c for c, _ in entries), strict=True):
         print("    (\n" + "".join(_lines(row, "        ")) + "    ),")
     print(")")
 
 
 def _print_tables() -> None:
-    entries = [fit_erf_entry(k) for k in range(TABLE_SIZE)]
     print(f"\nERF_TABLE_LIMIT: Final = {float(ERF_TABLE_LIMIT)}")
-    print("\nERF_POINTS: Final[tuple[float, ...]] = (")
-    print("".join(_lines([point for point, _, _ in entries], "    ")) + ")")
-    _print_table("ERF_TABLE", [(c, error) for _, c, error in entries])
+    print(f"ERF_TABLE_SCALE: Final = {float(ERF_TABLE_SCALE)}")
+    print(f"ERF_TABLE_SHIFT: Final = {float(ERF_TABLE_SHIFT)}")
+    _print_table("ERF_TABLE", "points, and ", [fit_erf_entry(k) for k in range(TABLE_SIZE)])
     print(f"\nNORMAL_STEP: Final = {float(NORMAL_STEP)}")
-    _print_table("NORMAL_TABLE", [fit_normal_entry(k) for k in range(TABLE_SIZE)])
+    _print_table("NORMAL_TABLE", "", [fit_normal_entry(k) for k in range(TABLE_SIZE)])
 
 
 def main() -> None:

@@ -6,10 +6,12 @@ import math
 
 from rung.codegen.llvm.coefficients import (
     ERF,
-    ERF_POINTS,
+    ERF_POWER,
     ERF_REST,
     ERF_TABLE,
     ERF_TABLE_LIMIT,
+    ERF_TABLE_SCALE,
+    ERF_TABLE_SHIFT,
     ERFC,
     EXP,
     EXP2,
@@ -151,31 +153,42 @@ def cosh(r: Reals, x: Val) -> Val:
 def erf(r: Reals, x: Val) -> Val:
     """The error function: the C library's in f64.
 
-    f32: `a + a p(a*a)` with `a = |x|`, or `1 - exp(-a q(a))` from `_ERF_MIDDLE` on; on AVX-512 a
-    polynomial around a point near the nearest eighth, which is looked up in registers as its
-    coefficients are.
+    f32, with `a = |x|`: `a + a p(a*a)` up to 0.875, `1 - 2**(a q(a))` from there on; on AVX-512 a
+    polynomial around one of 32 points, whose coefficients are looked up in registers.
     """
     if r.dtype == "f64":
         return r.libm("erf", x)
     if r.has_avx512:
         return _erf_by_table(r, x)
     a = r.at_most(r.abs(x), _ERF_LIMIT)
-    near = r.fma(r.poly(r.mul(a, a), ERF_REST[r.dtype]), a, a)
-    far = expm1_negative(r, r.neg(r.mul(a, r.poly(a, ERF[r.dtype]))))
-    return r.copysign(r.select(r.compare("olt", a, _ERF_MIDDLE), near, far), x)
+    near = r.fma(a, r.poly(r.mul(a, a), ERF_REST[r.dtype]), a)
+    return r.copysign(r.select(r.compare("olt", a, _ERF_MIDDLE), near, _erf_far(r, a)), x)
+
+
+def _erf_far(r: Reals, a: Val) -> Val:
+    """`1 - 2**(a q(a))`: the power is at most 1 / 4, and so are its errors in the result."""
+    magic = r.c(r.format.magic)
+    q = r.poly(a, ERF[r.dtype])
+    shifted = r.fma(a, q, magic)  # the low bits are the exponent, rounded
+    rest = r.fma(a, q, r.sub(magic, shifted))
+    exponent = r.b.shl(r.bits(shifted), r.format.mantissa_bits)
+    power = r.real(r.b.add(exponent, r.bits(r.c(-1.0))))  # -2**n
+    return r.fma(r.poly(rest, ERF_POWER[r.dtype]), power, r.c(1.0))
 
 
 def _erf_by_table(r: Reals, x: Val) -> Val:
-    """The table gives erf(a); around 0 it gives erf(a) - a, so that tiny numbers lose nothing."""
+    """Points and constant terms are such that both are very nearly numbers of the format ("accurate
+    tables", Gal). The first point is 0, where the result is `d + d (...)`: the others' constant
+    terms are greater than any `d`."""
     a = r.at_most(r.abs(x), ERF_TABLE_LIMIT)
-    place = r.bits(r.fma(a, r.c(8.0), r.c(r.format.magic)))  # the low bits are the eighth
-    d = r.sub(a, r.lookup(ERF_POINTS, place))
-    first, *rows, last = ERF_TABLE
-    slope = r.lookup(last, place)
+    shifted = r.fma(a, r.c(ERF_TABLE_SCALE), r.c(ERF_TABLE_SHIFT))
+    place = r.b.lshr(r.bits(shifted), r.format.mantissa_bits - 4)
+    points, constants, *rows, last = ERF_TABLE
+    d = r.sub(a, r.lookup(points, place))
+    result = r.lookup(last, place)
     for row in reversed(rows):
-        slope = r.fma(slope, d, r.lookup(row, place))
-    start = r.select(r.compare("ole", a, 1 / 16), a, r.lookup(first, place))
-    return r.copysign(r.fma(slope, d, start), x)
+        result = r.fma(result, d, r.lookup(row, place))
+    return r.copysign(r.fma(result, d, r.at_least(d, r.lookup(constants, place))), x)
 
 
 def normal_cdf(r: Reals, x: Val) -> Val:
