@@ -38,6 +38,7 @@ from rung.core.errors import (
     InterchangeError,
     LinAlgError,
     LoweringError,
+    MissingKeyError,
     NonFiniteError,
     RungError,
     SettingsError,

@@ -23,6 +23,7 @@ from rung.core.errors import (
     DTypeError,
     GradientError,
     IndexingError,
+    InterchangeError,
     RungError,
     ShapeError,
 )
@@ -336,6 +337,123 @@ def test_methods_of_all_classes_read_their_arguments(
     call: Call, error: type[RungError], words: str
 ) -> None:
     refused(call, error, words)
+
+
+MODEL = models.GPT(models.GPTConfig(4, 5, 1, 1, 4))
+EXAMPLES = data.TensorDataset(np.ones((3, 2)))
+NAN, TINY = float("nan"), nn.Parameter([1.0])
+NUMBERS: list[tuple[Call, type[RungError], str]] = [
+    (lambda: f.softplus(SCORES, beta=0), DomainError, "softplus: beta=0"),
+    (lambda: nn.Softplus(0.0)(SCORES), DomainError, "softplus: beta=0.0"),
+    (lambda: f.interpolate(IMAGE, scale_factor=rung.array(NAN)), DomainError, "scale_factor=nan"),  # type: ignore[arg-type]
+    (lambda: f.interpolate(IMAGE, scale_factor=np.float16("inf")), DomainError, "=inf"),  # type: ignore[arg-type]
+    (lambda: nn.init.normal_(TINY, 1e300), DomainError, "normal_: from 1e+300"),
+    (lambda: nn.init.xavier_normal_(nn.Parameter(SCORES), 1e300), DomainError, "normal_: from"),
+    (lambda: nn.init.trunc_normal_(TINY, high=1e300), DomainError, "trunc_normal_: from"),
+    (lambda: nn.init.trunc_normal_(TINY, std=np.False_), DomainError, "std=False"),  # type: ignore[arg-type]
+    (lambda: format(rung.array(1.5), "x"), DomainError, "format: 'x' of a float from f32[]"),
+    (lambda: f"{SCORES:.2f}", ArgumentError, "format: '.2f' of a tensor f32[3,4]"),
+    (lambda: MODEL.generate([0], 10**30), AllocationError, "generate: num_tokens="),
+    (lambda: MODEL.generate([0], -1), DomainError, "generate: num_tokens=-1"),
+    (lambda: MODEL.generate([9], 1), IndexingError, "generate: token 9"),
+    (lambda: MODEL.generate([1j], 1), DTypeError, ""),
+    (lambda: MODEL.generate([0], 1, top_k=0), DomainError, "generate: top_k=0"),
+    (lambda: MODEL.generate([0], 1, temperature=NAN), DomainError, "temperature=nan"),
+    (lambda: models.GPTConfig(n_head=0), DomainError, "GPTConfig: n_head=0"),
+    (lambda: EXAMPLES[3], IndexingError, "index 3 (int) of 3 examples"),
+    (lambda: EXAMPLES["a"], IndexingError, "index 'a' (str) of 3 examples"),
+    (lambda: EXAMPLES.batch(np.array([5])), IndexingError, "of 3 examples"),
+    (lambda: data.DataLoader(EXAMPLES).order(-1), DomainError, "DataLoader: epoch=-1"),
+    (lambda: nn.Sequential(nn.ReLU())[10**6], IndexingError, "module 1000000 of 1"),
+    (lambda: nn.ModuleList()[0], IndexingError, "module 0 of 0"),
+    (lambda: nn.ParameterList()[0], IndexingError, "parameter 0 of 0"),
+    (lambda: setattr(TINY, "requires_grad", [1]), ArgumentError, "requires_grad: wanted is [1]"),
+    (lambda: setattr(TINY, "grad", 3), ArgumentError, "grad is 3 (int)"),
+    (lambda: optim.ReduceLROnPlateau(optim.SGD(GROUP, 0.1)).step((1,)), ArgumentError,
+     "ReduceLROnPlateau.step: metric is (1,)"),
+    (lambda: optim.SGD(GROUP, 0.1).load_state_dict(np.uint64(3)), CheckpointError, "no state_dict"),
+    (lambda: SCORES.__array__(frozenset()), DTypeError, "is no dtype of NumPy"),
+    (lambda: SCORES.__dlpack__(dl_device=[[1]]), InterchangeError, "not on device"),  # type: ignore[arg-type]
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("call", "error", "words"), NUMBERS)
+def test_divisors_sizes_positions_and_formats_that_do_not_fit(
+    call: Call, error: type[RungError], words: str
+) -> None:
+    refused(call, error, words)
+
+
+def test_a_division_by_a_users_number_is_a_typed_error_wherever_it_is() -> None:
+    def part(of: int, count: int) -> float:
+        return of / count
+
+    part.__code__ = part.__code__.replace(co_filename=arguments.__file__)  # as if it were ours
+    for call in (lambda: 1 // 0, lambda: int(NAN), lambda: int(float("inf"))):
+        call.__code__ = call.__code__.replace(co_filename=arguments.__file__)
+        with pytest.raises((ArithmeticError, ValueError)) as info:
+            call()
+        assert isinstance(arguments.of_numbers("f", info.value), DomainError)
+    with pytest.raises(DomainError, match="part: division by zero"):
+        arguments.checked(part, {})(1, 0)
+
+
+def test_layers_without_features_are_made() -> None:
+    """As in PyTorch: uniform over all constructors that draw initial values."""
+    assert nn.Linear(0, 2)(rung.ones((3, 0))).shape == (3, 2)
+    assert nn.Bilinear(0, 2, 4)(rung.ones((3, 0)), rung.ones((3, 2))).shape == (3, 4)
+    empty = nn.MultiheadAttention(0, 2)
+    assert all(np.isfinite(np.asarray(p)).all() for p in empty.parameters())
+    assert nn.init.xavier_normal_(nn.Parameter(rung.ones((0, 0)))).shape == (0, 0)
+    nn.TransformerEncoderLayer(0, 2, 3)
+    models.GPT(models.GPTConfig(4, 5, 0, 1, 4))
+
+
+@pytest.mark.parametrize("number", [True, np.True_])
+def test_bools_count_where_a_number_is_meant(number: Any) -> None:
+    x = rung.arange(3)
+    assert rung.combinations(x, number).tolist() == [[0], [1], [2]]
+    assert f.group_norm(rung.ones((2, 4)), number).shape == (2, 4)
+    assert f.softshrink(SCORES, number).shape == (3, 4)
+    assert f.huber_loss(SCORES, SCORES, delta=number).item() == 0
+    assert f.smooth_l1_loss(SCORES, SCORES, beta=number).item() == 0
+
+
+def test_containers_are_asked_for_anything() -> None:
+    modules, parameters = nn.ModuleDict({"a": nn.ReLU()}), nn.ParameterDict({"a": TINY})
+    for x in ([1], 1, None, SCORES, np.zeros(2, [("a", "f4")])):
+        assert x not in modules and x not in parameters
+        assert x not in nn.ParameterList([TINY])
+    assert "a" in modules and "a" in parameters and TINY in nn.ParameterList([TINY])
+    for container in (modules, parameters):
+        with pytest.raises(KeyError, match="has no .* 'b'"):
+            container["b"]
+    assert len(list(EXAMPLES)) == 3  # by __getitem__, until IndexError
+
+
+@pytest.mark.parametrize(
+    ("method", "owner", "name"),
+    [
+        ("data.TensorDataset.__getitem__", data.loader, "_at"),
+        ("nn.ParameterDict.__contains__", nn.ParameterDict, "__contains__"),
+        ("optim.ReduceLROnPlateau.step", optim.plateau, "_number"),
+    ],
+)
+def test_faults_of_methods_are_found(
+    method: str, owner: Any, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = api.targets()
+    seeds = [names.index(method) + k * len(names) for k in range(20)]
+    assert not any(calls.check(seed) for seed in seeds)
+    monkeypatch.setattr(owner, name, fails(KeyError("x")))
+    with monkeypatch.context() as patched:
+        if isinstance(owner, type):
+            known = api.base(method)
+            assert known is not None
+            broken = api.Base(method, fails(KeyError("x")), known.given)
+            broken.__dict__["parameters"] = known.parameters
+            patched.setattr(api, "base", lambda _: broken)
+        assert any("KeyError" in line for seed in seeds for line in calls.check(seed))
 
 
 def test_a_vocabulary_of_more_than_two_bytes() -> None:

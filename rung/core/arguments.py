@@ -72,16 +72,27 @@ def read_int(x: Any) -> Any:
     return NO if hasattr(x, "shape") and _kind(x) not in ("i", "u") else operator.index(x)
 
 
-def read_float(x: Any) -> Any:
-    """A real number as it is, since NumPy's scalars have dtypes; fractions and the like as floats,
-    an array of one as its scalar. A tensor that holds one stays a tensor."""
-    if isinstance(x, float | int | np.floating | np.integer | np.bool_):
+def _read_count(x: Any) -> Any:
+    """A whole number as an int, a bool as 0 or 1."""
+    if type(x) is int:
         return x
+    found = read_int(x)
+    return found if found is NO else int(found)
+
+
+def read_float(x: Any) -> Any:
+    """A real number as it is, since NumPy's scalars have dtypes, but NumPy's bools as Python's,
+    with which one can count; fractions and the like as floats, an array of one as its scalar. A
+    tensor that holds one stays a tensor."""
+    if isinstance(x, float | int | np.floating | np.integer):
+        return x
+    if isinstance(x, np.bool_):
+        return bool(x)
     if isinstance(x, numbers.Real):
         return float(x)
     if _kind(x) not in ("f", "i", "u", "b", "V"):
         return NO
-    return x[()] if isinstance(x, np.ndarray) else x
+    return read_float(x[()]) if isinstance(x, np.ndarray) else x
 
 
 def read_bool(x: Any) -> Any:
@@ -97,7 +108,7 @@ def those(test: Callable[[Any], bool]) -> Read:
 
 
 KINDS: Final[dict[str, Read]] = {
-    "int": read_int,
+    "int": _read_count,
     "float": read_float,
     "bool": read_bool,
     "str": those(lambda x: isinstance(x, str)),
@@ -285,25 +296,30 @@ def checked(function: Callable[..., Any], aliases: Aliases) -> Callable[..., Any
                 kwargs[key] = found
         try:
             return function(*args, **kwargs)
-        except (MemoryError, OverflowError, ValueError) as error:
-            too_large = beyond_memory(_called(name, args), error)
-            if too_large is None:
+        except (MemoryError, ArithmeticError, ValueError) as error:
+            refused = of_numbers(_called(name, args), error)
+            if refused is None:
                 raise
-            raise too_large from None
+            raise refused from None
 
     return call
 
 
-def beyond_memory(name: str, error: Exception) -> AllocationError | None:
-    """The error of `name` for one by which NumPy or Python, called by us, says that memory ends or
-    that a number is beyond those of C. None for all others, those of functions of the user's among
-    them."""
+def of_numbers(name: str, error: Exception) -> RungError | None:
+    """The error of `name` for one by which NumPy or Python, called by us, says that memory ends,
+    that a number is beyond those of C, or that it cannot be divided by or made whole (0, NaN, an
+    infinity). None for all others, those of functions of the user's among them."""
+    said = str(error)
+    no_whole = isinstance(error, ValueError | OverflowError) and said.startswith("cannot convert")
+    unfit = isinstance(error, ZeroDivisionError) or (no_whole and said.endswith("to integer"))
     too_large = isinstance(error, MemoryError | OverflowError) or (
-        type(error) is ValueError and any(s in str(error) for s in ("Maximum allowed", "too big"))
+        type(error) is ValueError and any(s in said for s in ("Maximum allowed", "too big"))
     )
-    if not too_large or isinstance(error, RungError) or not _is_raised_inside(error):
+    if not (unfit or too_large) or isinstance(error, RungError) or not _is_raised_inside(error):
         return None
-    return AllocationError(f"{name}: {error}", fix="give smaller sizes")
+    if unfit:
+        return DomainError(f"{name}: {said}", fix="give finite numbers, and none of 0 as a divisor")
+    return AllocationError(f"{name}: {said}", fix="give smaller sizes")
 
 
 def _is_raised_inside(error: BaseException) -> bool:
@@ -355,21 +371,26 @@ def between(name: str, low: float, high: float, **given: Any) -> None:
     """Raise DomainError for a number that is not in [low, high], NaN among them. Tensors, which may
     not be known yet, are not looked at."""
     for key, x in given.items():
-        if isinstance(x, float | int | np.number) and not low <= x <= high:
+        if isinstance(x, float | int | np.number) and not low <= _plain(x) <= high:
             raise DomainError(f"{name}: {key}={x}", fix=f"give a number from {low} to {high}")
+
+
+def _plain(x: Any) -> Any:
+    """As a number of Python, which can be compared with bounds that its dtype does not reach."""
+    return x.item() if isinstance(x, np.generic) else x
 
 
 def at_least(name: str, low: float, **given: Any) -> None:
     """Raise DomainError for a number below `low`, or NaN."""
     for key, x in given.items():
-        if isinstance(x, float | int | np.number) and not x >= low:
+        if isinstance(x, float | int | np.number) and not _plain(x) >= low:
             raise DomainError(f"{name}: {key}={x}", fix=f"give a number of at least {low}")
 
 
 def above(name: str, low: float, **given: Any) -> None:
     """Raise DomainError for a number that is not above `low`, or NaN."""
     for key, x in given.items():
-        if isinstance(x, float | int | np.number) and not x > low:
+        if isinstance(x, float | int | np.number) and not _plain(x) > low:
             raise DomainError(f"{name}: {key}={x}", fix=f"give a number above {low}")
 
 
@@ -421,10 +442,10 @@ class host_arrays:
         pass
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        if isinstance(error, MemoryError | OverflowError | ValueError):
-            too_large = beyond_memory(self.name, error)
-            if too_large is not None:
-                raise too_large from None
+        if isinstance(error, MemoryError | ArithmeticError | ValueError):
+            refused = of_numbers(self.name, error)
+            if refused is not None:
+                raise refused from None
 
 
 def described(x: Any) -> str:
@@ -462,11 +483,14 @@ def _is_ours(x: Any) -> bool:
 
 
 def check_methods(kind: type, aliases: Aliases, names: Collection[str] = ()) -> None:
-    """Check the arguments of methods of a class: of those given, or of all public ones."""
+    """Check the arguments of methods of a class and of what is assigned to its properties: of those
+    given, or of all public ones."""
     for key, x in list(vars(kind).items()):
         wanted = key in names if names else not key.startswith("_")
         if wanted and isinstance(x, FunctionType):
             setattr(kind, key, _replaced(x, aliases))
+        elif wanted and isinstance(x, property) and isinstance(x.fset, FunctionType):
+            setattr(kind, key, x.setter(_replaced(x.fset, aliases)))
 
 
 _made: dict[Any, Callable[..., Any]] = {}

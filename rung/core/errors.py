@@ -71,6 +71,13 @@ class IndexingError(RungError, IndexError):
     """An index that is out of range or of the wrong kind."""
 
 
+class MissingKeyError(IndexingError, KeyError):
+    """A name that a container does not have."""
+
+    def __str__(self) -> str:
+        return self._text()
+
+
 class DeviceError(RungError, ValueError):
     """An unknown or unusable device."""
 

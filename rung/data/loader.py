@@ -15,7 +15,14 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import numpy as np
 
 from rung.core.arguments import at_least, check_lengths, described
-from rung.core.errors import ArgumentError, CheckpointError, DomainError, RungError, ShapeError
+from rung.core.errors import (
+    ArgumentError,
+    CheckpointError,
+    DomainError,
+    IndexingError,
+    RungError,
+    ShapeError,
+)
 from rung.core.source import mistaken_source
 from rung.tensor.creation import asarray
 from rung.tensor.operate import sequence_array
@@ -53,11 +60,22 @@ class TensorDataset:
         return int(self.arrays[0].shape[0])
 
     def __getitem__(self, index: Any) -> Batch:
-        return tuple(a[index] for a in self.arrays)
+        return tuple(_at(a, index) for a in self.arrays)
 
     def batch(self, numbers: Array) -> Batch:
         """The examples of these numbers."""
-        return tuple(a[numbers] for a in self.arrays)
+        return tuple(_at(a, numbers) for a in self.arrays)
+
+
+def _at(array: Array, index: Any) -> Any:
+    """array[index]. Raises IndexingError."""
+    try:
+        return array[index]
+    except (IndexError, ValueError, TypeError) as error:
+        raise IndexingError(
+            f"TensorDataset: {error}: index {described(index)} of {len(array)} examples",
+            fix=f"give a slice, or numbers in range({-len(array)}, {len(array)})",
+        ) from None
 
 
 def gather(dataset: Any, numbers: Array) -> Batch:
@@ -103,6 +121,9 @@ class Loader:
 
     def generator(self, epoch: int, position: int = -1) -> np.random.Generator:
         """The generator of an epoch, or of one batch of it."""
+        name = type(self).__name__
+        at_least(name, 0, epoch=epoch)
+        at_least(name, -1, position=position)
         sequence = np.random.SeedSequence([self.seed, epoch, position + 1])
         return np.random.Generator(np.random.Philox(sequence))
 

@@ -16,13 +16,14 @@ from typing import Any, Final
 import numpy as np
 
 from rung import nn
-from rung.core.arguments import check_parts
+from rung.core.arguments import at_least, between, check_parts
 from rung.core.errors import CheckpointError, RungError, ShapeError
 from rung.nn import functional as f
 from rung.tensor import elementwise as e
 from rung.tensor import random
 from rung.tensor.autograd import no_grad
 from rung.tensor.checkpoint import checkpoint
+from rung.tensor.checks import checked
 from rung.tensor.creation import arange, asarray
 from rung.tensor.jit import jit
 from rung.tensor.sorting import take, topk
@@ -43,6 +44,12 @@ class GPTConfig:
     bias: bool = True
     tie_weights: bool = True
     checkpoint_blocks: bool = False
+
+    def __post_init__(self) -> None:
+        at_least("GPTConfig", 1, block_size=self.block_size, n_head=self.n_head)
+        at_least("GPTConfig", 0, n_layer=self.n_layer, n_embd=self.n_embd)
+        at_least("GPTConfig", 1, vocab_size=self.vocab_size)
+        between("GPTConfig", 0, 1, dropout=self.dropout)
 
 
 GPT2: Final = GPTConfig()
@@ -142,7 +149,7 @@ class GPT(nn.Module):
 
     def _init_weights(self) -> None:
         """Normal, 0.02; what is added to the shortcuts is smaller, the more of them there are."""
-        small = 0.02 / math.sqrt(2 * self.config.n_layer)
+        small = 0.02 / math.sqrt(2 * max(self.config.n_layer, 1))
         for name, p in self.named_parameters():
             if p.ndim >= 2:
                 nn.init.normal_(p, std=small if name.endswith("c_proj.weight") else 0.02)
@@ -186,6 +193,7 @@ class GPT(nn.Module):
         """`num_tokens` tokens that follow the given ones, each drawn from
         softmax(logits / temperature) over the `top_k` most likely (all unless given); temperature 0
         takes the likeliest. Beyond `block_size` the oldest are forgotten."""
+        check_parts("generate", 0, num_tokens=num_tokens)
         return list(self.stream(tokens, num_tokens, temperature, top_k, generator))
 
     def stream(
@@ -197,12 +205,23 @@ class GPT(nn.Module):
         generator: random.Source = None,
     ) -> Iterator[int]:
         """The tokens of `generate`, one by one as they are drawn."""
-        known = [int(t) for t in np.asarray(tokens).reshape(-1)]
-        if not known or temperature < 0:
-            raise RungError(
-                f"generate: {len(known)} tokens at temperature {temperature}",
-                fix="give at least one token, and a temperature of at least 0",
-            )
+        at_least("generate", 0, num_tokens=num_tokens, temperature=float(temperature))
+        at_least("generate", 1, top_k=top_k)
+        most = self.config.vocab_size - 1
+        given = checked("generate: token", asarray(tokens), 0, most, unit="tokens", given=tokens)
+        known = given.reshape(-1).tolist()
+        if not known:
+            raise RungError("generate: no tokens", fix="give at least one")
+        return self._continued(known, num_tokens, float(temperature), top_k, generator)
+
+    def _continued(
+        self,
+        known: list[int],
+        num_tokens: int,
+        temperature: float,
+        top_k: int | None,
+        generator: random.Source,
+    ) -> Iterator[int]:
         size = self.config.block_size
         step = jit(self._draw, name="generate")
         for _ in range(num_tokens):
@@ -213,7 +232,7 @@ class GPT(nn.Module):
             self.eval()
             with no_grad():
                 last = asarray(np.array(len(recent) - 1))
-                drawn = step(asarray(window), last, float(temperature), top_k, generator)
+                drawn = step(asarray(window), last, temperature, top_k, generator)
             self.train(was_training)
             known.append(int(drawn))
             yield known[-1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, overload
 
-from rung.core.errors import IndexingError, RungError
+from rung.core.errors import IndexingError, MissingKeyError, RungError
 from rung.nn.module import Module, Parameter
 from rung.tensor.tensor import Tensor
 
@@ -92,14 +92,14 @@ class ModuleDict(Module):
         found = dict(self.named_children()).get(name)
         if found is None:
             names = ", ".join(self.keys())
-            raise IndexingError(f"ModuleDict has no module {name!r}", fix=f"it has {names}")
+            raise MissingKeyError(f"ModuleDict has no module {name!r}", fix=f"it has {names}")
         return found
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
 
-    def __contains__(self, name: str) -> bool:
-        return name in self.keys()
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and name in self.keys()
 
     def __len__(self) -> int:
         return len(self.keys())
@@ -142,6 +142,9 @@ class ParameterList(Module):
     def __iter__(self) -> Iterator[Tensor]:
         return (getattr(self, str(i)) for i in range(len(self)))
 
+    def __contains__(self, value: object) -> bool:
+        return any(p is value for p in self)
+
     def __getitem__(self, index: int) -> Tensor:
         return getattr(self, self._name(index))  # type: ignore[no-any-return]
 
@@ -172,13 +175,13 @@ class ParameterDict(Module):
 
     def __getitem__(self, name: str) -> Tensor:
         if name not in self:
-            raise IndexingError(
+            raise MissingKeyError(
                 f"ParameterDict has no parameter {name!r}", fix=f"it has {', '.join(self.keys())}"
             )
         return getattr(self, name)  # type: ignore[no-any-return]
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._roles
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and name in self._roles
 
     def __len__(self) -> int:
         return len(self._roles)

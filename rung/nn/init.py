@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -30,6 +30,10 @@ def host_generator(generator: Source = None) -> np.random.Generator:
         raise ArgumentError("generator is no key", fix="give a rung.Generator or random.key(seed)")
     words = key.astype(np.uint64)
     return np.random.Generator(np.random.Philox(key=np.array([words[0], words[1]], np.uint64)))
+
+
+_FURTHEST: Final = 16
+"""No draw in f32 is as many standard deviations away."""
 
 
 def _fill(tensor: Tensor, values: Array) -> Tensor:
@@ -76,6 +80,7 @@ def normal_(
 ) -> Tensor:
     """Normally distributed."""
     at_least("normal_", 0, std=std)
+    check_span("normal_", mean - _FURTHEST * std, mean + _FURTHEST * std, tensor.dtype)
     with host_arrays("normal_"):
         drawn = host_generator(generator).standard_normal(tensor.shape, np.float32)
     return _fill(tensor, drawn * np.float32(std) + np.float32(mean))
@@ -92,6 +97,8 @@ def trunc_normal_(
     """Normally distributed within [low, high] (absolute bounds): what falls outside is drawn
     again. Raises RungError for bounds that leave next to nothing."""
     above("trunc_normal_", 0, std=std)
+    check_span("trunc_normal_", low, high, tensor.dtype)
+    check_span("trunc_normal_", mean - std, mean + std, tensor.dtype)
     a, b = (low - mean) / std, (high - mean) / std
     inside = 0.5 * (math.erf(b / math.sqrt(2)) - math.erf(a / math.sqrt(2)))
     if inside < 0.01:
@@ -158,13 +165,15 @@ def kaiming_normal_(
 
 def xavier_uniform_(tensor: Tensor, gain: float = 1.0, generator: Source = None) -> Tensor:
     """Evenly spread with variance 2 gain² / (fan_in + fan_out) (Glorot and Bengio, 2010)."""
-    bound = gain * math.sqrt(6.0 / sum(calculate_fan(tensor)))
+    bound = gain * math.sqrt(6.0 / max(sum(calculate_fan(tensor)), 1))
     return uniform_(tensor, -bound, bound, generator)
 
 
 def xavier_normal_(tensor: Tensor, gain: float = 1.0, generator: Source = None) -> Tensor:
     """Normally distributed with variance 2 gain² / (fan_in + fan_out)."""
-    return normal_(tensor, 0.0, gain * math.sqrt(2.0 / sum(calculate_fan(tensor))), generator)
+    return normal_(
+        tensor, 0.0, gain * math.sqrt(2.0 / max(sum(calculate_fan(tensor)), 1)), generator
+    )
 
 
 def orthogonal_(tensor: Tensor, gain: float = 1.0, generator: Source = None) -> Tensor:

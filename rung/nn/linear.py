@@ -70,7 +70,7 @@ class Bilinear(Module):
 
     def reset_parameters(self) -> None:
         """Draw new initial values, evenly spread within ±1 / sqrt(in1_features)."""
-        bound = 1 / math.sqrt(self.in1_features)
+        bound = 1 / math.sqrt(max(self.in1_features, 1))
         for p in self.parameters():
             init.uniform_(p, -bound, bound)
 

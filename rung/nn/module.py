@@ -23,7 +23,7 @@ from typing import Any, Final, Self
 import numpy as np
 
 from rung.core import dtype as dt
-from rung.core.arguments import beyond_memory
+from rung.core.arguments import of_numbers
 from rung.core.changes import MODULES
 from rung.core.errors import CheckpointError, RungError
 from rung.core.source import module_paths
@@ -311,11 +311,11 @@ class Module:
             for watch in watchers:
                 watch(self, result)
             return result
-        except (MemoryError, OverflowError, ValueError) as error:
-            too_large = beyond_memory(type(self).__name__, error)
-            if too_large is None:
+        except (MemoryError, ArithmeticError, ValueError) as error:
+            refused = of_numbers(type(self).__name__, error)
+            if refused is None:
                 raise
-            raise too_large from None
+            raise refused from None
         finally:
             del paths[level:]
 

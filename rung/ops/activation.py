@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from math import pi, sqrt
 
-from rung.core.errors import RungError
+from rung.core.errors import DomainError, RungError
 from rung.ir.node import Value
 from rung.ops.composite import composite, composite_with_jvp
 from rung.ops.elementwise import (
@@ -92,6 +92,8 @@ def log_sigmoid(x: Value) -> Value:
 def softplus(x: Value, *, beta: float = 1.0) -> Value:
     """log(1 + exp(beta * x)) / beta."""
     require_float("softplus", "x", x)
+    if not beta:
+        raise DomainError(f"softplus: beta={beta}", fix="give a number other than 0")
     return as_type(times(_softplus(times(wide(x), beta)), 1.0 / beta), x.dtype)
 
 

@@ -298,7 +298,7 @@ class Optimizer:
             sizes = [len(g["params"]) for g in groups]
             rates = [float(g["lr"]) for g in groups]
             known = all(isinstance(s, Mapping) for s in given["state"].values())
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
             raise CheckpointError(
                 f"{name}: what is given is no state_dict of an optimizer "
                 f"({type(error).__name__}: {error})",

@@ -6,7 +6,10 @@ import math
 from collections.abc import Mapping
 from typing import Any, Final
 
-from rung.core.errors import CheckpointError, RungError
+import numpy as np
+
+from rung.core.arguments import NO, described, read_float
+from rung.core.errors import ArgumentError, CheckpointError, RungError
 from rung.optim.optimizer import Optimizer
 
 _STATE: Final = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")
@@ -60,7 +63,7 @@ class ReduceLROnPlateau:
 
     def step(self, metric: Any) -> None:
         """Look at the metric of one more epoch (a number or a 0-d tensor)."""
-        value = float(metric)
+        value = _number(metric)
         self.last_epoch += 1
         if self._is_better(value):
             self.best, self.num_bad_epochs = value, 0
@@ -98,3 +101,14 @@ class ReduceLROnPlateau:
             raise CheckpointError(f"{type(self).__name__}: {state!r:.80} is no state")
         for name in _STATE:
             setattr(self, name, state[name])
+
+
+def _number(metric: Any) -> float:
+    """A metric as a number; an array or a tensor of one element counts as that."""
+    given = metric.reshape(()) if getattr(metric, "size", None) == 1 else metric
+    found = given.item() if isinstance(given, np.ndarray) else read_float(given)
+    if found is NO or isinstance(found, complex):
+        raise ArgumentError(
+            f"ReduceLROnPlateau.step: metric is {described(metric)}", fix="give one number"
+        )
+    return float(found)

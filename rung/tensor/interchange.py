@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rung.core.errors import InterchangeError
+from rung.core.arguments import described, read_int
+from rung.core.errors import ArgumentError, DomainError, DTypeError, InterchangeError
 from rung.tensor.creation import check_device, dlpack_array
 from rung.tensor.leaf import Buffer, Export, copied_buffer, others
 from rung.tensor.operate import borrowed, from_data
@@ -25,11 +26,35 @@ def to_numpy(tensor: TensorState) -> np.ndarray[Any, Any]:
 def as_array(tensor: TensorState, dtype: Any, copy: bool | None) -> np.ndarray[Any, Any]:
     """What `numpy.asarray(tensor, dtype, copy=copy)` gives."""
     array = to_numpy(tensor)
-    if dtype is not None and np.dtype(dtype) != array.dtype:
+    if dtype is not None and (wanted := _numpy_dtype(dtype)) != array.dtype:
         if copy is False:
-            raise ValueError(f"{array.dtype} cannot become {np.dtype(dtype)} without a copy")
-        return array.astype(dtype)
+            raise InterchangeError(f"{array.dtype} cannot become {wanted} without a copy")
+        return array.astype(wanted)
     return array.copy() if copy else array
+
+
+def _numpy_dtype(dtype: Any) -> np.dtype[Any]:
+    try:
+        return np.dtype(dtype)
+    except (TypeError, ValueError):
+        raise DTypeError(f"{described(dtype)} is no dtype of NumPy") from None
+
+
+def formatted(tensor: Tensor, spec: str) -> str:
+    """The one number of a tensor without dims, by Python's format specification."""
+    if tensor.shape:
+        raise ArgumentError(
+            f"format: {spec!r} of a tensor {tensor._type}",
+            fix="it formats one number: format x[i], or numpy.array2string(x.numpy())",
+        )
+    number = tensor.item()
+    try:
+        return format(number, spec)
+    except ValueError as error:
+        raise DomainError(
+            f"format: {spec!r} of a {type(number).__name__} from {tensor._type}: {error}",
+            fix="give a specification for such numbers, as .3f or e for floats, d or x for ints",
+        ) from None
 
 
 CPU = (1, 0)
@@ -53,13 +78,17 @@ def to_dlpack(
         raise InterchangeError("dlpack: NumPy has no bf16", fix="give x.astype(rung.float32)")
     if stream is not None:
         raise InterchangeError(f"dlpack: stream={stream!r} of the CPU", fix="leave stream out")
-    if dl_device is not None and tuple(dl_device) != CPU:
+    if dl_device is not None and not _is_cpu(dl_device):
         raise InterchangeError(
-            f"dlpack: {tensor._type} is on the CPU, not on device {tuple(dl_device)}",
+            f"dlpack: {tensor._type} is on the CPU, not on device {described(dl_device)}",
             fix=f"leave dl_device out, or give {CPU}",
         )
     array = Export(_own_buffer(tensor), writable=True).array()
     return (array.copy() if copy else array).__dlpack__(max_version=max_version)
+
+
+def _is_cpu(device: Any) -> bool:
+    return isinstance(device, tuple | list) and tuple(map(read_int, device)) == CPU
 
 
 def _own_buffer(tensor: TensorState) -> Buffer:

@@ -101,6 +101,7 @@ def interpolate(
         given: Any = scale_factor if isinstance(scale_factor, Sequence) else [scale_factor] * rank
         if len(given) != rank:
             raise ShapeError(f"interpolate: {len(given)} factors for {rank} dims")
+        given = [float(s) for s in given]
         for one in given:
             between("interpolate", 0, 1 << 40, scale_factor=one)
         sizes = tuple(math.floor(n * s) for n, s in zip(lengths, given, strict=True))

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from rung.core import dtype as dt
+from rung.core.arguments import described
 from rung.core.changes import FOLLOWED
 from rung.core.dtype import Scalar
 from rung.core.errors import (
@@ -181,7 +182,7 @@ class Tensor(Methods, TensorState):
     def __format__(self, spec: str) -> str:
         if not isinstance(spec, str):
             raise ArgumentError(f"format: spec is {type(spec).__name__}", fix="give a str")
-        return format(self.item(), spec) if spec and not self.shape else repr(self)
+        return interchange.formatted(self, spec) if spec else repr(self)
 
     # ---- looking at the value
 
@@ -437,7 +438,9 @@ class Tensor(Methods, TensorState):
         return self._grad if trace is None else trace.get_grad(self)
 
     @grad.setter
-    def grad(self, grad: Tensor | None) -> None:
+    def grad(self, grad: object) -> None:
+        if grad is not None and not isinstance(grad, TensorState):
+            raise ArgumentError(f"grad is {described(grad)}", fix="give a Tensor or None")
         if grad is not None and grad.shape != self.shape:
             raise ShapeError(f"grad {grad._type} of a tensor {self._type}")
         trace = state.trace

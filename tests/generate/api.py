@@ -6,6 +6,7 @@ is accepted. `SPECIAL` has the calls that need more.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import itertools
 import types
@@ -20,6 +21,8 @@ import rung
 from rung import autodiff, data, linalg, masked, models, nn, optim, random, special, tree, windows
 from rung.nn import functional as F
 from rung.nn import init
+from tests.generate import methods
+from tests.generate.given import Make, pair, parameters, several, square, t
 
 NAMESPACES: dict[str, Any] = {
     "rung": rung,
@@ -90,47 +93,12 @@ class Base:
     function: Callable[..., Any]
     given: dict[str, Any]
 
-
-class Make:
-    """An argument that each call makes anew."""
-
-    def __init__(self, make: Callable[[], Any]) -> None:
-        self.make = make
-
-
-def t(*shape: int, dtype: str = "f32") -> Make:
-    """A tensor of a shape, the same each time."""
-    rng = np.random.default_rng(len(shape))
-    if dtype in ("i64", "u8", "i32"):
-        array = rng.integers(0, 2, shape).astype({"i64": int, "u8": "u1", "i32": "i4"}[dtype])
-    elif dtype == "bool":
-        array = rng.random(shape) < 0.5
-    else:
-        array = (rng.random(shape) + 0.1).astype("f4" if dtype == "f32" else "f8")
-    return Make(lambda: rung.array(array))
-
-
-def several(*parts: Make) -> Make:
-    """A list of such tensors."""
-    return Make(lambda: [p.make() for p in parts])
-
-
-def square(x: Any) -> Any:
-    """For those that take a function."""
-    return (x * x).sum()
-
-
-def pair(x: Any, y: Any) -> Any:
-    """For those that take a function of two arguments."""
-    return x + y, x * 1
-
-
-def parameters() -> list[Any]:
-    """With gradients."""
-    found = [nn.Parameter(np.ones((2, 3), np.float32)) for _ in range(2)]
-    for p in found:
-        p.grad = rung.ones((2, 3))
-    return found
+    @functools.cached_property
+    def parameters(self) -> tuple[inspect.Parameter, ...]:
+        """Those of the function; of a module's call, those of its `forward`."""
+        module = isinstance(self.function, nn.Module)
+        target = self.function.forward if module else self.function
+        return tuple(inspect.signature(target).parameters.values())
 
 
 WEIGHT = nn.Parameter([1.0])
@@ -466,7 +434,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "optim.Chain": _m(
         parts=Make(lambda: ((2, optim.Constant(0.1)),)), last=Make(lambda: optim.Constant(0.1))
     ),
-    "optim.FromFunction": _m(function=square),
+    "optim.FromFunction": _m(function=lambda step: step * 0.1),
     "optim.Linear": _m(start=0.1, end=0.0, num_steps=5),
     "optim.LBFGS": _m(params=Make(parameters)),
     "optim.Muon": _m(params=Make(parameters)),
@@ -480,6 +448,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "rung.randn": _m(shape=[3]),
     "rung.randperm": _m(x=5),
     "F.attention": _m(q=t(2, 4, 6), k=t(2, 4, 6), v=t(2, 4, 6)),
+    "Tensor.__index__": _m(self=t(dtype="i64")),
     "Tensor.__format__": _m(self=t(), spec=".2f"),
     "Tensor.backward": _m(self=Make(lambda: (WEIGHT**2).sum())),
     "F.max_unpool2d": _m(
@@ -540,31 +509,11 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "Tensor.fill_": _m(self=t(3), value=2.0),
 }
 DUNDER = [
-    "__add__",
-    "__radd__",
-    "__sub__",
-    "__mul__",
-    "__truediv__",
-    "__floordiv__",
-    "__mod__",
-    "__pow__",
-    "__matmul__",
-    "__and__",
-    "__or__",
-    "__xor__",
-    "__lshift__",
-    "__rshift__",
-    "__lt__",
-    "__eq__",
-    "__ne__",
-    "__iadd__",
-    "__imul__",
-    "__ipow__",
-    "__getitem__",
-    "__setitem__",
-    "__round__",
-    "__contains__",
-    "__format__",
+    name
+    for name in dir(rung.Tensor)
+    if name.startswith("__")
+    and inspect.isfunction(inspect.getattr_static(rung.Tensor, name))
+    and name not in ("__init__", "__repr__", "__reduce__", "__deepcopy__")
 ]
 
 
@@ -606,10 +555,19 @@ def surface() -> dict[str, Any]:
     return found
 
 
+@cache
 def targets() -> list[str]:
-    """What can be called: functions, methods, constructors, and `NAME()`, a call of an instance."""
+    """What can be called: functions, constructors, `NAME()`, a call of what NAME makes, and methods
+    of objects that it makes; `NAME.PROPERTY=` sets one."""
     modules = [f"{n}()" for n, x in surface().items() if isinstance(x, type) and _is_module(x)]
-    return sorted({*surface(), *modules} - set(LEFT_OUT))
+    made = [f"{name}()" for name in methods.FUNCTIONS]
+    return sorted({*surface(), *modules, *made, *of_classes()} - set(LEFT_OUT))
+
+
+@cache
+def of_classes() -> dict[str, tuple[str, Callable[..., Any], bool]]:
+    """The methods of the public classes but `Tensor`, whose methods are a namespace."""
+    return methods.methods({n: x for n, x in surface().items() if isinstance(x, type)})
 
 
 def _is_module(x: type) -> bool:
@@ -619,6 +577,10 @@ def _is_module(x: type) -> bool:
 @cache
 def base(name: str) -> Base | None:
     """A call that is right, or None where none is found."""
+    if name in of_classes():
+        return _method(name)
+    if name.endswith("()") and name[:-2] in methods.FUNCTIONS:
+        return found_base(name, methods.FUNCTIONS[name[:-2]], inspect.signature(square), None)
     if name.endswith("()"):
         made = base(name[:-2])
         if made is None:
@@ -631,6 +593,29 @@ def base(name: str) -> Base | None:
     except (ValueError, TypeError):
         return None
     return found_base(name, function, signature, SPECIAL.get(name))
+
+
+def _method(name: str) -> Base | None:
+    """A method on an object of its class: `self` is one more argument, made anew by each call."""
+    owner, function, own = of_classes()[name]
+    signature, right = inspect.signature(function), dict(methods.GIVEN.get(name, {}))
+    if own:
+        known = methods.FIRST.get(owner)
+        constructor = None if known else base(owner)
+        if constructor is not None:
+            known = [Make(lambda: call(constructor, dict(constructor.given)))]
+        if not known:
+            return None
+        right[next(iter(signature.parameters))] = known[0]
+    if name in methods.GIVEN or len(signature.parameters) == len(right):
+        return found_base(name, function, signature, right)
+    rest = signature.replace(parameters=list(signature.parameters.values())[len(right) :])
+    later = found_base(name, functools.partial(_with, function, right), rest, None)
+    return None if later is None else Base(name, function, {**right, **later.given})
+
+
+def _with(function: Callable[..., Any], right: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+    return function(*map(made, right.values()), *args, **kwargs)
 
 
 def found_base(
@@ -684,11 +669,10 @@ def call(of: Base, given: dict[str, Any]) -> Any:
 
 def arguments(of: Base, given: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
     """Positional and named arguments, made."""
-    target = of.function.forward if isinstance(of.function, nn.Module) else of.function
     args: list[Any] = []
     rest = dict(given)
     starred = False
-    for p in inspect.signature(target).parameters.values():
+    for p in of.parameters:
         if p.name not in rest and p.kind is not p.VAR_POSITIONAL:
             if p.kind is p.POSITIONAL_ONLY:
                 break
@@ -718,6 +702,8 @@ def settled(result: Any, depth: int = 0) -> Any:
     elif isinstance(result, list | tuple) and depth < 4:
         for x in result:
             settled(x, depth + 1)
+    elif isinstance(result, Iterator) and depth < 4:
+        settled(list(itertools.islice(result, 3)), depth + 1)
     elif isinstance(result, dict) and depth < 4:
         settled(list(result.values()), depth + 1)
     return result

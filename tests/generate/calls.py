@@ -14,7 +14,6 @@ import contextlib
 import datetime
 import decimal
 import fractions
-import inspect
 import io
 import math
 import os
@@ -36,8 +35,10 @@ import numpy as np
 import rung
 from rung.core.errors import RungError
 from rung.core.settings import configure, settings
-from tests.generate import api
-from tests.generate.api import Base, Make, t
+from tests.generate import api, methods
+from tests.generate import given as given_values
+from tests.generate.api import Base
+from tests.generate.given import Make, t
 
 SECONDS = 10
 MORE_MEMORY = 1 << 31
@@ -269,8 +270,16 @@ TENSORS: list[Any] = [
     Make(lambda: (rung.ones(2), None)),
     Make(lambda: {"a": rung.ones(2)}),
 ]
-WRAPPERS = ("core/arguments.py", "nn/module.py", "tensor/precision.py", "tensor/operate.py")
+WRAPPERS = (
+    "core/arguments.py",
+    "nn/module.py",
+    "tensor/custom.py",
+    "tensor/precision.py",
+    "tensor/operate.py",
+)
 """Where functions are called that stand behind others."""
+USERS = (api.__file__, given_values.__file__, methods.__file__)
+"""Functions there are the user's, whose errors are the user's own."""
 ARITY = re.compile(r"positional argument|keyword argument|multiple values|positional-only")
 POOLS = (NUMBERS, OBJECTS, SEQUENCES, TENSORS)
 NAMES = ("dtype", "axis", "dim", "out", "device", "keepdim", "nonsense", "")
@@ -294,12 +303,12 @@ def case(seed: int) -> Case | None:
     if of is None:
         return None
     given, changed = dict(of.given), []
-    own = _parameters(of)[0] if of.name.startswith("Tensor.") else ""
+    own = _own(of)
     for _ in range(rng.choice((1, 1, 1, 2))):
-        name = rng.choice(_changeable(of))
+        name = rng.choice(_changeable(of, own))
         changed.append(name)
         if name == own:
-            given[name] = rng.choice(api.TENSORS[:7])
+            given[name] = rng.choice(_objects(of))
             continue
         given[name] = _wrong(rng, given.get(name))
     extra: tuple[Any, ...] = ()
@@ -316,12 +325,28 @@ def case(seed: int) -> Case | None:
 
 
 def _parameters(of: Base) -> list[str]:
-    target = of.function.forward if isinstance(of.function, rung.nn.Module) else of.function
-    return list(inspect.signature(target).parameters)
+    return [p.name for p in of.parameters]
 
 
-def _changeable(of: Base) -> list[str]:
-    return _parameters(of) or ["nothing"]
+def _changeable(of: Base, own: str) -> list[str]:
+    """Parameters that are given wrong values: of methods all but the object, unless there are
+    others of its class to take."""
+    names = _parameters(of)
+    if own and not _objects(of):
+        names.remove(own)
+    return names or ["nothing"]
+
+
+def _own(of: Base) -> str:
+    """The parameter that is the object, of a method."""
+    known = api.of_classes().get(of.name)
+    return _parameters(of)[0] if of.name.startswith("Tensor.") or (known and known[2]) else ""
+
+
+def _objects(of: Base) -> list[Any]:
+    if of.name.startswith("Tensor."):
+        return api.TENSORS[:7]
+    return methods.FIRST.get(of.name.rpartition(".")[0], [])
 
 
 def _wrong(rng: random.Random, right: Any) -> Any:
@@ -378,7 +403,8 @@ def check(seed: int) -> list[str]:
     try:
         with confined(), warnings.catch_warnings():
             warnings.simplefilter("error")
-            warnings.filterwarnings("ignore", category=RuntimeWarning, module=r"rung\.ops\.")
+            for module in (r"rung\.ops\.", r"tests\.generate\.given"):
+                warnings.filterwarnings("ignore", category=RuntimeWarning, module=module)
             found = case(seed)
             line = None if found is None else problem(found)
     except Hang:
@@ -404,7 +430,7 @@ def problem(of: Case) -> str | None:
         return None if _names_an_argument(of, error) else _described(error)
     except (Exception, MemoryError) as error:
         inner = traceback.extract_tb(error.__traceback__)[-1].filename
-        return None if inner == api.__file__ else _described(error)
+        return None if inner in USERS else _described(error)
     return None
 
 
