@@ -8,9 +8,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from rung.core.arguments import NO, described, read_float
+from rung.core.arguments import described, read_float
 from rung.core.errors import ArgumentError, CheckpointError, RungError
 from rung.optim.optimizer import Optimizer
+from rung.tensor.state import TensorState
 
 _STATE: Final = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")
 
@@ -106,8 +107,8 @@ class ReduceLROnPlateau:
 def _number(metric: Any) -> float:
     """A metric as a number; an array or a tensor of one element counts as that."""
     given = metric.reshape(()) if getattr(metric, "size", None) == 1 else metric
-    found = given.item() if isinstance(given, np.ndarray) else read_float(given)
-    if found is NO or isinstance(found, complex):
+    found = read_float(given)
+    if not isinstance(found, float | int | np.number | TensorState):
         raise ArgumentError(
             f"ReduceLROnPlateau.step: metric is {described(metric)}", fix="give one number"
         )

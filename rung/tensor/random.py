@@ -175,7 +175,7 @@ def check_span(name: str, low: float, high: float, dtype: DType) -> None:
     if not dtype.is_float:
         raise DTypeError(f"{name}: dtype {dtype} is not a float", fix="give a float dtype")
     low, high, most = float(low), float(high), float(finfo(dtype.numpy).max)
-    if not low <= high or not (-most <= low and high - low <= most):
+    if not low <= high or not (-most <= low and high <= most and high - low <= most):
         raise DomainError(
             f"{name}: from {low} to {high} in {dtype}",
             fix="give low <= high, no further apart than the dtype reaches",
