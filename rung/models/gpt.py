@@ -208,10 +208,11 @@ class GPT(nn.Module):
         at_least("generate", 0, num_tokens=num_tokens, temperature=float(temperature))
         at_least("generate", 1, top_k=top_k)
         most = self.config.vocab_size - 1
-        given = checked("generate: token", asarray(tokens), 0, most, unit="tokens", given=tokens)
-        known = given.reshape(-1).tolist()
-        if not known:
-            raise RungError("generate: no tokens", fix="give at least one")
+        given = asarray(tokens)
+        if not given.size:
+            raise RungError("generate: 0 tokens", fix="give at least one")
+        read = checked("generate: token", given, 0, most, unit="tokens", given=tokens)
+        known = read.reshape(-1).tolist()
         return self._continued(known, num_tokens, float(temperature), top_k, generator)
 
     def _continued(
