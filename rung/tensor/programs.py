@@ -148,6 +148,7 @@ def _bits(value: Scalar) -> Hashable:
 
 
 _families: OrderedDict[Key, Family] = OrderedDict()
+_num_compiled = [0]
 
 
 def find_program(
@@ -181,8 +182,14 @@ def _compile(
 ) -> Runnable:
     graph = build_graph(linear, lifted, name)
     program = current_executor()(graph, aliases)
+    _num_compiled[0] += 1
     scalars = [p.type for p in graph.params[len(linear.inputs) :]]
     return Runnable(program, graph, scalars, linear.steps)
+
+
+def num_compiled() -> int:
+    """How many programs this process has made so far, those with code from the disk among them."""
+    return _num_compiled[0]
 
 
 def clear_programs() -> None:
