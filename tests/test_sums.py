@@ -42,6 +42,17 @@ def test_a_whole_array() -> None:
     assert off(rung.sum(rung.asarray(TENTHS.reshape(1000, 1000)))) < 5e-7
 
 
+@pytest.mark.parametrize("shape", [(8, 125_000), (1_000_003,), (100_003,), (300, 1111)])
+def test_equal_elements(shape: tuple[int, ...]) -> None:
+    """What is left over of parts, and lanes, cost no roundings of their own."""
+    drawn = np.random.default_rng(0).uniform(0.1, 1.0, 12).astype(np.float32)
+    arrays = (rung.asarray(np.full(shape, a)) for a in drawn)
+    truths = drawn.astype(np.float64) * np.prod(shape)
+    errors = [off(rung.sum(x), truth) for x, truth in zip(arrays, truths, strict=True)]
+    assert max(errors) < 1.25 * 2.0**-24
+    assert np.sqrt(np.mean(np.square(errors))) < 0.7 * 2.0**-24
+
+
 def test_products() -> None:
     x = rung.asarray(TENTHS)
     assert off(x @ rung.ones(1_000_000, dtype=rung.float32)) < 5e-7

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass, replace
 from math import prod
 
+from rung.core.dtype import float32
 from rung.core.errors import ScheduleError
 from rung.ir.expr import Expr, Read, raw_call, read, transform, variables, walk
 from rung.kernel.combine import identity
@@ -31,7 +32,8 @@ from rung.kernel.loop import (
 )  # fmt: skip
 from rung.kernel.loop_steps import Split
 from rung.kernel.recognise import reads
-from rung.kernel.rewrite import block, loops_named, map_exprs
+from rung.kernel.reduce_steps import Wide
+from rung.kernel.rewrite import axis_names, block, loops_named, map_exprs
 from rung.kernel.step import Step
 
 TERMS = 4
@@ -42,6 +44,9 @@ FEW_TERMS = 16
 MANY_TERMS = 256
 """Terms, and parts, for the tile of a contraction, which has no registers for a second one, and for
 running sums, in which each level costs an addition for each element."""
+WIDE = "_s_s_s"
+"""Sums over loops of this many levels of parts are kept in f64 registers: to add to these costs
+nothing there, and what is left over of the parts, and the lanes, are added up without an error."""
 FEW_VECTORS = 8
 """Vectors of accumulators that leave registers for the sums of parts."""
 
@@ -270,12 +275,28 @@ def in_parts(kernel: Kernel, vector_bytes: int, axes: Iterable[str] = ()) -> Ker
         except ScheduleError:
             return kernel
         only |= {f"{step.axis}_s"} if only else set()
+    return kernel if axes else _kept_in_f64(kernel)
+
+
+def _kept_in_f64(kernel: Kernel) -> Kernel:
+    """The kernel with the sums of loops of many levels in f64 registers, and what these are
+    gathered in."""
+    names = set(axis_names(kernel.body))
+    tops = [n for n in names if n.endswith(WIDE) and f"{n}_s" not in names]
+    loops = (f for n in sorted(tops) for f in loops_named(kernel.body, n))
+    sums = dict.fromkeys(s.buffer for f in loops for s in long_sums(f) if not s.running)
+    wide = [b for b in sums if b.role == "register" and b.dtype is float32]
+    for x in walk_stmts(kernel.body):
+        if isinstance(x, Accumulate) and isinstance(x.value, Read) and x.combine == "add":
+            kept = x.buffer.role == "register" and x.buffer.dtype is float32
+            if kept and x.value.source in wide:
+                wide.append(x.buffer)
+    for name in dict.fromkeys(b.name for b in wide):
+        kernel = Wide(name).apply(kernel)
     return kernel
 
 
-def _next_cascade(
-    s: Stmt, whole: Stmt, vector_bytes: int, only: Set[str]
-) -> Cascade | None:
+def _next_cascade(s: Stmt, whole: Stmt, vector_bytes: int, only: Set[str]) -> Cascade | None:
     """The step for the first loop of `s`, innermost ones first, that adds up too many terms. Loops
     over one axis, those of the tiles at the edges, are cut alike: as the largest tile is."""
     for c in children(s):

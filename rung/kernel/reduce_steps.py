@@ -1,11 +1,26 @@
-"""Schedule steps on reductions: lanes, accumulate."""
+"""Schedule steps on reductions: lanes, accumulate, wide."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from rung.ir.expr import Expr, Var, const, iadd, imul, read, var, variables
+from rung.core.dtype import float32, float64
+from rung.ir.expr import (
+    Call,
+    Const,
+    Expr,
+    Read,
+    Var,
+    const,
+    iadd,
+    imul,
+    raw_call,
+    read,
+    transform,
+    var,
+    variables,
+)  # fmt: skip
 from rung.kernel.combine import identity
 from rung.kernel.deps import Access, accesses, carried, pinned
 from rung.kernel.loop import (
@@ -19,12 +34,14 @@ from rung.kernel.loop import (
     Prefetch,
     Stmt,
     Store,
+    map_stmts,
     walk_stmts,
     with_body,
 )  # fmt: skip
 from rung.kernel.rewrite import (
     block,
     constant_extent,
+    map_exprs,
     replace_buffer,
     substitute_stmt,
     used_buffers,
@@ -364,3 +381,55 @@ def _drop(s: Stmt, buffer: Buffer) -> Stmt:
         return replace(s, body=body) if body.stmts else body
     gone = isinstance(s, Store | Accumulate | Alloc) and s.buffer is buffer
     return Block(()) if gone else s
+
+
+@dataclass(frozen=True)
+class Wide(Step):
+    """Registers of f32 are of f64, and rounded where they are read.
+
+    s: register(f32)               s: register(f64)
+    s[()] = 0.0                    s[()] = 0.0
+    for k in range(100):    ->     for k in range(100):
+        s[()] += x[k]                  s[()] += cast(x[k], f64)
+    y[0] = s[()]                   y[0] = cast(s[()], f32)
+    wide('s')"""
+
+    name = "wide"
+    buffer_name: str
+
+    def rewrite(self, kernel: Kernel) -> Kernel:
+        self.buffer(kernel, self.buffer_name)
+        allocated = [s.buffer for s in walk_stmts(kernel.body) if isinstance(s, Alloc)]
+        wide = {
+            b: replace(b, dtype=float64)
+            for b in allocated
+            if (b.name, b.dtype, b.role) == (self.buffer_name, float32, "register")
+        }
+        if not wide:
+            self.fail(f"{self.buffer_name!r} is no register of f32")
+        body = map_exprs(kernel.body, lambda e: transform(e, lambda x: _rounded(x, wide)))
+        return replace(kernel, body=block(map_stmts(body, lambda s: _kept_wide(s, wide))))
+
+
+def _rounded(e: Expr, wide: dict[Buffer, Buffer]) -> Expr | None:
+    if not (isinstance(e, Read) and isinstance(e.source, Buffer) and e.source in wide):
+        return None
+    found = read(wide[e.source], e.index, float64, e.guard)
+    return raw_call("cast", (found,), float32)
+
+
+def _kept_wide(s: Stmt, wide: dict[Buffer, Buffer]) -> Stmt | None:
+    if isinstance(s, Alloc) and s.buffer in wide:
+        return Alloc(wide[s.buffer])
+    if isinstance(s, Store | Accumulate) and s.buffer in wide:
+        return replace(s, buffer=wide[s.buffer], value=_as_wide(s.value))
+    return None
+
+
+def _as_wide(e: Expr) -> Expr:
+    """An f32 as an f64; what was rounded from one is that one."""
+    if isinstance(e, Const):
+        return const(e.value, float64)
+    if isinstance(e, Call) and e.op == "cast" and e.args[0].dtype is float64:
+        return e.args[0]
+    return raw_call("cast", (e,), float64)

