@@ -371,6 +371,8 @@ NUMBERS: list[tuple[Call, type[RungError], str]] = [
     (lambda: optim.ReduceLROnPlateau(optim.SGD(GROUP, 0.1)).step((1,)), ArgumentError,
      "ReduceLROnPlateau.step: metric is (1,)"),
     (lambda: optim.SGD(GROUP, 0.1).load_state_dict(np.uint64(3)), CheckpointError, "no state_dict"),
+    (lambda: optim.LBFGS(GROUP).step(lambda: "x"), ArgumentError, "LBFGS.step: the loss is 'x'"),
+    (lambda: nn.write_safetensors("unmade", {"a": 1}), CheckpointError, "a: 1 (int) is no array"),
     (lambda: SCORES.__array__(frozenset()), DTypeError, "is no dtype of NumPy"),
     (lambda: SCORES.__dlpack__(dl_device=[[1]]), InterchangeError, "not on device"),  # type: ignore[arg-type]
 ]  # fmt: skip
@@ -436,7 +438,7 @@ def test_containers_are_asked_for_anything() -> None:
     [
         ("data.TensorDataset.__getitem__", data.loader, "_at"),
         ("nn.ParameterDict.__contains__", nn.ParameterDict, "__contains__"),
-        ("optim.ReduceLROnPlateau.step", optim.plateau, "_number"),
+        ("optim.ReduceLROnPlateau.step", optim.plateau, "one_number"),
     ],
 )
 def test_faults_of_methods_are_found(

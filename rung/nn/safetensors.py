@@ -26,7 +26,7 @@ from typing import Any, BinaryIO, Final
 
 import numpy as np
 
-from rung.core.arguments import MAX_RANK, host_arrays
+from rung.core.arguments import MAX_RANK, described, host_arrays
 from rung.core.dtype import ALL, DType, as_dtype
 from rung.core.errors import CheckpointError
 
@@ -79,6 +79,8 @@ def write_safetensors(
 
 
 def _dense(name: str, array: Array) -> Array:
+    if not hasattr(array, "dtype") or not hasattr(array, "shape"):
+        raise CheckpointError(f"{name}: {described(array)} is no array", fix="give arrays")
     array = np.ascontiguousarray(array).reshape(array.shape)
     if as_dtype(array.dtype) not in _FILE_NAMES:
         raise CheckpointError(f"{name}: dtype {array.dtype} has no name in a safetensors file")

@@ -16,7 +16,7 @@ import numpy as np
 
 from rung.core import dtype as dt
 from rung.core.errors import CheckpointError, RungError
-from rung.optim.optimizer import Optimizer, Params, Rate
+from rung.optim.optimizer import Optimizer, Params, Rate, one_number
 from rung.tensor.autograd import enable_grad, no_grad
 from rung.tensor.creation import asarray
 from rung.tensor.tensor import Tensor
@@ -161,7 +161,7 @@ class LBFGS(Optimizer):
         rate = float(self._rate(group))
         first, gradient = self._evaluate(closure)
         memory.func_evals += 1
-        loss, num_evaluations = float(first), 1
+        loss, num_evaluations = one_number("LBFGS.step: the loss", first), 1
         self.step_count.assign(self.step_count + 1)
         if _largest(gradient) <= group["tolerance_grad"]:
             return first
@@ -203,7 +203,8 @@ class LBFGS(Optimizer):
         def at(t: float) -> _Point:
             self._put(begin + t * d)
             loss, gradient = self._evaluate(closure)
-            return _Point(t, float(loss), gradient, float(gradient @ d))
+            value = one_number("LBFGS.step: the loss", loss)
+            return _Point(t, value, gradient, float(gradient @ d))
 
         if group["line_search_fn"] is None:
             if not last:

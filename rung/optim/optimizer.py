@@ -16,8 +16,14 @@ from typing import Any, ClassVar, Final
 import numpy as np
 
 from rung.core import dtype as dt
-from rung.core.arguments import described
-from rung.core.errors import CheckpointError, DomainError, GradientError, RungError
+from rung.core.arguments import described, read_float
+from rung.core.errors import (
+    ArgumentError,
+    CheckpointError,
+    DomainError,
+    GradientError,
+    RungError,
+)
 from rung.nn.module import Module
 from rung.optim.counts import StepCounts
 from rung.optim.schedule import Schedule
@@ -445,3 +451,12 @@ def require_range(name: str, low: float = 0.0, high: float = math.inf, **given: 
         if not low <= value < high:
             bound = "" if high == math.inf else f" and below {high}"
             raise RungError(f"{name}: {key}={value}", fix=f"give a number of at least {low}{bound}")
+
+
+def one_number(what: str, x: Any) -> float:
+    """A loss or a metric as a number; an array or a tensor of one element counts as that. Raises
+    ArgumentError."""
+    found = read_float(x.reshape(()) if getattr(x, "size", None) == 1 else x)
+    if not isinstance(found, float | int | np.number | TensorState):
+        raise ArgumentError(f"{what} is {described(x)}", fix="give one number")
+    return float(found)

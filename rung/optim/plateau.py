@@ -6,12 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any, Final
 
-import numpy as np
-
-from rung.core.arguments import described, read_float
-from rung.core.errors import ArgumentError, CheckpointError, RungError
-from rung.optim.optimizer import Optimizer
-from rung.tensor.state import TensorState
+from rung.core.errors import CheckpointError, RungError
+from rung.optim.optimizer import Optimizer, one_number
 
 _STATE: Final = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")
 
@@ -64,7 +60,7 @@ class ReduceLROnPlateau:
 
     def step(self, metric: Any) -> None:
         """Look at the metric of one more epoch (a number or a 0-d tensor)."""
-        value = _number(metric)
+        value = one_number("ReduceLROnPlateau.step: metric", metric)
         self.last_epoch += 1
         if self._is_better(value):
             self.best, self.num_bad_epochs = value, 0
@@ -102,14 +98,3 @@ class ReduceLROnPlateau:
             raise CheckpointError(f"{type(self).__name__}: {state!r:.80} is no state")
         for name in _STATE:
             setattr(self, name, state[name])
-
-
-def _number(metric: Any) -> float:
-    """A metric as a number; an array or a tensor of one element counts as that."""
-    given = metric.reshape(()) if getattr(metric, "size", None) == 1 else metric
-    found = read_float(given)
-    if not isinstance(found, float | int | np.number | TensorState):
-        raise ArgumentError(
-            f"ReduceLROnPlateau.step: metric is {described(metric)}", fix="give one number"
-        )
-    return float(found)
