@@ -217,7 +217,6 @@ from rung.tensor.elementwise import (
     tan,
     tanh,
     trunc,
-    where,
 )
 from rung.tensor.functional import log_softmax, relu, sigmoid, softmax
 from rung.tensor.inspection import API_VERSION as __array_api_version__
@@ -268,6 +267,7 @@ from rung.tensor.picking import (
     tril_indices,
     triu_indices,
     unravel_index,
+    where,
 )
 from rung.tensor.products import einsum, matmul, outer, tensordot, vecdot
 from rung.tensor.random import Generator, manual_seed, rand, randint, randn, randperm

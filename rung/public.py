@@ -18,6 +18,7 @@ from rung.optim.optimizer import Optimizer
 from rung.optim.schedule import Schedule
 from rung.tensor import functional as activations
 from rung.tensor import linalg, masked, random, special, tree, windows
+from rung.tensor.in_place import InPlace
 from rung.tensor.methods import Methods
 from rung.tensor.operate import as_tensor
 from rung.tensor.random import Generator
@@ -77,6 +78,7 @@ def check_calls(main: dict[str, Any], tensor: type) -> None:
     """Check the arguments of all public functions, methods and constructors: those in `main`, the
     names of the package, in the other namespaces, and of the class of tensors."""
     check_methods(Methods, NAMES)
+    check_methods(InPlace, NAMES)
     check_methods(tensor, NAMES)
     for space in SPACES:
         check_namespace(vars(space), NAMES, CALLED)

@@ -80,7 +80,7 @@ def rung_steps(n: int, size: Size) -> Iterator[float]:
             h = self.first(x)
             for message_round in self.rounds:
                 h = message_round(h, edges[0], edges[1])
-            total = rung.zeros((num_graphs, h.shape[1]))
+            total = rung.zeros(num_graphs, h.shape[1])
             total = total.scatter_add(0, graph[:, None].expand(h.shape), h)
             count = rung.zeros(num_graphs).scatter_add(0, graph, rung.ones(len(graph)))
             return self.last(total / count[:, None])[:, 0]
@@ -130,7 +130,7 @@ def torch_steps(n: int, size: Size) -> Iterator[float]:
             h = self.first(x)
             for message_round in self.rounds:
                 h = message_round(h, edges[0], edges[1])
-            total = torch.zeros((num_graphs, h.shape[1]))
+            total = torch.zeros(num_graphs, h.shape[1])
             total = total.scatter_add(0, graph[:, None].expand(h.shape), h)
             count = torch.zeros(num_graphs).scatter_add(0, graph, torch.ones(len(graph)))
             return self.last(total / count[:, None])[:, 0]

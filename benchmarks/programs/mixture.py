@@ -67,8 +67,8 @@ def rung_steps(n: int, size: Size) -> Iterator[float]:
             weight, choice = f.softmax(self.gate(x), dim=-1).topk(2, dim=-1)
             y = rung.zeros_like(x)
             for number, expert in enumerate(self.experts):
-                row, place = rung.nonzero(choice == number)
-                y = y.index_add(0, row, expert(x[row]) * weight[row, place, None])
+                row, place = rung.where(choice == number)
+                y.index_add_(0, row, expert(x[row]) * weight[row, place, None])
             return x + y
 
     model = nn.Sequential(

@@ -46,8 +46,8 @@ def rung_steps(n: int, jit: bool, size: Size) -> Iterator[float]:
         def __init__(self, width, heads, layers):
             super().__init__()
             self.embed = nn.Conv2d(3, width, PATCH, stride=PATCH)
-            self.first = nn.Parameter(rung.zeros((1, 1, width)))
-            self.positions = nn.Parameter(rung.zeros((1, 1 + PATCHES, width)))
+            self.first = nn.Parameter(rung.zeros(1, 1, width))
+            self.positions = nn.Parameter(rung.zeros(1, 1 + PATCHES, width))
             layer = nn.TransformerEncoderLayer(
                 width, heads, 4 * width, 0.0, "gelu", batch_first=True, norm_first=True
             )
@@ -87,8 +87,8 @@ def torch_steps(n: int, jit: bool, size: Size) -> Iterator[float]:
         def __init__(self, width, heads, layers):
             super().__init__()
             self.embed = nn.Conv2d(3, width, PATCH, stride=PATCH)
-            self.first = nn.Parameter(torch.zeros((1, 1, width)))
-            self.positions = nn.Parameter(torch.zeros((1, 1 + PATCHES, width)))
+            self.first = nn.Parameter(torch.zeros(1, 1, width))
+            self.positions = nn.Parameter(torch.zeros(1, 1 + PATCHES, width))
             layer = nn.TransformerEncoderLayer(
                 width, heads, 4 * width, 0.0, "gelu", batch_first=True, norm_first=True
             )

@@ -159,8 +159,10 @@ def _uses(value: Value) -> tuple[list[tuple[TensorState, Value]], set[Value]]:
 
 def _let_go_error() -> GradientError:
     return GradientError(
-        "backward: the graph was let go by an earlier backward()",
-        fix="call that one with retain_graph=True, or detach() the tensor",
+        "backward: the graph was let go by an earlier backward(), or by rung.grad (value_and_grad, "
+        "vjp …) with respect to a tensor that requires a gradient",
+        fix="call that backward() with retain_graph=True, take the outer derivative by rung.grad "
+        "too, or detach() the tensor",
     )
 
 
@@ -217,6 +219,7 @@ class Primals:
         self.numbers = [n % len(args) for n in given]
         leaves, self.structure = tree.flatten(tuple(args[n] for n in self.numbers))
         self.tensors = [_primal(name, x) for x in leaves]
+        self.followed = state.grad_enabled and any(t._is_leaf for t in self.tensors)
         self.tags = [Tag() for _ in self.tensors]
         pairs = zip(self.tensors, self.tags, strict=True)
         self.values = [tagged(_outer(t), tag) for t, tag in pairs]
@@ -249,8 +252,20 @@ class Primals:
         filled = [
             full_like(v, 0) if g is None else g for g, v in zip(found, self.values, strict=True)
         ]
-        trees = tree.unflatten(self.structure, [settled_result(g, tracked) for g in filled])
+        trees = tree.unflatten(self.structure, [self.settled(g, tracked) for g in filled])
         return trees[0] if self.single else trees
+
+    def settled(self, value: Value, tracked: bool) -> Tensor:
+        """The tensor of what the derivative found, which another derivative sees through if
+        `tracked`. `backward()` refuses what was found with respect to a tensor that it follows:
+        its graph is let go."""
+        if tracked:
+            return new_tensor(value, requires_grad=True)
+        if not self.followed or not value.dtype.is_float:
+            return new_tensor(detached(value))
+        found = new_tensor(tagged(detached(value), Tag(freed=True, over=True)), requires_grad=True)
+        found._spent = True
+        return found
 
 
 def _primal(name: str, x: Any) -> Tensor:
@@ -268,23 +283,16 @@ def _outer(tensor: TensorState) -> Value:
     return raw_value(tensor) if tensor._is_leaf else graph_value(tensor)
 
 
-def settled_result(value: Value, tracked: bool) -> Tensor:
-    """The tensor of what a derivative found, which another derivative sees through if `tracked`."""
-    return new_tensor(value if tracked else detached(value), requires_grad=tracked)
-
-
-def _settled(x: TensorState, tracked: bool) -> Tensor:
-    return settled_result(raw_value(x), tracked and x._requires_grad)
-
-
 def value_and_grad(
     function: Function, argnums: int | Sequence[int] = 0, has_aux: bool = False
 ) -> Function:
     """A function that returns (result, gradient): the gradient of the scalar result of `function`
     with respect to the positional arguments `argnums`, trees of float tensors, in their structure.
 
-    With `has_aux` the function returns (result, aux) and so does the first part. Raises
-    GradientError for a result that is not a float scalar."""
+    With `has_aux` the function returns (result, aux) and so does the first part. Another derivative
+    of a function passes through what is returned; `backward()` does not: it raises GradientError
+    where that was found with respect to a tensor that requires a gradient. Raises GradientError for
+    a result that is not a float scalar."""
 
     def derived(*args: Any, **kwargs: Any) -> Any:
         primals = Primals("grad", args, argnums)
@@ -293,15 +301,21 @@ def value_and_grad(
         aux = None
         if has_aux:
             result, aux = result
+
+        def settle(x: Tensor) -> Tensor:
+            found = raw_value(x)
+            follows = x._requires_grad
+            return primals.settled(found, tracked) if follows else new_tensor(detached(found))
+
         value = _scalar(result)
         seed = [full_like(value, 1)]
         found = unrecorded(vjp_values, [value], primals.values, seed)
         tracked = primals.tracked(value)
         gradients = primals.gradients(found, tracked)
-        settled = _settled(result, tracked)
+        settled = settle(result)
         if not has_aux:
             return settled, gradients
-        aux = tree.map(lambda x: _settled(x, tracked) if isinstance(x, TensorState) else x, aux)
+        aux = tree.map(lambda x: settle(x) if isinstance(x, TensorState) else x, aux)
         return (settled, aux), gradients
 
     return derived
@@ -318,9 +332,7 @@ def _scalar(result: Any) -> Value:
     return raw_value(result)
 
 
-def grad(
-    function: Function, argnums: int | Sequence[int] = 0, has_aux: bool = False
-) -> Function:
+def grad(function: Function, argnums: int | Sequence[int] = 0, has_aux: bool = False) -> Function:
     """A function that returns the gradient of `function` (or (gradient, aux)); see
     `value_and_grad`."""
     both = value_and_grad(function, argnums, has_aux)
@@ -350,7 +362,7 @@ def vjp(function: Function, *primals: Any) -> tuple[Any, Function]:
         found = unrecorded(vjp_values, values, given.values, seeds)
         return given.gradients(found, tracked)
 
-    return tree.unflatten(structure, [settled_result(v, tracked) for v in values]), pull_back
+    return tree.unflatten(structure, [given.settled(v, tracked) for v in values]), pull_back
 
 
 def jvp(function: Function, primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[Any, Any]:
@@ -367,8 +379,6 @@ def jvp(function: Function, primals: Sequence[Any], tangents: Sequence[Any]) -> 
     tracked = given.tracked(*values)
     filled = [full_like(v, 0) if t is None else t for t, v in zip(found, values, strict=True)]
     return (
-        tree.unflatten(shape, [settled_result(v, tracked) for v in values]),
-        tree.unflatten(shape, [settled_result(t, tracked) for t in filled]),
+        tree.unflatten(shape, [given.settled(v, tracked) for v in values]),
+        tree.unflatten(shape, [given.settled(t, tracked) for t in filled]),
     )
-
-

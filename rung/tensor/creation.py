@@ -13,6 +13,7 @@ import numpy as np
 from rung.core import dtype as dt
 from rung.core.dtype import DType, Scalar
 from rung.core.errors import (
+    ArgumentError,
     DeviceError,
     DomainError,
     DTypeError,
@@ -123,19 +124,41 @@ def full(
     return new_tensor(broadcasted(scalar_value("full", fill_value, kind), dims))
 
 
-def zeros(shape: int | Sequence[int], dtype: object = None, device: object = None) -> Tensor:
-    """A tensor of zeros, f32 unless given."""
-    return full(shape, 0, _dtype(dtype, dt.float32), device)
+def zeros(
+    shape: int | Sequence[int], *more: Any, dtype: object = None, device: object = None
+) -> Tensor:
+    """A tensor of zeros, f32 unless given. The lengths of the dims may also be given one by one:
+    `zeros(2, 3)`."""
+    return _constant(0, shape, more, dtype, device)
 
 
-def ones(shape: int | Sequence[int], dtype: object = None, device: object = None) -> Tensor:
-    """A tensor of ones, f32 unless given."""
-    return full(shape, 1, _dtype(dtype, dt.float32), device)
+def ones(
+    shape: int | Sequence[int], *more: Any, dtype: object = None, device: object = None
+) -> Tensor:
+    """A tensor of ones, f32 unless given. The lengths of the dims may also be given one by one:
+    `ones(2, 3)`."""
+    return _constant(1, shape, more, dtype, device)
 
 
-def empty(shape: int | Sequence[int], dtype: object = None, device: object = None) -> Tensor:
+def empty(
+    shape: int | Sequence[int], *more: Any, dtype: object = None, device: object = None
+) -> Tensor:
     """A tensor whose elements do not matter (they are zero)."""
-    return zeros(shape, dtype, device)
+    return _constant(0, shape, more, dtype, device)
+
+
+def _constant(value: int, shape: Any, more: tuple[Any, ...], dtype: object, device: object) -> Any:
+    """`more`: further lengths, or the dtype (and the device) as NumPy takes it."""
+    if more and isinstance(more[0], int | np.integer | TensorState):
+        return full((shape, *more), value, _dtype(dtype, dt.float32), device)
+    if len(more) > 2 or (more and dtype is not None) or (len(more) == 2 and device is not None):
+        raise ArgumentError(
+            f"a shape with {len(more)} further arguments that are no lengths",
+            fix="give the shape as one tuple, then dtype= and device=",
+        )
+    given = dict(zip(("dtype", "device"), more, strict=False))
+    kind = _dtype(given.get("dtype", dtype), dt.float32)
+    return full(shape, value, kind, given.get("device", device))
 
 
 def full_like(

@@ -274,15 +274,17 @@ LEAF = Op(
 
 class Tag:
     """One use of a tensor under differentiation; `tensor` is set for a `requires_grad` leaf.
-    `freed`: the graph behind it was let go by `backward()`. `over`: the function that was to be
-    differentiated has run, so nobody else's derivative is asked with respect to it."""
+    `freed`: the graph behind it was let go, and `backward()` refuses to pass. `over`: the function
+    that was to be differentiated has run, so no other derivative is asked with respect to it."""
 
     __slots__ = ("freed", "over", "tensor")
 
-    def __init__(self, tensor: TensorState | None = None, freed: bool = False) -> None:
+    def __init__(
+        self, tensor: TensorState | None = None, freed: bool = False, over: bool = False
+    ) -> None:
         self.tensor = None if tensor is None else ref(tensor)
         self.freed = freed
-        self.over = False
+        self.over = over
 
 
 @dataclass(frozen=True, eq=False)
@@ -318,12 +320,21 @@ PASSED_ON: dict[str, Any] = {
 }
 """Columns of an identity that derivatives pass through."""
 
+
+def _batch_tag(
+    attrs: Attrs, inputs: Sequence[Value], batched: Sequence[bool], size: int
+) -> tuple[Value]:
+    """What is let go for one example is so for all; other tags have done their work."""
+    assert isinstance(attrs, TagAttrs)
+    return (tagged(inputs[0], attrs.tag) if attrs.tag.freed else inputs[0],)
+
+
 TAG = identity_op(
     "tag",
     "The identity, for one use of a tensor under differentiation.",
     TagAttrs,
     **PASSED_ON,
-    batch=lambda attrs, inputs, batched, size: (inputs[0],),
+    batch=_batch_tag,
 )
 DETACH = identity_op(
     "detach",

@@ -14,13 +14,13 @@ import numpy as np
 
 from rung.core import dtype as dt
 from rung.core.arguments import check_lengths, host_arrays
-from rung.core.errors import AllocationError, DTypeError, RungError, ShapeError
+from rung.core.errors import AllocationError, ArgumentError, DTypeError, RungError, ShapeError
 from rung.ir.node import Value
+from rung.ops import elementwise as o
 from rung.ops import indexing as i
 from rung.ops import scatter as sc
 from rung.ops.broadcast import reshaped
 from rung.ops.creation import full, full_like, iota
-from rung.ops.elementwise import divide, floor_divide, maximum, where
 from rung.ops.movement import concat as concat_values
 from rung.ops.shorthand import permuted
 from rung.tensor import elementwise as e
@@ -45,7 +45,7 @@ from rung.tensor.shapes import (
     reshape,
     stack,
 )
-from rung.tensor.sorting import checked_index, take, take_along_axis
+from rung.tensor.sorting import checked_index, nonzero, take, take_along_axis
 from rung.tensor.state import TensorState, apply, buffer_of, state
 
 if TYPE_CHECKING:
@@ -91,13 +91,11 @@ def _averaged(x: Value, index: Value, updates: Value, own: bool) -> Value:
     total = _added(x, index, updates)
     wide = dt.accumulator(x.dtype)
     count = full_like(cast_value(x, wide), int(own))
-    count = i.scatter_add(
-        count, index, full(updates.shape, 1, wide), batch_dims=0
-    )
-    count = maximum(count, full_like(count, 1))
+    count = i.scatter_add(count, index, full(updates.shape, 1, wide), batch_dims=0)
+    count = o.maximum(count, full_like(count, 1))
     if not x.dtype.is_float:
-        return floor_divide(total, cast_value(count, x.dtype))
-    return cast_value(divide(cast_value(total, wide), count), x.dtype)
+        return o.floor_divide(total, cast_value(count, x.dtype))
+    return cast_value(o.divide(cast_value(total, wide), count), x.dtype)
 
 
 def _least(dtype: dt.DType, largest: bool) -> float:
@@ -123,9 +121,9 @@ def _reduced(how: str, include_self: bool) -> Combine:
                 full(x.shape, False, dt.bool_), index, full(updates.shape, True, dt.bool_),
                 batch_dims=0,
             )  # fmt: skip
-            x = where(hit, full_like(x, number), x)
+            x = o.where(hit, full_like(x, number), x)
             found = _REDUCERS[how](x, index, updates, False)
-            return where(hit, found, given)
+            return o.where(hit, found, given)
         return _REDUCERS[how](x, index, updates, True)
 
     return combine
@@ -415,6 +413,16 @@ def take_along_dim(x: Operand, indices: Operand, dim: int | None = None) -> Tens
     return take_along_axis(x, indices, dim)
 
 
+def where(condition: Operand, x1: Operand = None, x2: Operand = None, /) -> Any:
+    """x1 where the condition is true, else x2; all three are broadcast. With the condition alone:
+    where it is true, as `nonzero`."""
+    if x1 is None and x2 is None:
+        return nonzero(condition)
+    if x1 is None or x2 is None:
+        raise ArgumentError("where: one of two branches is given", fix="give both, or none")
+    return e.where(condition, x1, x2)
+
+
 def argwhere(x: Operand) -> Tensor:
     """The positions of the elements that are not zero, one row each (i64). Their number depends on
     the values, so inside jit this is a TraceError."""
@@ -499,4 +507,3 @@ def bucketize(x: Operand, boundaries: Operand, right: bool = False) -> Tensor:
     if values.dtype.is_float:
         before = before | e.isnan(values)
     return before.sum(-1, dtype=dt.int64)
-

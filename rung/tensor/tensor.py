@@ -38,6 +38,7 @@ from rung.tensor import (
 from rung.tensor import functional as f
 from rung.tensor import sorting as so
 from rung.tensor.creation import check_device, names_device
+from rung.tensor.in_place import InPlace
 from rung.tensor.leaf import detached
 from rung.tensor.methods import Methods
 from rung.tensor.operate import (
@@ -89,7 +90,7 @@ def _updater(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return method
 
 
-class Tensor(Methods, TensorState):
+class Tensor(Methods, InPlace, TensorState):
     """An n-dimensional array of one dtype.
 
     Operations build a graph; a look at the value (`numpy()`, `item()`, `float()`, `bool()`,
@@ -362,16 +363,6 @@ class Tensor(Methods, TensorState):
     __ilshift__ = _updater(elementwise.bitwise_left_shift)
     __irshift__ = _updater(elementwise.bitwise_right_shift)
     __imatmul__ = _updater(linalg.matmul)
-    add_ = _updater(elementwise.add)
-    sub_ = _updater(elementwise.subtract)
-    mul_ = _updater(elementwise.multiply)
-    div_ = _updater(elementwise.divide)
-
-    def clip_(self, min: Operand = None, max: Operand = None) -> Tensor:
-        """Hold the elements between min and max."""
-        return self._update(elementwise.clip, min, max)
-
-    clamp_ = clip_
 
     def assign(self, x: Operand) -> Tensor:
         """Put the value of x (broadcast, cast) into this tensor. No derivative passes."""

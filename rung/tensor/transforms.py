@@ -23,7 +23,7 @@ from rung.ops.creation import full_like, iota
 from rung.ops.elementwise import equal, multiply, where
 from rung.ops.families import add
 from rung.tensor import linear, tree
-from rung.tensor.autograd import Primals, enable_grad, grad, jvp, settled_result, vjp
+from rung.tensor.autograd import Primals, enable_grad, grad, jvp, vjp
 from rung.tensor.creation import eye
 from rung.tensor.leaf import Example, leaf_value
 from rung.tensor.operate import as_tensor, one_axis
@@ -290,9 +290,9 @@ def linearize(function: Function, *primals: Any) -> tuple[Any, Function]:
             raise GradientError(f"linearize: tangents {structure} for primals {given.structure}")
         found = jvp_values(values, given.values, [graph_value(as_tensor(t)) for t in moving])
         filled = [full_like(v, 0) if t is None else t for t, v in zip(found, values, strict=True)]
-        return tree.unflatten(shape, [settled_result(t, tracked) for t in filled])
+        return tree.unflatten(shape, [given.settled(t, tracked) for t in filled])
 
-    return tree.unflatten(shape, [settled_result(v, tracked) for v in values]), push_forward
+    return tree.unflatten(shape, [given.settled(v, tracked) for v in values]), push_forward
 
 
 # ---- Jacobians

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -238,3 +238,64 @@ def test_gradient_of_a_loop_of_steps_is_one_step_of_graph() -> None:
         losses.append(loss)
     assert sum(t._buffer is not None for t in losses) >= 18
     assert losses[-1].item() < 1e-2
+
+
+DERIVATIVES: dict[str, Callable[[Any, Any], Any]] = {
+    "grad": lambda f, w: rung.grad(f)(w),
+    "grad of a list": lambda f, w: rung.grad(lambda ws: f(ws[0]))([w])[0],
+    "the value": lambda f, w: rung.value_and_grad(f)(w)[0],
+    "vjp": lambda f, w: rung.vjp(f, w)[1](rung.tensor(1.0))[0],
+    "jvp": lambda f, w: rung.jvp(f, (w,), (rung.ones(1),))[1],
+    "linearize": lambda f, w: rung.linearize(f, w)[1](rung.ones(1)),
+    "jacobian": lambda f, w: rung.jacobian(f)(w),
+    "hessian": lambda f, w: rung.hessian(f)(w),
+    "hvp": lambda f, w: rung.hvp(f, (w,), (rung.ones(1),))[1][0],
+}
+
+
+@pytest.mark.parametrize("look", (False, True))
+@pytest.mark.parametrize("name", DERIVATIVES)
+def test_backward_never_takes_a_derivative_of_a_function_for_a_constant(
+    name: str, look: bool
+) -> None:
+    """As the inner step of meta-learning: a step along rung.grad, then backward()."""
+    w = rung.tensor([2.0], requires_grad=True)
+    found = DERIVATIVES[name](lambda w: (w**3).sum(), w)
+    if look:
+        found.numpy()
+    with pytest.raises(GradientError, match="let go"):
+        (w * found).sum().backward()
+    (w * found.detach()).sum().backward()
+    np.testing.assert_allclose(w.grad, found.numpy().reshape(1))
+    with rung.no_grad():
+        size = found.sum() * 1
+    (w * size).sum().backward()
+    np.testing.assert_allclose(w.grad, 2 * found.numpy().reshape(1))
+
+
+def test_what_does_not_depend_on_the_arguments_of_a_derivative_is_a_constant() -> None:
+    w = rung.tensor([2.0], requires_grad=True)
+    x = rung.tensor([3.0])
+    (_, aux), _ = rung.value_and_grad(lambda w: ((w * x).sum(), x * 2), has_aux=True)(w)
+    (w * aux).sum().backward()
+    assert w.grad is not None and w.grad.tolist() == [6.0]
+
+
+def test_a_derivative_of_a_function_is_followed_by_one_outside_of_it() -> None:
+    w = rung.tensor([2.0], requires_grad=True)
+    step = lambda w: (w - 0.1 * rung.grad(lambda w: (w**3).sum())(w)).sum()  # noqa: E731
+    np.testing.assert_allclose(rung.grad(step)(w), [1 - 0.6 * 2], rtol=1e-6)
+
+
+def test_a_jitted_step_by_value_and_grad_has_a_program_of_its_own() -> None:
+    w = rung.tensor([2.0], requires_grad=True)
+
+    @rung.jit
+    def step() -> Any:
+        loss, gradient = rung.value_and_grad(lambda w: (w**2).sum())(w)
+        with rung.no_grad():
+            w.assign(w - 0.25 * gradient)
+        return loss
+
+    assert [step().item() for _ in range(3)] == [4.0, 1.0, 0.25]
+    assert step.compile().runnable.graph.nodes

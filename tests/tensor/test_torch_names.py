@@ -12,12 +12,14 @@ import rung
 from rung.core.errors import (
     AxisError,
     DTypeError,
+    GradientError,
     IndexingError,
     RungError,
     ShapeError,
     TraceError,
 )
 from rung.core.settings import configure
+from rung.tensor.in_place import InPlace
 
 X = np.random.default_rng(0).standard_normal((4, 5))
 
@@ -183,3 +185,77 @@ def test_bad_input(error: type[Exception], text: str, call: Callable[[], Any]) -
     with pytest.raises(error, match=text) as caught:
         call()
     assert "test_torch_names.py" in str(caught.value)
+
+
+ROW, MASK = np.array([2, 0, 2]), X > 0
+UPDATES: dict[str, tuple[Any, ...]] = {
+    "add": (X,), "sub": (X,), "subtract": (X,), "mul": (X,), "multiply": (X,), "div": (X,),
+    "divide": (X,), "pow": (2.0,), "remainder": (0.3,), "clip": (0.1, 0.5), "clamp": (0.1, 0.5),
+    "clamp_min": (0.9,), "clamp_max": (0.2,), "lerp": (X, 0.25), "addcmul": (X, X),
+    "addcdiv": (X, X), "index_add": (0, ROW, X[:3]), "index_copy": (0, ROW[:2], X[:2]),
+    "index_fill": (1, ROW, 2.0), "index_put": ((ROW,), X[:3]),
+    "index_reduce": (0, ROW, X[:3], "amax"), "masked_fill": (MASK, -1.0),
+    "masked_scatter": (MASK, X), "put": (ROW[:2], X[0, :2]),
+    "scatter": (0, ROW[:2, None], X[:2, :1]), "scatter_add": (1, ROW[None], X[:1, :3]),
+    "scatter_reduce": (0, ROW[:, None], X[:3, :1], "sum"), "tril": (1,), "triu": (-1,),
+    "round": (1,),
+}  # fmt: skip
+"""Further arguments of the functions that have some; all others are functions of one number."""
+IN_PLACE = [n for n in vars(InPlace) if n.endswith("_") and not n.startswith("_")]
+
+
+def given(x: Any) -> Any:
+    """The same as tensors."""
+    if isinstance(x, tuple):
+        return tuple(map(given, x))
+    return rung.array(x) if isinstance(x, np.ndarray) else x
+
+
+@pytest.mark.parametrize("name", IN_PLACE)
+def test_updates_in_place_are_the_functions(name: str) -> None:
+    x = rung.array(X if name in ("abs_", "relu_") else abs(X) + 0.5)
+    arguments = given(UPDATES.get(name.removesuffix("_"), ()))
+    function = {"abs_": abs, "neg_": rung.negative}.get(name)
+    wanted = function(x) if function else getattr(x, name.removesuffix("_"))(*arguments)
+    wanted = np.asarray(wanted)
+    assert not np.array_equal(wanted, x)
+    y = x.clone()
+    assert getattr(y, name)(*arguments) is y
+    np.testing.assert_array_equal(y, wanted)
+    w = x.clone().requires_grad_()
+    with pytest.raises(GradientError, match="updated in place"):
+        getattr(w, name)(*arguments)
+
+
+def test_derivatives_pass_through_updates_in_place() -> None:
+    w = rung.tensor([1.0, 2.0, 3.0], requires_grad=True)
+    y = rung.zeros(3)
+    y.index_add_(0, rung.tensor([0, 0, 2]), w * w, alpha=0.5)
+    y.masked_fill_(rung.tensor([False, False, True]), 7.0).exp_()
+    y.sum().backward()
+    assert w.grad is not None
+    np.testing.assert_allclose(w.grad, [np.exp(2.5), 2 * np.exp(2.5), 0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("make", (rung.zeros, rung.ones, rung.empty))
+def test_a_shape_may_be_given_as_several_numbers(make: Callable[..., Any]) -> None:
+    for x in (make(2, 3), make((2, 3)), make([2, 3]), make(2, np.int64(3)), make(shape=(2, 3))):
+        assert (x.shape, x.dtype) == ((2, 3), rung.float32)
+    for x in (make(2, 3, dtype="i32"), make((2, 3), "i32"), make((2, 3), np.int32, "cpu")):
+        assert (x.shape, x.dtype) == ((2, 3), rung.int32)
+    assert make(1, 2, 3, 4).shape == (1, 2, 3, 4)
+    assert make(()).shape == ()
+    for wrong in ((2, -3), ((2, 3), 4), (2, 3, "i32"), (2, "cuda")):
+        with pytest.raises(RungError):
+            make(*wrong)
+    with pytest.raises(RungError, match="no lengths"):
+        make(2, "i32", dtype="i32")
+
+
+def test_where_of_a_condition_alone() -> None:
+    x = rung.array(X)
+    same(rung.where(x > 0), np.where(X > 0))
+    with pytest.raises(RungError, match="one of two"):
+        rung.where(x > 0, x)
+    with pytest.raises(TraceError):
+        rung.jit(lambda x: rung.where(x > 0))(x)

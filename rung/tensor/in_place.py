@@ -1,0 +1,82 @@
+"""Methods of tensors that put the result of a function into the tensor, under PyTorch's names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial, wraps
+from typing import TYPE_CHECKING, Any
+
+from rung.tensor import arithmetic as a
+from rung.tensor import elementwise as e
+from rung.tensor import functional as f
+from rung.tensor import picking as p
+from rung.tensor import shapes
+
+if TYPE_CHECKING:
+    from rung.tensor.tensor import Tensor
+
+
+def _in_place(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The method that updates a tensor by `function` of it and of further arguments."""
+
+    @wraps(function)
+    def method(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if self._weak:  # a Python number is not updated, its name gets another
+            return function(self, *args, **kwargs)
+        return self._update(partial(function, **kwargs), *args)
+
+    method.__doc__ = f"`{function.__name__}`, put into this tensor: {function.__doc__}"
+    return method
+
+
+class InPlace:
+    """`x.name_(…)` is `x` with the value of `x.name(…)`, which must have its shape and a dtype that
+    fits into its own."""
+
+    # ---- element-wise
+
+    abs_ = _in_place(e.abs)
+    add_ = _in_place(a.add)
+    addcdiv_ = _in_place(a.addcdiv)
+    addcmul_ = _in_place(a.addcmul)
+    ceil_ = _in_place(e.ceil)
+    clip_ = clamp_ = _in_place(e.clip)
+    clamp_max_ = _in_place(a.clamp_max)
+    clamp_min_ = _in_place(a.clamp_min)
+    cos_ = _in_place(e.cos)
+    div_ = divide_ = _in_place(a.divide)
+    exp_ = _in_place(e.exp)
+    floor_ = _in_place(e.floor)
+    lerp_ = _in_place(a.lerp)
+    log_ = _in_place(e.log)
+    mul_ = multiply_ = _in_place(e.multiply)
+    neg_ = negative_ = _in_place(e.negative)
+    pow_ = _in_place(e.pow)
+    reciprocal_ = _in_place(e.reciprocal)
+    relu_ = _in_place(f.relu)
+    remainder_ = _in_place(e.remainder)
+    round_ = _in_place(a.round_to)
+    rsqrt_ = _in_place(e.rsqrt)
+    sigmoid_ = _in_place(f.sigmoid)
+    sin_ = _in_place(e.sin)
+    sqrt_ = _in_place(e.sqrt)
+    square_ = _in_place(e.square)
+    sub_ = subtract_ = _in_place(a.subtract)
+    tanh_ = _in_place(e.tanh)
+    trunc_ = _in_place(e.trunc)
+
+    # ---- places
+
+    index_add_ = _in_place(p.index_add)
+    index_copy_ = _in_place(p.index_copy)
+    index_fill_ = _in_place(p.index_fill)
+    index_put_ = _in_place(p.index_put)
+    index_reduce_ = _in_place(p.index_reduce)
+    masked_fill_ = _in_place(p.masked_fill)
+    masked_scatter_ = _in_place(p.masked_scatter)
+    put_ = _in_place(p.put)
+    scatter_ = _in_place(p.scatter)
+    scatter_add_ = _in_place(p.scatter_add)
+    scatter_reduce_ = _in_place(p.scatter_reduce)
+    tril_ = _in_place(shapes.tril)
+    triu_ = _in_place(shapes.triu)
