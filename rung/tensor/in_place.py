@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial, wraps
+from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 from rung.tensor import arithmetic as a
@@ -11,6 +11,7 @@ from rung.tensor import elementwise as e
 from rung.tensor import functional as f
 from rung.tensor import picking as p
 from rung.tensor import shapes
+from rung.tensor.state import begin_write
 
 if TYPE_CHECKING:
     from rung.tensor.tensor import Tensor
@@ -23,7 +24,8 @@ def _in_place(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     def method(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if self._weak:  # a Python number is not updated, its name gets another
             return function(self, *args, **kwargs)
-        return self._update(partial(function, **kwargs), *args)
+        begin_write(self)
+        return self._put(function(self, *args, **kwargs))
 
     method.__doc__ = f"`{function.__name__}`, put into this tensor: {function.__doc__}"
     return method

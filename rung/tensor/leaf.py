@@ -324,9 +324,11 @@ PASSED_ON: dict[str, Any] = {
 def _batch_tag(
     attrs: Attrs, inputs: Sequence[Value], batched: Sequence[bool], size: int
 ) -> tuple[Value]:
-    """What is let go for one example is so for all; other tags have done their work."""
+    """What a derivative gave for one example is let go for all; other tags have done their work,
+    and what stands for one example has a graph outside."""
     assert isinstance(attrs, TagAttrs)
-    return (tagged(inputs[0], attrs.tag) if attrs.tag.freed else inputs[0],)
+    tag = attrs.tag
+    return (tagged(inputs[0], tag) if tag.freed and tag.over else inputs[0],)
 
 
 TAG = identity_op(

@@ -336,7 +336,10 @@ class Tensor(Methods, InPlace, TensorState):
 
     def _update(self, function: Callable[..., Tensor], *others: Operand) -> Tensor:
         begin_write(self)
-        new = function(self, *others)
+        return self._put(function(self, *others))
+
+    def _put(self, new: Tensor) -> Tensor:
+        """Put the value of `new` into this tensor, after `begin_write`."""
         if new.shape != self.shape:
             raise ShapeError(
                 f"an update of {self._type} in place gives {new._type}",

@@ -274,6 +274,7 @@ WRAPPERS = (
     "core/arguments.py",
     "nn/module.py",
     "tensor/custom.py",
+    "tensor/in_place.py",
     "tensor/precision.py",
     "tensor/operate.py",
 )
