@@ -35,7 +35,7 @@ GENERATORS = {
     "indices": "every function of positions or labels, one of them out of range, in every style",
     "files": "broken weights, checkpoints, states of optimizers, texts of graphs and kernels",
 }
-CHUNK = 250
+CHUNK = 500
 MOST_SECONDS = 120
 """For one case; after that the process is ended and the case counts as hanging."""
 

@@ -463,3 +463,21 @@ def test_a_vocabulary_of_more_than_two_bytes() -> None:
     corpus = data.make_corpus(text, 0.0)
     assert len(corpus.vocabulary) > 1 << 16
     assert corpus.vocabulary.decode(corpus.train) == text
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: f.linear(SCORES, None), "weight is None"),
+        (lambda: f.bilinear(SCORES, None, SCORES), "x2 is None"),
+        (lambda: f.conv2d(SCORES, None), "weight is None"),
+        (lambda: f.conv_transpose2d(SCORES, None), "weight is None"),
+        (lambda: EXAMPLES[(2**63,)], "TensorDataset: "),
+        (lambda: SCORES.__array_namespace__(api_version=np.zeros((2, 0))), "is not known"),
+    ],
+)
+def test_none_for_a_tensor_and_what_cannot_be_compared(
+    call: Callable[[], Any], message: str
+) -> None:
+    with pytest.raises(RungError, match=message):
+        call()

@@ -71,7 +71,7 @@ def _at(array: Array, index: Any) -> Any:
     """array[index]. Raises IndexingError."""
     try:
         return array[index]
-    except (IndexError, ValueError, TypeError) as error:
+    except (IndexError, ValueError, TypeError, OverflowError) as error:
         raise IndexingError(
             f"TensorDataset: {error}: index {described(index)} of {len(array)} examples",
             fix=f"give a slice, or numbers in range({-len(array)}, {len(array)})",

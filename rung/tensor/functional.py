@@ -47,10 +47,12 @@ def floats(x: Operand) -> Tensor:
     return x if x.dtype.is_float else cast_to(x, dt.float32)
 
 
-def _alike(*operands: Operand | None) -> list[Tensor | None]:
-    """The operands that are given, in their common float dtype."""
-    if operands[0] is None:
-        raise ArgumentError("x is None", fix="give a tensor")
+def _alike(*operands: Operand | None, needed: Sequence[str] = ("x",)) -> list[Tensor | None]:
+    """The operands that are given, in their common float dtype. The first ones, whose names are
+    `needed`, must be."""
+    for name, x in zip(needed, operands, strict=False):
+        if x is None:
+            raise ArgumentError(f"{name} is None", fix="give a tensor")
     tensors = [None if x is None else floats(x) for x in operands]
     dtypes = [t.dtype for t in tensors if t is not None]
     common = dtypes[0]
@@ -175,15 +177,14 @@ def log_softmax(x: Operand, axis: int = -1) -> Tensor:
 
 def linear(x: Operand, weight: Operand, bias: Operand | None = None) -> Tensor:
     """x[…, I] times the transposed weight[O, I], plus bias[O]."""
-    return _call(_linear.linear, *_alike(x, weight, bias))
+    return _call(_linear.linear, *_alike(x, weight, bias, needed=("x", "weight")))
 
 
 @rounded_once
 def bilinear(x1: Operand, x2: Operand, weight: Operand, bias: Operand | None = None) -> Tensor:
     """Σ x1[…, i] weight[o, i, j] x2[…, j] plus bias[o], […, O]."""
-    a, b, w, shift = _alike(x1, x2, weight, bias)
-    if a is None or b is None or w is None:
-        raise ArgumentError("bilinear: x2 or weight is None", fix="give tensors")
+    a, b, w, shift = _alike(x1, x2, weight, bias, needed=("x1", "x2", "weight"))
+    assert a is not None and b is not None and w is not None
     fits = a.ndim and b.ndim and a.shape[:-1] == b.shape[:-1]
     if not fits or w.ndim != 3 or w.shape[1:] != (a.shape[-1], b.shape[-1]):
         raise ShapeError(
@@ -351,7 +352,7 @@ def attention(
     look) or float (added). With `causal`, query i sees the keys up to i + S - T; the others are not
     computed, so that NaN in them does not matter. `scale` is 1/sqrt(D) unless given. A query
     without a key gives 0."""
-    query, keys, values = _alike(q, k, v)
+    query, keys, values = _alike(q, k, v, needed=("q", "k", "v"))
     bias = None if mask is None else as_tensor(mask)
     drawn = draw_key(key) if dropout > 0 else None
     return _call(
@@ -529,9 +530,8 @@ def binary_cross_entropy_with_logits(
 
 
 def _conv(rank: int, x: Operand, weight: Operand, bias: Operand | None, **options: Any) -> Tensor:
-    data, kernel, shift = _alike(x, weight, bias)
-    if data is None or kernel is None:
-        raise ArgumentError("conv: x or weight is None", fix="give tensors")
+    data, kernel, shift = _alike(x, weight, bias, needed=("x", "weight"))
+    assert data is not None and kernel is not None
     single = data.ndim == rank + 1
     if single:
         data = data.expand_dims(0)
@@ -599,9 +599,8 @@ def conv_transpose2d(
     """The transpose of `conv2d`: x[N, C, H, W] with weight[C, O / groups, K, L], plus bias[O]; also
     of 1 and 3 dims after the channels, and of one example without a batch."""
     options = _options(stride, padding, dilation, groups) | {"output_padding": output_padding}
-    data, kernel, shift = _alike(x, weight, bias)
-    if data is None or kernel is None:
-        raise ArgumentError("conv_transpose: x or weight is None", fix="give tensors")
+    data, kernel, shift = _alike(x, weight, bias, needed=("x", "weight"))
+    assert data is not None and kernel is not None
     single = data.ndim == kernel.ndim - 1
     if single:
         data = data.expand_dims(0)

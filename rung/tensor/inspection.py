@@ -18,7 +18,8 @@ _VERSIONS = ("2021.12", "2022.12", "2023.12", API_VERSION)
 def namespace_of(api_version: str | None) -> ModuleType:
     """The module whose functions take tensors. Raises RungError for a version of the array API that
     it does not follow."""
-    if api_version is not None and api_version not in _VERSIONS:
+    known = api_version is None or (isinstance(api_version, str) and api_version in _VERSIONS)
+    if not known:
         raise RungError(
             f"version {api_version!r} of the array API is not known",
             fix=f"use one of {', '.join(_VERSIONS)}",
