@@ -474,6 +474,10 @@ def test_a_vocabulary_of_more_than_two_bytes() -> None:
         (lambda: f.conv_transpose2d(SCORES, None), "weight is None"),
         (lambda: EXAMPLES[(2**63,)], "TensorDataset: "),
         (lambda: SCORES.__array_namespace__(api_version=np.zeros((2, 0))), "is not known"),
+        (
+            lambda: rung.histogram(X, 3, range=np.zeros(2, [("a", "f4")])),  # type: ignore[arg-type]
+            "histogram",
+        ),
     ],
 )
 def test_none_for_a_tensor_and_what_cannot_be_compared(

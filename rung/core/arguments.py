@@ -90,7 +90,7 @@ def read_float(x: Any) -> Any:
         return bool(x)
     if isinstance(x, numbers.Real):
         return float(x)
-    if _kind(x) not in ("f", "i", "u", "b", "V"):
+    if isinstance(x, np.void) or _kind(x) not in ("f", "i", "u", "b", "V"):  # a bf16 is a V too
         return NO
     return read_float(x[()]) if isinstance(x, np.ndarray) else x
 

@@ -30,7 +30,7 @@ def as_array(tensor: TensorState, dtype: Any, copy: bool | None) -> np.ndarray[A
         if copy is False:
             raise InterchangeError(f"{array.dtype} cannot become {wanted} without a copy")
         return array.astype(wanted)
-    return array.copy() if copy else array
+    return array if copy is None or copy is False else array.copy()
 
 
 def _numpy_dtype(dtype: Any) -> np.dtype[Any]:

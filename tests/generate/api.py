@@ -319,7 +319,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "rung.scan": _m(function=_carry, init=0.0, xs=t(3)),
     "rung.cond": _m(condition=t(dtype="bool"), true=square, false=square, operands=[t(3)]),
     "rung.switch": _m(index=1, branches=[square, square], operands=[t(3)]),
-    "rung.while_loop": _m(condition=lambda x: x < 3, function=lambda x: x + 1, init=0.0),
+    "rung.while_loop": _m(condition=lambda x: abs(x) < 3, function=lambda x: x + 1, init=0.0),
     "rung.fori_loop": _m(lower=0, upper=3, function=lambda i, x: x + 1.0, init=0.0),
     "rung.associative_scan": _m(function=rung.add, xs=t(4)),
     "rung.einsum": _m(subscripts="ij,jk->ik", operands=[t(2, 3), t(3, 2)]),
