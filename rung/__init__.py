@@ -267,7 +267,6 @@ from rung.tensor.picking import (
     tril_indices,
     triu_indices,
     unravel_index,
-    where,
 )
 from rung.tensor.products import einsum, matmul, outer, tensordot, vecdot
 from rung.tensor.random import Generator, manual_seed, rand, randint, randn, randperm
@@ -333,6 +332,7 @@ from rung.tensor.sorting import (
     take,
     take_along_axis,
     topk,
+    where,
 )
 from rung.tensor.special import digamma, erfc, erfinv, i0, polygamma
 from rung.tensor.special import gammaln as lgamma

@@ -14,13 +14,13 @@ import numpy as np
 
 from rung.core import dtype as dt
 from rung.core.arguments import check_lengths, host_arrays
-from rung.core.errors import AllocationError, ArgumentError, DTypeError, RungError, ShapeError
+from rung.core.errors import AllocationError, DTypeError, RungError, ShapeError
 from rung.ir.node import Value
-from rung.ops import elementwise as o
 from rung.ops import indexing as i
 from rung.ops import scatter as sc
 from rung.ops.broadcast import reshaped
 from rung.ops.creation import full, full_like, iota
+from rung.ops.elementwise import divide, floor_divide, maximum, where
 from rung.ops.movement import concat as concat_values
 from rung.ops.shorthand import permuted
 from rung.tensor import elementwise as e
@@ -45,7 +45,7 @@ from rung.tensor.shapes import (
     reshape,
     stack,
 )
-from rung.tensor.sorting import checked_index, nonzero, take, take_along_axis
+from rung.tensor.sorting import checked_index, take, take_along_axis
 from rung.tensor.state import TensorState, apply, buffer_of, state
 
 if TYPE_CHECKING:
@@ -92,10 +92,10 @@ def _averaged(x: Value, index: Value, updates: Value, own: bool) -> Value:
     wide = dt.accumulator(x.dtype)
     count = full_like(cast_value(x, wide), int(own))
     count = i.scatter_add(count, index, full(updates.shape, 1, wide), batch_dims=0)
-    count = o.maximum(count, full_like(count, 1))
+    count = maximum(count, full_like(count, 1))
     if not x.dtype.is_float:
-        return o.floor_divide(total, cast_value(count, x.dtype))
-    return cast_value(o.divide(cast_value(total, wide), count), x.dtype)
+        return floor_divide(total, cast_value(count, x.dtype))
+    return cast_value(divide(cast_value(total, wide), count), x.dtype)
 
 
 def _least(dtype: dt.DType, largest: bool) -> float:
@@ -121,9 +121,9 @@ def _reduced(how: str, include_self: bool) -> Combine:
                 full(x.shape, False, dt.bool_), index, full(updates.shape, True, dt.bool_),
                 batch_dims=0,
             )  # fmt: skip
-            x = o.where(hit, full_like(x, number), x)
+            x = where(hit, full_like(x, number), x)
             found = _REDUCERS[how](x, index, updates, False)
-            return o.where(hit, found, given)
+            return where(hit, found, given)
         return _REDUCERS[how](x, index, updates, True)
 
     return combine
@@ -411,16 +411,6 @@ def take_along_dim(x: Operand, indices: Operand, dim: int | None = None) -> Tens
     if dim is None:
         x, indices, dim = reshape(x, (-1,)), reshape(indices, (-1,)), 0
     return take_along_axis(x, indices, dim)
-
-
-def where(condition: Operand, x1: Operand = None, x2: Operand = None, /) -> Any:
-    """x1 where the condition is true, else x2; all three are broadcast. With the condition alone:
-    where it is true, as `nonzero`."""
-    if x1 is None and x2 is None:
-        return nonzero(condition)
-    if x1 is None or x2 is None:
-        raise ArgumentError("where: one of two branches is given", fix="give both, or none")
-    return e.where(condition, x1, x2)
 
 
 def argwhere(x: Operand) -> Tensor:

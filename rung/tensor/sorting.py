@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rung.core import dtype as dt
-from rung.core.errors import DTypeError, RungError, ShapeError
+from rung.core.errors import ArgumentError, DTypeError, RungError, ShapeError
 from rung.ir.node import Value
 from rung.ops import indexing as i
 from rung.ops import sorting as s
 from rung.ops.creation import full
-from rung.ops.elementwise import add, less, where
+from rung.ops.elementwise import add, less
+from rung.ops.elementwise import where as where_value
+from rung.tensor import elementwise
 from rung.tensor.checks import checked, known_array
 from rung.tensor.operate import Operand, as_tensor, cast_to, one_axis, torch_names
 from rung.tensor.shapes import broadcast_shapes, broadcast_to, reshape
@@ -99,7 +101,7 @@ def _from_front(positions: Tensor, length: int) -> Tensor:
 
     def build(v: Value) -> Value:
         zero, size = full(v.shape, 0, v.type.dtype), full(v.shape, length, v.type.dtype)
-        return where(less(v, zero), add(v, size), v)
+        return where_value(less(v, zero), add(v, size), v)
 
     return apply(build, positions)
 
@@ -145,6 +147,16 @@ def nonzero(x: Operand, /) -> tuple[Tensor, ...]:
         raise ShapeError(f"nonzero: {x._type} has no dims", fix="give x.reshape(1)")
     array = buffer_of(x, "nonzero").array
     return tuple(as_tensor(np.ascontiguousarray(a)) for a in np.nonzero(array))
+
+
+def where(condition: Operand, x1: Operand = None, x2: Operand = None, /) -> Any:
+    """x1 where the condition is true, else x2; all three are broadcast. With the condition alone:
+    where it is true, as `nonzero`."""
+    if x1 is None and x2 is None:
+        return nonzero(condition)
+    if x1 is None or x2 is None:
+        raise ArgumentError("where: one of two branches is given", fix="give both, or none")
+    return elementwise.where(condition, x1, x2)
 
 
 def searchsorted(
