@@ -49,6 +49,8 @@ OWNERS: dict[str, Any] = {
     "Tensor.": rung.Tensor,
 }
 CALLS: list[Call] = []
+_GIVEN: dict[str, list[tuple[str, Function | None, Iterable[tuple[str, str]]]]] = {}
+"""What `each` got for a name."""
 SIZE = ("map", "the shape of the result depends on values")
 WHOLE = ("derive", "the results are integers, bools, or piecewise constant")
 LOOKS = ("map", "it looks at values")
@@ -67,6 +69,7 @@ def each(
     """Calls of functions that are alike; `build(function, *operands)`, plainly called without."""
     for name in names.split():
         function = function_named(name)
+        _GIVEN.setdefault(name, []).append((spec, build, without))
 
         def call(*operands: Any, function: Function = function) -> Any:
             return function(*operands) if build is None else build(function, *operands)
@@ -424,6 +427,23 @@ each("Tensor.div_ Tensor.__itruediv__", "f[A,B] p[A,B]", _updated(lambda f, z, y
 each("Tensor.clamp_ Tensor.clip_", "f[A,B]", _updated(lambda f, z: f(z, -0.5, 0.75)))
 each("Tensor.__setitem__", "f[C,A] f[C,A]", _updated(lambda f, z, y: f(z, slice(1, None), y[:-1])))
 each("Tensor.__setitem__", "f[C,A] <C[] f[A]", _updated(lambda f, z, i, y: f(z, i, y)))
+
+
+def _each_update(names: str) -> None:
+    """Methods that put the result of the function of the name into the tensor: its calls, with
+    operands that do not broadcast the first one."""
+    for name in names.split():
+        for spec, build, without in _GIVEN[name]:
+            call = build or (lambda f, *operands: f(*operands))
+            each(f"Tensor.{name}_", spec.replace("*", "A,B"), _updated(call), without)
+
+
+_each_update("""abs addcdiv addcmul ceil clamp_max clamp_min cos exp floor index_add index_copy
+index_fill index_put index_reduce lerp log masked_fill masked_scatter negative pow put reciprocal
+relu remainder round rsqrt scatter scatter_add scatter_reduce sigmoid sin sqrt square tanh tril triu
+trunc""")
+_each_update("divide multiply subtract")
+each("Tensor.neg_", "f[A,B]", _updated(lambda f, z: f(z)))
 
 # ---- what is no case
 
