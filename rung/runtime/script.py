@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import ctypes
 import itertools
+import struct
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -49,6 +50,8 @@ _SMALLER = 16
 _SLICE_NS = 100_000_000
 """How long a script runs before Python may look after signals."""
 _NEVER = 2**62
+_START = np.array([0, 0, -1, -1])
+"""The progress of a script that begins."""
 
 Slot = int
 """The number of a word of the frame that holds an address."""
@@ -149,11 +152,16 @@ class Script:
         self._offsets, self.arena_bytes = builder.memory()
         self._frame = Block(8 * builder.num_slots)
         self._words = self._frame.data.view(np.int64)
+        self._addresses = self._words.data
+        self._pack = struct.Struct(f"{len(inputs) + len(outputs)}q").pack_into
         self._place = Block(ProgressOffset.BYTES)
         self._progress = self._place.data.view(np.int64)
+        # where it is (-1: at its end), until when, which host op it asks for, what has failed
+        self._at, self._failed = self._progress[:1].item, self._progress[3:].item
         self._writes_over = bool(aliases)
         self._binding: object = None
-        self._call = _native_script()
+        arguments = (self._code, self._frame, self._place)
+        self._call: NativeCall = (_native_script(), *(b.address for b in arguments))
 
     def run(
         self,
@@ -181,11 +189,12 @@ class Script:
                     shared.set_arena_aside()
                 if self._binding is not shared.binding:
                     self._bind()
-                into, copies = self._staging(outputs)
-                count = len(self.input_types) + len(self.output_types)
-                self._words[:count] = (*inputs, *into)
-                self._progress[:] = (0, 0, -1, -1)
-                self._go_on(first, (*copies, *then))
+                if self._staged:
+                    outputs, copies = self._staging(outputs)
+                    then = (*copies, *then)
+                self._pack(self._addresses, 0, *inputs, *outputs)
+                self._progress[:] = _START
+                self._go_on(first, then)
             finally:
                 shared.underway -= 1
                 if before is not None:  # perhaps it is this script that is underway
@@ -204,32 +213,34 @@ class Script:
         return into, copies
 
     def _go_on(self, first: Sequence[NativeCall], then: Sequence[NativeCall]) -> None:
-        arguments = tuple(b.address for b in (self._code, self._frame, self._place))
-        at, asked = self._progress[:1], self._progress[2:3]
-        shared = pool()
-        while at[0] >= 0:
-            if asked[0] >= 0:
-                self.host_calls[asked[0]].run(self._words)
-                asked[0] = -1
+        shared, progress = pool(), self._progress
+        faults: dict[Executable, list[int]] = {e: [] for e in self._checked}
+        while self._at(0) >= 0:
+            asked = progress.item(2)
+            if asked >= 0:
+                self.host_calls[asked].run(self._words)
+                progress[2] = -1
             if self._binding is not shared.binding:  # a host op, or a signal handler, ran programs
                 self._bind_programs()
-            until = _NEVER if self._writes_over else time.monotonic_ns() + _SLICE_NS
-            self._progress[1] = until
-            # `then` is done if the program has come to its end
-            ended = map(np.signbit, map(at.item, repeat(0)))
-            fine = map(np.signbit, map(self._progress[3:].item, repeat(0)))
-            rest = compress(then, map(and_, ended, fine))
+            progress[1] = _NEVER if self._writes_over else time.monotonic_ns() + _SLICE_NS
+            rest: Iterable[NativeCall] = ()
+            if then:  # done if the program has come to its end
+                ended = map(np.signbit, map(self._at, repeat(0)))
+                fine = map(np.signbit, map(self._failed, repeat(0)))
+                rest = compress(then, map(and_, ended, fine))
             bound = (shared.bound.index, self._binding)
-            faults: dict[Executable, list[int]] = {e: [] for e in self._checked}
-            notes = [(found.extend, e.faults) for e, found in faults.items()]
+            notes = []
+            for executable, found in faults.items():
+                found.clear()
+                notes.append((found.extend, executable.faults))
             try:
-                in_one_breath(chain((bound, *first, (self._call, *arguments), *notes), rest))
+                in_one_breath(chain((bound, *first, self._call, *notes), rest))
             except ValueError:
                 if self._binding is shared.binding:
                     raise
                 continue  # a signal handler ran programs, just now
-            if self._progress[3] >= 0:
-                program, executable = self._callers[int(self._progress[3])]
+            if self._failed(0) >= 0:
+                program, executable = self._callers[self._failed(0)]
                 raise program.error([int(word) for word in faults[executable]])
 
     def _bind(self) -> None:
