@@ -118,6 +118,8 @@ def full(
     """A tensor with every element `fill_value`."""
     check_device(device)
     dims = as_lengths("full", shape)
+    if isinstance(fill_value, np.generic):
+        fill_value = asarray(fill_value)
     if isinstance(fill_value, TensorState):
         return broadcast_to(cast_to(fill_value, _dtype(dtype, fill_value.dtype)), dims)
     kind = _dtype(dtype, dt.as_dtype(type(fill_value)))

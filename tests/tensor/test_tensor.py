@@ -514,3 +514,9 @@ def test_integers_that_need_64_bits_beside_small_ones():
     assert rung.asarray([[2**64 - 1, 5]]).tolist() == [[2**64 - 1, 5]]
     assert rung.asarray([-1, large]).dtype is rung.float32
     assert rung.asarray([1e300, 1], dtype=rung.float64).tolist() == [1e300, 1]
+
+
+@pytest.mark.parametrize("number", [np.float32(0.5), np.int64(3), np.bool_(True), np.float16(2)])
+def test_full_of_a_number_of_numpy_has_its_dtype(number: np.generic) -> None:
+    found = rung.full((2,), number)
+    np.testing.assert_array_equal(np.asarray(found), np.full((2,), number), strict=True)
