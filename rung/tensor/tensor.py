@@ -38,7 +38,7 @@ from rung.tensor import (
 from rung.tensor import functional as f
 from rung.tensor import sorting as so
 from rung.tensor.creation import check_device, names_device
-from rung.tensor.in_place import InPlace
+from rung.tensor.in_place import InPlace, in_place
 from rung.tensor.leaf import detached
 from rung.tensor.methods import Methods
 from rung.tensor.operate import (
@@ -80,12 +80,10 @@ def _operator(function: Callable[..., Tensor], swap: bool = False) -> Callable[.
 
 
 def _updater(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    update = in_place(function)
+
     def method(self: Tensor, other: Operand) -> Tensor:
-        if not isinstance(other, _KNOWN):
-            return NotImplemented
-        if self._weak:  # a Python number is not updated, its name gets another
-            return function(self, other)
-        return self._update(function, other)
+        return update(self, other) if isinstance(other, _KNOWN) else NotImplemented
 
     return method
 
@@ -333,10 +331,6 @@ class Tensor(Methods, InPlace, TensorState):
     __setitem__ = indexing.setitem
 
     # ---- updates: a new value in the same place
-
-    def _update(self, function: Callable[..., Tensor], *others: Operand) -> Tensor:
-        begin_write(self)
-        return self._put(function(self, *others))
 
     def _put(self, new: Tensor) -> Tensor:
         """Put the value of `new` into this tensor, after `begin_write`."""
