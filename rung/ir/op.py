@@ -112,6 +112,9 @@ BatchRule = Callable[[Attrs, Sequence["Value"], Sequence[bool], int], "tuple[Val
 """(attrs, inputs, which have one more first dim, its size) -> results with that first dim."""
 AxesRule = Callable[[Attrs, Sequence[TensorType]], LoopForm]
 CostRule = Callable[[Attrs, Sequence[TensorType], Sequence[TensorType]], Cost]
+EagerKernel = Callable[..., "Array | tuple[Array, ...]"]
+EagerRule = Callable[[Attrs, Sequence[TensorType], Sequence[TensorType]], "EagerKernel | None"]
+"""(attrs, operand types, result types) -> a function of the operand arrays, or None."""
 SampleRule = Callable[[np.random.Generator], Sequence["Sample"]]
 
 
@@ -149,6 +152,10 @@ class Op:
     - `host`: the op has no code of ours: the runtime calls `ref` on the buffers, between compiled
       graphs. Such a `ref` may raise a RungError, which gets the user's line; it depends on its
       operands alone, does not change them, and must not compute with rung itself.
+    - `eager`: how NumPy's own kernels compute the op at once, without compiling anything: a function
+      of arrays (of any strides, not to be changed) that gives an array for one result, a tuple for
+      several; what it gives may be a view of an operand. For the types that it gives None for, and
+      where it is left out, `ref` is called, or the body of `decompose` is run.
     - `elementwise`: every axis parallel, all operands and results of one shape.
     - `samples`: shapes and attributes for generated tests beyond what the family provides.
     - `dtypes`: what the first operand may be (for an op without operands, the result).
@@ -173,6 +180,7 @@ class Op:
     vjp: VjpRule | None = None
     batch: BatchRule | None = None
     host: bool = False
+    eager: EagerRule | None = None
     elementwise: bool = False
     samples: SampleRule | None = None
     dtypes: tuple[DType, ...] = ALL
