@@ -152,10 +152,10 @@ class Op:
     - `host`: the op has no code of ours: the runtime calls `ref` on the buffers, between compiled
       graphs. Such a `ref` may raise a RungError, which gets the user's line; it depends on its
       operands alone, does not change them, and must not compute with rung itself.
-    - `eager`: how NumPy's own kernels compute the op at once, without compiling anything: a function
-      of arrays (of any strides, not to be changed) that gives an array for one result, a tuple for
-      several; what it gives may be a view of an operand. For the types that it gives None for, and
-      where it is left out, `ref` is called, or the body of `decompose` is run.
+    - `eager`: how NumPy's own kernels compute the op at once, without compiling anything: a
+      function of arrays (of any strides, not to be changed) that gives an array for one result, a
+      tuple for several; what it gives may be a view of an operand. For types that it gives None
+      for, and where it is left out, `ref` is called, or the body of `decompose` is run.
     - `elementwise`: every axis parallel, all operands and results of one shape.
     - `samples`: shapes and attributes for generated tests beyond what the family provides.
     - `dtypes`: what the first operand may be (for an op without operands, the result).
