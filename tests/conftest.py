@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import signal
 import sys
 from collections import Counter
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+os.environ.setdefault("RUNG_TIER", "fused")  # what a test looks at once shall be compiled
 GOLDEN = Path(__file__).parent / "golden"
 
 

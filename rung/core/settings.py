@@ -47,6 +47,14 @@ class Settings:
     interpret: bool = field(
         default=False, metadata={"help": "run graphs by the NumPy interpreter instead of compiling"}
     )
+    tier: str = field(
+        default="auto",
+        metadata={
+            "help": "how programs without jit run: eager (op by op), fused (compiled at the first "
+            "look), or auto: eager at first, and fused when they have come often",
+            "choices": ("auto", "eager", "fused"),
+        },
+    )
     compile_jobs: int = field(
         default=0, metadata={"help": "parallel compiles; 0 = usable cores", "most": 1024}
     )

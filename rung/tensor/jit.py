@@ -56,7 +56,10 @@ class _Static:
     value: Hashable
 
     def __hash__(self) -> int:
-        return hash((self.kind, self.value))
+        value = self.value
+        if self.kind is float and value != value:
+            value = None  # the hash of a NaN is that of its object
+        return hash((self.kind, value))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Static) and self.kind is other.kind and self.is_(other.value)

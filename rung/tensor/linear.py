@@ -23,8 +23,8 @@ from rung.tensor.leaf import LEAF, Buffer, LeafAttrs, Placeholder
 from rung.tensor.ruled import TRANSPARENT, behind, without_rules
 
 Key = tuple[Any, ...]
-Step = tuple[Op, Attrs, tuple[int, ...], Source, int]
-"""op, attributes, numbers of its operands, source, number of its first result."""
+Step = tuple[Op, Attrs, tuple[int, ...], Source, int, tuple[TensorType, ...]]
+"""op, attributes, numbers of its operands, source, number of its first result, their types."""
 _CONSTANT = "constant"
 
 
@@ -147,7 +147,7 @@ class _Walk:
             self.key.append((constant, attrs.dtype))
         else:
             self.key.append((node.op, attrs, operands))
-        linear.steps.append((node.op, attrs, operands, node.source, self.total))
+        linear.steps.append((node.op, attrs, operands, node.source, self.total, node.types))
         for result in node.results:
             numbers[result] = self.total + result.index
         self.total += len(node.types)
@@ -187,7 +187,7 @@ def build_graph(linear: Linear, lifted: Sequence[bool], name: str) -> Graph:
 def _program_source(step: Step, values: Mapping[int, Value]) -> Source:
     """Where a node of a program comes from. A node that needs no input says so: else it would be
     the very node of the pending graph, and the program would keep that and its buffer alive."""
-    _, _, operands, source, _ = step
+    _, _, operands, source, _, _ = step
     vias = [values[n].node.source.via for n in operands]
     return source.with_via(_CONSTANT) if all(v.endswith(_CONSTANT) for v in vias) else source
 
@@ -201,7 +201,7 @@ def rebuild(linear: Linear, leaves: Sequence[Value]) -> list[Value]:
 
 
 def _build_step(step: Step, values: dict[int, Value], source: Source) -> None:
-    op, attrs, operands, _, first = step
+    op, attrs, operands, _, first, _ = step
     with provenance(source):
         results = make_node(op, tuple([values[n] for n in operands]), attrs)
     values.update(enumerate(results, first))

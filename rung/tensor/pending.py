@@ -21,6 +21,7 @@ from rung.ir.node import Value, sources, topological_order
 from rung.ir.subgraph import between, moved_values
 from rung.ops.check import check_range
 from rung.runtime.breath import NativeCall, in_one_breath
+from rung.runtime.eager import EagerPlan
 from rung.runtime.forks import hold_at_fork
 from rung.tensor.leaf import (
     LEAF,
@@ -33,8 +34,9 @@ from rung.tensor.leaf import (
     others,
 )
 from rung.tensor.linear import Linear, linearize, rebuild
-from rung.tensor.programs import find_program
+from rung.tensor.programs import Family, family_of, find_program
 from rung.tensor.ruled import TRANSPARENT, behind
+from rung.tensor.tiers import eager_plan, run_eagerly
 
 if TYPE_CHECKING:
     from rung.tensor.state import TensorState
@@ -252,10 +254,12 @@ def _compute(targets: Sequence[TensorState]) -> bool:
     found = [t._value for t in targets]
     if found != values:
         return False  # or now
+    family = family_of(linear)
     aliases = _aliases(linear, targets, positions)
-    if not aliases:
+    plan = eager_plan(family, linear, aliases)
+    if plan is not None or not aliases:
         del found
-        _execute_apart(linear, targets, values, positions)
+        _execute_apart(linear, targets, values, positions, family, plan)
         return True
     kept = [v if t.keeps_graph else None for t, v in zip(targets, values, strict=True)]
     weak = [ref(v) for v in values]
@@ -268,7 +272,9 @@ def _compute(targets: Sequence[TensorState]) -> bool:
         if not taken:
             _undo_attempt(attempt)
             return False  # a signal handler has computed it
-        _execute(linear, aliases, attempt, [old() for old in weak])
+        for tensor in targets:
+            tensor._origin = 0
+        _execute(linear, aliases, attempt, [old() for old in weak], family)
     except BaseException as e:
         undone = not any(a is attempt for a in _attempts)
         _undo_attempt(attempt)
@@ -295,7 +301,7 @@ def _taken(targets: Sequence[TensorState], values: Sequence[Value]) -> bool:
 
 def _settle(tensor: TensorState, buffer: Buffer, keep: bool) -> None:
     tensor._written = None
-    tensor._depth = 0
+    tensor._depth = tensor._origin = 0
     tensor._buffer = buffer  # first: at any time it has the one or the other
     if not keep:
         tensor._value = None
@@ -419,7 +425,6 @@ def _aliases(
     for tensor, at in zip(targets, positions, strict=True):
         if tensor._origin:
             origins.setdefault(tensor._origin, at)
-            tensor._origin = 0
     found: dict[int, int] = {}
     if origins:
         types = {at: t._type for t, at in zip(targets, positions, strict=True)}
@@ -435,15 +440,13 @@ def _execute_apart(
     targets: Sequence[TensorState],
     values: list[Value],
     positions: Sequence[int],
+    family: Family,
+    plan: EagerPlan | None,
 ) -> None:
-    """Run a program that writes over nothing, and give the tensors that are still pending their
-    buffers. What comes between finds the ones as good as the others."""
-    runnable, scalars = find_program(linear, {}, "lazy")
-    inputs: list[Buffer] = linear.holders  # type: ignore[assignment]
-    outputs = [runnable.output_buffer(at) for at in range(len(runnable.types))]
-    numbers = runnable.scalar_buffers(scalars)  # held until the program has run
-    pointers = [b.pointer for b in (*inputs, *numbers)]
-    runnable.run(pointers, [b.pointer for b in outputs], linear.steps)
+    """Run a program that writes over nothing (its fused form, or this plan), and give the tensors
+    that are still pending their buffers. What comes between finds the ones as good as the
+    others."""
+    outputs = _fused(linear, family) if plan is None else run_eagerly(plan, linear)
     values.reverse()
     for tensor, at in zip(targets, positions, strict=True):
         value, buffer = values.pop(), outputs[at]
@@ -451,7 +454,7 @@ def _execute_apart(
         # nothing is called from here on: no signal handler comes between
         if tensor._value is value:
             tensor._buffer = buffer
-            tensor._written, tensor._depth = None, 0
+            tensor._written, tensor._depth, tensor._origin = None, 0, 0
             if not keep:
                 tensor._value = None
         weak = ref(value)
@@ -462,12 +465,27 @@ def _execute_apart(
             _realized[id(alive)] = buffer
 
 
+def _fused(linear: Linear, family: Family) -> list[Buffer]:
+    """The results of a fused program that writes over nothing."""
+    runnable, scalars = find_program(linear, {}, "lazy", family)
+    inputs: list[Buffer] = linear.holders  # type: ignore[assignment]
+    outputs = [runnable.output_buffer(at) for at in range(len(runnable.types))]
+    numbers = runnable.scalar_buffers(scalars)  # held until the program has run
+    pointers = [b.pointer for b in (*inputs, *numbers)]
+    runnable.run(pointers, [b.pointer for b in outputs], linear.steps)
+    return outputs
+
+
 def _execute(
-    linear: Linear, aliases: dict[int, int], attempt: _Attempt, alive: Sequence[Value | None]
+    linear: Linear,
+    aliases: dict[int, int],
+    attempt: _Attempt,
+    alive: Sequence[Value | None],
+    family: Family,
 ) -> None:
     """Run the program and give the tensors their buffers, and the values that are still `alive`, in
     one breath: what came between would find state that is written over, but still pending."""
-    runnable, scalars = find_program(linear, aliases, "lazy")
+    runnable, scalars = find_program(linear, aliases, "lazy", family)
     inputs: list[Buffer] = linear.holders  # type: ignore[assignment]
     outputs: list[Any] = [None] * len(runnable.types)
     for at, index in aliases.items():

@@ -19,6 +19,7 @@ from rung.core.source import Source
 from rung.ir.node import Graph
 from rung.ir.types import TensorType
 from rung.runtime.breath import NativeCall, Turn
+from rung.runtime.eager import EagerPlan
 from rung.runtime.program import CompiledGraph
 from rung.tensor.executor import Program, current_executor
 from rung.tensor.leaf import LISTED, Buffer, new_buffer, tensor_type
@@ -115,14 +116,21 @@ def _same_place(place: Source, before: Sequence[Step], now: Sequence[Step]) -> S
 
 
 class Family:
-    """The programs of one structure; for each constant the values seen, and if it is lifted."""
+    """The programs of one structure; for each constant the values seen, and if it is lifted.
 
-    __slots__ = ("lifted", "programs", "seen")
+    `looks`: how often it was computed without `jit`, `eager` the plan to do that op by op, and
+    `take_over` for each program the look at which it does instead (see `rung.tensor.tiers`)."""
+
+    __slots__ = ("eager", "lifted", "looks", "programs", "seen", "take_over", "wait")
 
     def __init__(self, num_constants: int) -> None:
         self.seen: list[set[Hashable]] = [set() for _ in range(num_constants)]
         self.lifted = [False] * num_constants
         self.programs: dict[Hashable, Runnable] = {}
+        self.looks = 0
+        self.wait = -1
+        self.eager: EagerPlan | None = None
+        self.take_over: dict[Hashable, int] = {}
 
     def note(self, constants: Sequence[Scalar]) -> None:
         """Remember the constants of a graph that has no program yet."""
@@ -151,11 +159,8 @@ _families: OrderedDict[Key, Family] = OrderedDict()
 _num_compiled = [0]
 
 
-def find_program(
-    linear: Linear, aliases: Mapping[int, int], name: str
-) -> tuple[Runnable, list[Scalar]]:
-    """The program for a pending graph, compiled if there is none yet, and the values for its
-    lifted constants. `aliases`: output index -> input index that share a buffer."""
+def family_of(linear: Linear) -> Family:
+    """What is known of the structure of a pending graph."""
     family = _families.get(linear.key)
     if family is None:
         family = _families[linear.key] = Family(len(linear.constants))
@@ -163,6 +168,17 @@ def find_program(
             _families.popitem(last=False)
     elif len(_families) > _MAX_FAMILIES // 2:  # to make it the latest takes another hash of the key
         _families.move_to_end(linear.key)
+    return family
+
+
+def find_program(
+    linear: Linear, aliases: Mapping[int, int], name: str, family: Family | None = None
+) -> tuple[Runnable, list[Scalar]]:
+    """The program for a pending graph (of this `family`, where that is known), compiled if there is
+    none yet, and the values for its lifted constants. `aliases`: output index -> input index that
+    share a buffer."""
+    if family is None:
+        family = family_of(linear)
     executor = current_executor()
     pairs = tuple(aliases.items()) if aliases else ()
     key = (executor, pairs, family.exact(linear.constants))

@@ -486,6 +486,7 @@ def test_numbers_among_the_arguments_count_by_their_bits() -> None:
     x = rung.ones(1)
     found = [np.signbit(f(x, n).numpy()).item() for n in (0.0, -0.0, 0.0, -0.0, 0, True)]
     assert found == [False, True, False, True, False, False]
-    for _ in range(3):
-        assert np.isnan(f(x, float("nan")).numpy()).all()
+    nans = [float("nan") for _ in range(3)]
+    for nan in nans:
+        assert np.isnan(f(x, nan).numpy()).all()
     assert len(f.explain_recompiles()) == 5
