@@ -32,6 +32,13 @@ class Attrs:
         return self
 
 
+class OwnAttrs(Attrs):
+    """Base of attributes that are equal to themselves alone."""
+
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
+
 NO_ATTRS = Attrs()
 
 

@@ -79,7 +79,7 @@ class EagerPlan:
         scalars = iter(constants)
         number = -1
         try:
-            for number, (kind, kernel, at, to, dead) in enumerate(self._rows):
+            for number, (kind, kernel, at, to, dead) in enumerate(self._rows):  # noqa: B007
                 if kind == _BINARY:
                     a, b = at
                     values[to] = kernel(values[a], values[b])

@@ -19,7 +19,7 @@ import numpy as np
 from rung.core.errors import GraphError
 from rung.core.source import NOWHERE
 from rung.ir.node import Node, Value
-from rung.ir.op import Array, Attrs, Cost, LoopForm, Op
+from rung.ir.op import Array, Attrs, Cost, LoopForm, Op, OwnAttrs
 from rung.ir.subgraph import dependent
 from rung.ir.types import Shape, TensorType
 from rung.runtime.memory import Memory
@@ -241,7 +241,7 @@ class Step(Example):
 
 
 @dataclass(frozen=True, eq=False)
-class LeafAttrs(Attrs):
+class LeafAttrs(OwnAttrs):
     """The buffer or placeholder that a leaf stands for; unique, so compared by identity."""
 
     holder: Buffer | Placeholder
@@ -288,7 +288,7 @@ class Tag:
 
 
 @dataclass(frozen=True, eq=False)
-class TagAttrs(Attrs):
+class TagAttrs(OwnAttrs):
     """The use that a tag marks; unique, so compared by identity."""
 
     tag: Tag

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from rung.ir.node import Node, Value
-from rung.ir.op import Array, Attrs, Cost, Op
+from rung.ir.op import Array, Attrs, Cost, Op, OwnAttrs
 from rung.ir.subgraph import between, moved_values
 from rung.ir.types import TensorType
 from rung.ops.batching import all_with_axis
@@ -20,7 +20,7 @@ Policy = Callable[[Sequence[Node]], Sequence[Node]]
 
 
 @dataclass(frozen=True, eq=False)
-class CheckpointAttrs(Attrs):
+class CheckpointAttrs(OwnAttrs):
     """Operands: `results` results, then all that they are made from."""
 
     policy: Policy

@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 
 from rung.core.errors import TraceError
 from rung.ir.node import PARAMETER, Graph, Value, make_graph, make_node, provenance
-from rung.ir.op import Array, Attrs, BatchRule, Cost, Op
+from rung.ir.op import Array, Attrs, BatchRule, Cost, Op, OwnAttrs
 from rung.ir.types import TensorType
 from rung.ops.batching import all_with_axis, with_axis
 from rung.tensor.leaf import DETACH, LEAF, NOT_COMPILED, TAG, Example, leaf_value
@@ -28,7 +28,7 @@ cotangents of the results…) -> cotangents of the inputs. None stands for zero.
 
 
 @dataclass(frozen=True, eq=False)
-class RuleAttrs(Attrs):
+class RuleAttrs(OwnAttrs):
     """A rule for operands (results…, inputs…, residuals…): the numbers of the first two."""
 
     rule: Rule

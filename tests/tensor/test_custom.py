@@ -139,3 +139,19 @@ def test_errors() -> None:
     other.defjvp(lambda p, t: (p[0], (t[0], t[0])))
     with pytest.raises(GradientError, match="tangents"):
         rung.jvp(other, (x,), (x,))
+
+
+def test_rules_of_one_line_stay_apart() -> None:
+    """Two functions that compute the same on one line, each with a rule of its own."""
+    functions = []
+    for slope in (1.0, 2.0, 3.0):
+        f = rung.custom_jvp(lambda x: x * 5)
+        f.defjvp(lambda primals, tangents, slope=slope: (primals[0] * 5, tangents[0] * slope))
+        functions.append(f)
+    x = rung.ones(2)
+
+    def total(x: Any) -> Any:
+        found = [f(x) for f in functions]
+        return (found[0] + found[1] * 10 + found[2] * 100).sum()
+
+    np.testing.assert_array_equal(rung.grad(total)(x).numpy(), [321, 321])
