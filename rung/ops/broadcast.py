@@ -18,6 +18,8 @@ from rung.ir.node import Value
 from rung.ir.op import Array, Attrs, Cost, Facts, LoopForm, Op
 from rung.ir.types import Shape, TensorType
 from rung.ops.accurate import added_wide
+from rung.ops.eager import movement as moving
+from rung.ops.eager.reduction import sum_of
 from rung.ops.families import (
     NUMBERS,
     ReduceAttrs,
@@ -103,6 +105,7 @@ reshape: Op = movement(
     axes=_reshape_axes,
     transpose=_reshape_transpose,
     cost=lambda attrs, ins, outs: Cost(0, 0),
+    eager=lambda attrs, ins, outs: moving.reshape(attrs.shape),
     samples=over_dtypes([one_operand(a, ShapeAttrs(b)) for a, b in _RESHAPES]),
 )
 
@@ -174,6 +177,7 @@ broadcast_to: Op = movement(
     transpose=_broadcast_transpose,
     cost=lambda attrs, ins, outs: Cost(0, ins[0].nbytes + outs[0].nbytes),
     batch=_broadcast_batch,
+    eager=lambda attrs, ins, outs: moving.broadcast(ins[0], outs[0]),
     samples=over_dtypes([one_operand(a, ShapeAttrs(b)) for a, b in _BROADCASTS]),
 )
 
@@ -202,6 +206,7 @@ reduce_sum: Op = reduction(
     dtypes=NUMBERS,
     linear=(0,),
     joint=True,
+    eager=lambda attrs, ins, outs: sum_of(ins[0], attrs.dims, outs[0]),
     transpose=_sum_transpose,
     facts=Facts(identity=0.0),
 )

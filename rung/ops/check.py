@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -23,6 +24,7 @@ from rung.ir.node import Node, Value
 from rung.ir.op import Array, Attrs, Cost, LoopForm, Op, Sample
 from rung.ir.types import TensorType
 from rung.ops.creation import full_like
+from rung.ops.eager.indexing import within
 from rung.ops.elementwise import bitcast, cast, equal, greater, subtract, where
 from rung.ops.families import Types, axis_vars, require_dtype, structured
 from rung.ops.reduction import reduce_max
@@ -87,6 +89,10 @@ def _ref(attrs: RangeAttrs, operands: Sequence[Array]) -> tuple[Array, ...]:
     return (x.copy(),)
 
 
+def _checked(attrs: RangeAttrs, *operands: Array) -> Array:
+    return _ref(attrs, operands)[0]
+
+
 def _axes(attrs: RangeAttrs, types: Types) -> LoopForm:
     axes = axis_vars(types[0].shape)
     return LoopForm(axes, (read(0, axes, types[0].dtype),))
@@ -115,6 +121,7 @@ check_range: Op = structured(
     type=_type,
     ref=_ref,
     axes=_axes,
+    eager=lambda attrs, ins, outs: within(attrs.low, attrs.high, partial(_checked, attrs)),
     cost=lambda attrs, ins, outs: Cost(0, 0),
     samples=_samples,
     dtypes=INTEGERS,

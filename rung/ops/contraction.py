@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from itertools import chain
 from math import prod
 
@@ -15,11 +15,12 @@ from rung.core.dtype import accumulator
 from rung.core.errors import AxisError, ShapeError
 from rung.ir.expr import both, compare, const, isub, raw_call, read, var
 from rung.ir.node import Value
-from rung.ir.op import Array, Attrs, Cost, LoopForm, Sample, later
+from rung.ir.op import Array, Attrs, Cost, EagerKernel, LoopForm, Sample, later
 from rung.ir.types import Shape, TensorType
 from rung.ops.accurate import added_wide
 from rung.ops.batching import to_front
 from rung.ops.broadcast import reshaped
+from rung.ops.eager import contraction as kernels
 from rung.ops.families import (
     NUMBERS,
     is_narrow,
@@ -346,6 +347,19 @@ def _moved_on(pair: tuple[Dims, Dims], side: int) -> tuple[Dims, Dims]:
     return (later(pair[0]), pair[1]) if side == 0 else (pair[0], later(pair[1]))
 
 
+def _dot_eager(
+    attrs: DotAttrs, ins: Sequence[TensorType], outs: Sequence[TensorType]
+) -> EagerKernel | None:
+    if not attrs.domain:
+        return kernels.contract(ins, outs[0], attrs.batch, attrs.contract)
+    exact = partial(_dot_exact, attrs)
+    return kernels.within(ins, outs[0], attrs.batch, attrs.contract, attrs.domain, exact)
+
+
+def _dot_exact(attrs: DotAttrs, a: Array, b: Array) -> Array:
+    return _dot_ref(attrs, (a, b))[0]
+
+
 dot_general = structured(
     "dot_general",
     "contraction",
@@ -357,6 +371,7 @@ dot_general = structured(
     ref=_dot_ref,
     axes=_dot_axes,
     cost=_dot_cost,
+    eager=_dot_eager,
     linear=(0, 1),
     transpose=_dot_transpose,
     batch=_dot_batch,

@@ -22,6 +22,7 @@ from rung.ir.types import Shape, TensorType
 from rung.ops.accurate import added_wide
 from rung.ops.batching import from_front, to_front, with_axis
 from rung.ops.broadcast import reshape, reshaped
+from rung.ops.eager import convolution as kernels
 from rung.ops.families import (
     Types,
     add,
@@ -250,6 +251,9 @@ conv = structured(
     ref=_conv_ref,
     axes=_conv_axes,
     cost=_conv_cost,
+    eager=lambda attrs, ins, outs: kernels.conv(
+        ins, outs[0], attrs.windows(ins[1].shape[2:]), attrs.groups
+    ),
     linear=(0, 1),
     transpose=_conv_transpose,
     batch=_conv_batch,

@@ -19,6 +19,7 @@ from rung.ir.node import Value
 from rung.ir.op import Array, Attrs, LoopForm, Op, Sample
 from rung.ir.types import Shape, TensorType
 from rung.ops.broadcast import broadcasted
+from rung.ops.eager import movement as moving
 from rung.ops.families import NUMBERS, Types, axis_vars, creation, describe_dtypes, scalar_cast
 from rung.ops.samples import edge_values, over_dtypes
 
@@ -79,6 +80,7 @@ constant: Op = creation(
     type=lambda attrs, types: (TensorType(attrs.dtype, ()),),
     ref=lambda attrs, operands: (np.array(attrs.value, attrs.dtype.numpy),),
     axes=lambda attrs, types: LoopForm((), (const(attrs.value, attrs.dtype),)),
+    eager=lambda attrs, ins, outs: moving.constant(np.array(attrs.value, attrs.dtype.numpy)),
     samples=_constant_samples,
 )
 
@@ -109,6 +111,7 @@ array_constant: Op = creation(
     type=lambda attrs, types: (attrs.data.type,),
     ref=lambda attrs, operands: (attrs.data.array,),
     axes=_array_axes,
+    eager=lambda attrs, ins, outs: moving.constant(attrs.data.array),
     samples=over_dtypes(
         [
             lambda d: Sample((), ArrayAttrs(array_data(edge_values(d)))),
@@ -163,6 +166,7 @@ iota: Op = creation(
     type=_iota_type,
     ref=_iota_ref,
     axes=_iota_axes,
+    eager=lambda attrs, ins, outs: moving.iota(outs[0], attrs.dim),
     dtypes=NUMBERS,
     samples=over_dtypes(
         [

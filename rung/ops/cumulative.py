@@ -13,6 +13,7 @@ from rung.ir.node import Value
 from rung.ir.op import Array, Attrs, Cost, LoopForm, Op, Sample
 from rung.ir.types import Shape, TensorType
 from rung.ops.accurate import added_wide
+from rung.ops.eager.reduction import cumulative
 from rung.ops.elementwise import multiply
 from rung.ops.families import (
     NUMBERS,
@@ -111,6 +112,7 @@ cumulative_sum = _cumulative(
     "add",
     _running_sums,
     "Sums of the elements up to and including each, along `dim`; f32 is summed in f64.",
+    eager=cumulative(np.add),
     linear=(0,),
     joint=True,
     transpose=_sum_transpose,
@@ -144,6 +146,7 @@ cumulative_prod = _cumulative(
     "multiply",
     _running_products,
     "Products of the elements up to and including each, along `dim`.",
+    eager=cumulative(np.multiply),
     jvp=_product_jvp,
 )
 

@@ -20,6 +20,7 @@ from rung.ir.types import Shape, TensorType
 from rung.ops.batching import with_axis
 from rung.ops.broadcast import broadcast_to, reshape
 from rung.ops.creation import full, full_like, iota
+from rung.ops.eager import indexing as kernels
 from rung.ops.elementwise import cast, maximum, minimum
 from rung.ops.families import (
     Types,
@@ -213,6 +214,7 @@ dynamic_slice = structured(
     attrs=DynamicSliceAttrs,
     type=_slice_type,
     ref=_slice_ref,
+    eager=lambda attrs, ins, outs: kernels.dynamic_slice(ins[0], attrs.dims, attrs.sizes),
     axes=_slice_axes,
     cost=lambda attrs, ins, outs: Cost(0, 2 * nbytes(*outs)),
     linear=(0,),
@@ -307,6 +309,7 @@ dynamic_update_slice = structured(
     attrs=UpdateAttrs,
     type=_update_type,
     ref=_update_ref,
+    eager=lambda attrs, ins, outs: kernels.dynamic_update(ins[0], ins[1], attrs.dims),
     axes=_update_axes,
     cost=lambda attrs, ins, outs: Cost(0, 2 * nbytes(ins[1])),
     linear=(0, 1),

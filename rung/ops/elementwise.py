@@ -25,6 +25,7 @@ from rung.ir.node import Value
 from rung.ir.op import Array, Attrs, Facts, LoopForm, Op, Sample
 from rung.ir.types import TensorType
 from rung.ops.creation import full_like, zeros_like
+from rung.ops.eager.elementwise import bitcast_kernel, cast_kernel, choose
 from rung.ops.families import (
     NUMBERS,
     Types,
@@ -385,6 +386,7 @@ where: Op = structured(
     jvp=_where_jvp,
     transpose=_where_transpose,
     emit="where",
+    eager=choose,
     elementwise=True,
     samples=_where_samples,
 )
@@ -468,6 +470,7 @@ cast: Op = structured(
     jvp=_cast_jvp,
     transpose=_cast_transpose,
     emit="cast",
+    eager=lambda attrs, ins, outs: cast_kernel(ins[0].dtype, attrs.dtype, cast_array),
     elementwise=True,
     samples=_cast_samples,
 )
@@ -514,6 +517,7 @@ bitcast: Op = structured(
     jvp=no_derivative,
     dtypes=NUMBERS,
     emit="bitcast",
+    eager=lambda attrs, ins, outs: bitcast_kernel(attrs.dtype),
     elementwise=True,
     samples=_bitcast_samples,
     blank={"transpose": "not linear"},

@@ -28,6 +28,8 @@ from rung.ir.op import (
     BatchRule,
     Cost,
     CostRule,
+    EagerKernel,
+    EagerRule,
     Facts,
     JvpRule,
     LoopForm,
@@ -41,6 +43,7 @@ from rung.ir.op import (
     later,
 )
 from rung.ir.types import Shape, TensorType
+from rung.ops.eager.elementwise import by_ufunc
 from rung.ops.samples import edge_values, elementwise_samples
 
 A = TypeVar("A", bound=Attrs)
@@ -247,6 +250,7 @@ def elementwise(
     joint: bool = False,
     transpose: TransposeRule | None = None,
     samples: SampleRule | None = None,
+    eager: EagerRule | None = None,
     blank: Mapping[str, str] | None = None,
 ) -> Op:
     """An op on operands of equal shape and dtype whose element depends on their elements there.
@@ -260,6 +264,8 @@ def elementwise(
         reasons.setdefault("transpose", "not linear")
     if jvp is None and not linear:
         reasons.setdefault("jvp", "no derivative: piecewise constant, or not on floats")
+    if eager is None and isinstance(function, np.ufunc):
+        eager = by_ufunc(function)
     if body is not None:
         reasons.setdefault("emit", "made from its loop form, which composes other scalar ops")
     return Op(
@@ -278,6 +284,7 @@ def elementwise(
         transpose=transpose,
         facts=facts,
         emit=name if body is None else None,
+        eager=eager,
         elementwise=True,
         samples=samples or elementwise_samples(len(operands), dtypes),
         dtypes=dtypes,
@@ -380,6 +387,7 @@ def structured(
     batch: Callable[[A, Sequence[Value], Sequence[bool], int], tuple[Value, ...]] | None = None,
     cost: Callable[[A, Types, Types], Cost] | None = None,
     decompose: Callable[[A, Sequence[Value]], Sequence[Value]] | None = None,
+    eager: Callable[[A, Types, Types], EagerKernel | None] | None = None,
     dtypes: tuple[DType, ...] = dt.ALL,
     **columns: Any,
 ) -> Op:
@@ -403,6 +411,7 @@ def structured(
         transpose=cast("TransposeRule | None", transpose),
         jvp=cast("JvpRule | None", jvp),
         batch=cast("BatchRule | None", batch),
+        eager=cast("EagerRule | None", eager),
         decompose=cast("Callable[[Attrs, Sequence[Value]], Sequence[Value]] | None", decompose),
         dtypes=dtypes,
         blank=reasons,

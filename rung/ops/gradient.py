@@ -10,6 +10,7 @@ from rung.core import dtype as dt
 from rung.ir.node import Value
 from rung.ir.op import Array, Attrs, Cost, LoopForm, Sample
 from rung.ir.types import TensorType
+from rung.ops.eager.elementwise import same
 from rung.ops.families import Types, axis_vars, reads, structured
 from rung.ops.samples import SHAPES
 
@@ -45,6 +46,7 @@ stop_gradient = structured(
     type=lambda attrs, types: (types[0],),
     ref=_copied,
     axes=_axes,
+    eager=same,
     cost=lambda attrs, ins, outs: Cost(0, 0),
     jvp=_no_tangent,
     elementwise=True,

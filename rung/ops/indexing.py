@@ -24,6 +24,7 @@ from rung.ops.accurate import added_wide
 from rung.ops.batching import all_with_axis, from_front, to_front
 from rung.ops.broadcast import broadcast_to, reshape
 from rung.ops.creation import full, iota
+from rung.ops.eager import indexing as kernels
 from rung.ops.elementwise import cast, equal, where
 from rung.ops.families import (
     NUMBERS,
@@ -170,6 +171,7 @@ take = structured(
     attrs=DimAttrs,
     type=_take_type,
     ref=_take_ref,
+    eager=lambda attrs, ins, outs: kernels.take(ins, outs[0], attrs.dim),
     axes=_take_axes,
     cost=_moved,
     linear=(0,),
@@ -249,6 +251,7 @@ take_along = structured(
     attrs=DimAttrs,
     type=_along_type,
     ref=_along_ref,
+    eager=lambda attrs, ins, outs: kernels.take_along(ins, attrs.dim),
     axes=_along_axes,
     cost=_moved,
     linear=(0,),
@@ -405,6 +408,7 @@ gather = structured(
     attrs=BatchAttrs,
     type=_gather_type,
     ref=_gather_ref,
+    eager=lambda attrs, ins, outs: kernels.gather(ins, outs[0], attrs.batch_dims),
     axes=_gather_axes,
     cost=_moved,
     linear=(0,),
@@ -495,6 +499,7 @@ scatter = structured(
     attrs=BatchAttrs,
     type=lambda attrs, types: scatter_type("scatter", attrs, types),
     ref=_scatter_ref,
+    eager=lambda attrs, ins, outs: kernels.scatter(ins, attrs.batch_dims),
     axes=lambda attrs, types: scatter_axes(None, attrs, types),
     cost=lambda attrs, ins, outs: Cost(0, 2 * nbytes(ins[2]) + nbytes(ins[1])),
     linear=(0, 2),
@@ -543,6 +548,7 @@ scatter_add = structured(
     attrs=BatchAttrs,
     type=_add_type,
     ref=_add_ref,
+    eager=lambda attrs, ins, outs: kernels.combined(np.add, ins, attrs.batch_dims),
     axes=lambda attrs, types: scatter_axes("add", attrs, types),
     cost=lambda attrs, ins, outs: Cost(ins[2].size, 3 * nbytes(ins[2]) + nbytes(ins[1])),
     linear=(0, 2),

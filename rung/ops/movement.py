@@ -28,6 +28,7 @@ from rung.ir.op import EVERY_OPERAND, Array, Attrs, LoopForm, Op, Sample, later
 from rung.ir.types import Shape, TensorType
 from rung.ops.broadcast import broadcast_to, reshape
 from rung.ops.creation import ConstantAttrs
+from rung.ops.eager import movement as moving
 from rung.ops.families import (
     Types,
     axis_vars,
@@ -104,6 +105,7 @@ permute: Op = movement(
     type=_permute_type,
     ref=lambda attrs, operands: (np.array(np.transpose(operands[0], attrs.dims), order="C"),),
     axes=_permute_axes,
+    eager=lambda attrs, ins, outs: moving.permute(attrs.dims),
     transpose=_permute_transpose,
     samples=over_dtypes([one_operand(s, PermuteAttrs(p)) for s, p in _PERMUTES]),
 )
@@ -189,6 +191,7 @@ slice_: Op = movement(
     type=_slice_type,
     ref=_slice_ref,
     axes=_slice_axes,
+    eager=lambda attrs, ins, outs: moving.cut(attrs.starts, attrs.stops, attrs.steps),
     transpose=_slice_transpose,
     samples=over_dtypes([one_operand(s, a) for s, a in _SLICES]),
 )
@@ -329,6 +332,7 @@ pad: Op = movement(
     type=_pad_type,
     ref=_pad_ref,
     axes=_pad_axes,
+    eager=lambda attrs, ins, outs: moving.pad(ins[0], outs[0], **vars(attrs)),
     jvp=_pad_jvp,
     transpose=_pad_transpose,
     samples=over_dtypes([one_operand(s, a) for s, a in _PADS]),
@@ -383,6 +387,7 @@ flip: Op = movement(
     type=_flip_type,
     ref=lambda attrs, operands: (np.array(np.flip(operands[0], attrs.dims)),),
     axes=_flip_axes,
+    eager=lambda attrs, ins, outs: moving.flip(ins[0].rank, attrs.dims),
     transpose=_flip_transpose,
     samples=over_dtypes([one_operand(s, FlipAttrs(a)) for s, a in _FLIPS]),
 )
@@ -467,6 +472,7 @@ concat: Op = structured(
     type=_concat_type,
     ref=lambda attrs, operands: (np.concatenate(operands, attrs.dim),),
     axes=_concat_axes,
+    eager=lambda attrs, ins, outs: moving.concat(attrs.dim),
     linear=EVERY_OPERAND,
     joint=True,
     transpose=_concat_transpose,

@@ -20,6 +20,7 @@ from rung.ir.types import TensorType
 from rung.ops.accurate import added_wide
 from rung.ops.broadcast import reduce_sum, spread
 from rung.ops.composite import composite_with_jvp
+from rung.ops.eager.reduction import euclidean
 from rung.ops.elementwise import (
     cancelling_vjp,
     clip,
@@ -131,6 +132,7 @@ euclidean_norm: Op = structured(
     jvp=_norm_jvp,
     vjp=_norm_vjp,
     decompose=_norm_body,
+    eager=euclidean,
     cost=lambda attrs, ins, outs: Cost(6 * ins[0].size, nbytes(*ins, *outs)),
     dtypes=tuple(SCALE),
     samples=_norm_samples,

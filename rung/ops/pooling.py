@@ -24,6 +24,7 @@ from rung.ops.accurate import added_wide
 from rung.ops.broadcast import broadcasted, flat_index, unflat_index
 from rung.ops.composite import composite
 from rung.ops.creation import full
+from rung.ops.eager import pooling as kernels
 from rung.ops.elementwise import divide
 from rung.ops.families import (
     NUMBERS,
@@ -190,6 +191,7 @@ window_sum = structured(
     attrs=WindowAttrs,
     type=_sum_type,
     ref=_sum_ref,
+    eager=lambda attrs, ins, outs: kernels.reduced(np.add, ins[0], outs[0], attrs.windows(), 0),
     axes=_sum_axes,
     cost=_window_cost,
     linear=(0,),
@@ -259,6 +261,9 @@ window_max = structured(
     attrs=WindowAttrs,
     type=_max_type,
     ref=_max_ref,
+    eager=lambda attrs, ins, outs: kernels.reduced(
+        np.maximum, ins[0], outs[0], attrs.windows(), lowest(ins[0].dtype)
+    ),
     axes=_max_axes,
     cost=_window_cost,
     jvp=_max_jvp,
@@ -354,6 +359,9 @@ window_argmax = structured(
     attrs=WindowAttrs,
     type=_argmax_type,
     ref=_argmax_ref,
+    eager=lambda attrs, ins, outs: kernels.position_of_top(
+        ins[0], outs[0], attrs.windows(), lowest(ins[0].dtype)
+    ),
     axes=_argmax_axes,
     cost=_window_cost,
     samples=_argmax_samples,
@@ -419,6 +427,7 @@ window_take = structured(
     attrs=WindowAttrs,
     type=lambda attrs, types: (_place_type("window_take", attrs, *types),),
     ref=_take_ref,
+    eager=lambda attrs, ins, outs: kernels.taken(ins, len(attrs.sizes)),
     axes=_take_axes,
     cost=lambda attrs, ins, outs: Cost(0, 2 * nbytes(*outs) + nbytes(ins[1])),
     linear=(0,),
@@ -503,6 +512,7 @@ window_put = structured(
     attrs=PutAttrs,
     type=_put_type,
     ref=_put_ref,
+    eager=lambda attrs, ins, outs: kernels.put(ins[0], outs[0], attrs.windows()),
     axes=_put_axes,
     cost=lambda attrs, ins, outs: Cost(outs[0].size * prod(attrs.sizes), nbytes(*ins, *outs)),
     linear=(0,),

@@ -26,6 +26,8 @@ from rung.ir.types import Shape, TensorType
 from rung.ops.batching import with_axis
 from rung.ops.broadcast import broadcast_to, broadcasted, flat_index, reshape
 from rung.ops.creation import array, full, full_like, iota
+from rung.ops.eager import random as kernels
+from rung.ops.eager.random import PARITY, ROTATIONS
 from rung.ops.elementwise import (
     bitcast,
     bitwise_or,
@@ -56,8 +58,6 @@ from rung.ops.transcendental import cos, log, sqrt
 T = TypeVar("T")
 Binary = Callable[[T, T], T]
 
-ROTATIONS: Final = ((13, 15, 26, 6), (17, 29, 16, 24))
-PARITY: Final = 0x1BD11BDA
 _OPERATIONS: Final = 110
 """Integer operations in a block: 20 rounds of add, rotate (3) and xor, and the key schedule."""
 
@@ -115,6 +115,7 @@ def _word_op(name: str, number: int, doc: str) -> Op:
         operands=("key 0", "key 1", "counter 0", "counter 1"),
         dtypes=(dt.uint32,),
         flops=_OPERATIONS,
+        eager=kernels.word(number),
         samples=_word_samples,
         blank={"jvp": "operands are integers"},
     )
@@ -237,6 +238,7 @@ random_bits: Op = structured(
     type=_bits_type,
     ref=_bits_ref,
     axes=_bits_axes,
+    eager=lambda attrs, ins, outs: kernels.bits(attrs.shape, attrs.words),
     cost=lambda attrs, ins, outs: Cost(_OPERATIONS * outs[0].size, nbytes(*ins, *outs)),
     dtypes=(dt.uint32,),
     batch=_bits_batch,
@@ -297,6 +299,7 @@ fold_in: Op = structured(
     type=_fold_type,
     ref=_fold_ref,
     axes=_fold_axes,
+    eager=lambda attrs, ins, outs: kernels.fold(ins[1]),
     cost=lambda attrs, ins, outs: Cost(_OPERATIONS * ins[1].size, nbytes(*ins, *outs)),
     dtypes=(dt.uint32,),
     batch=_fold_batch,

@@ -17,6 +17,7 @@ from rung.ir.op import Array, Attrs, Cost, Facts, LoopForm, Op, Sample
 from rung.ir.types import Shape, TensorType
 from rung.ops.broadcast import reduce_sum, reshape, spread
 from rung.ops.creation import full, iota, zeros_like
+from rung.ops.eager.reduction import by_position, by_reduce
 from rung.ops.elementwise import (
     cast,
     divide,
@@ -92,6 +93,7 @@ reduce_prod: Op = reduction(
     _prod,
     "Product over `dims`, 1 when there is nothing to multiply; integers wrap around.",
     jvp=_prod_jvp,
+    eager=by_reduce(np.multiply),
     facts=Facts(identity=1.0),
 )
 
@@ -120,6 +122,7 @@ reduce_max: Op = reduction(
     "evenly. Dims without elements are a ShapeError.",
     nonempty=True,
     jvp=_extremum_jvp,
+    eager=by_reduce(np.maximum),
     facts=Facts(identity=-np.inf),
 )
 
@@ -131,6 +134,7 @@ reduce_min: Op = reduction(
     "evenly. Dims without elements are a ShapeError.",
     nonempty=True,
     jvp=_extremum_jvp,
+    eager=by_reduce(np.minimum),
     facts=Facts(identity=np.inf),
 )
 
@@ -144,6 +148,7 @@ reduce_any: Op = reduction(
     "Whether an element over `dims` is true; false when there is none.",
     dtypes=BOOLS,
     blank={"jvp": "operands are bool"},
+    eager=by_reduce(np.logical_or),
     facts=Facts(identity=0.0),
 )
 
@@ -154,6 +159,7 @@ reduce_all: Op = reduction(
     "Whether all elements over `dims` are true; true when there is none.",
     dtypes=BOOLS,
     blank={"jvp": "operands are bool"},
+    eager=by_reduce(np.logical_and),
     facts=Facts(identity=1.0),
 )
 
@@ -214,6 +220,7 @@ def _arg_reduction(name: str, combine: str, function: Any, pick: Op, doc: str) -
         axes=axes,
         cost=lambda attrs, ins, outs: Cost(2 * ins[0].size, nbytes(*ins, *outs)),
         decompose=decompose,
+        eager=by_position(name),
         dtypes=NUMBERS,
         samples=_arg_samples,
         blank={"jvp": "the result is an index", "emit": "decomposed into reductions"},

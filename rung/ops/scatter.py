@@ -13,6 +13,7 @@ from rung.ir.node import Value
 from rung.ir.op import Array, Cost, Op
 from rung.ir.types import TensorType
 from rung.ops.creation import full_like, zeros_like
+from rung.ops.eager import indexing as kernels
 from rung.ops.elementwise import cast, divide, equal, multiply, subtract, where
 from rung.ops.families import NUMBERS, Types, is_narrow, nbytes, require_dtype, structured
 from rung.ops.indexing import (
@@ -56,6 +57,7 @@ def _combining(name: str, combine: str, function: np.ufunc, doc: str, jvp: Jvp) 
         type=type_rule,
         ref=ref,
         axes=lambda attrs, types: scatter_axes(combine, attrs, types),
+        eager=lambda attrs, ins, outs: kernels.combined(function, ins, attrs.batch_dims),
         cost=lambda attrs, ins, outs: Cost(ins[2].size, 3 * nbytes(ins[2]) + nbytes(ins[1])),
         jvp=jvp,
         samples=scatter_samples(_DTYPES),

@@ -13,6 +13,7 @@ from rung.core.errors import ShapeError
 from rung.ir.node import Value
 from rung.ir.op import Array, Attrs, Cost, LoopForm, Sample, SampleRule
 from rung.ir.types import Shape, TensorType
+from rung.ops.eager import sorting as kernels
 from rung.ops.families import Types, axis_vars, is_narrow, nbytes, require_dim, structured
 from rung.ops.indexing import take_along
 from rung.ops.samples import edge_values
@@ -123,6 +124,7 @@ sort = structured(
     attrs=SortAttrs,
     type=_sort_type("sort"),
     ref=_sort_ref,
+    eager=lambda attrs, ins, outs: kernels.sorted_values(ins[0], attrs.dim, attrs.descending),
     axes=_sort_axes,
     cost=_sort_cost,
     jvp=_sort_jvp,
@@ -138,6 +140,7 @@ argsort = structured(
     attrs=SortAttrs,
     type=_sort_type("argsort"),
     ref=lambda attrs, operands: (_order(operands[0], attrs.dim, attrs.descending),),
+    eager=lambda attrs, ins, outs: kernels.order(ins[0], attrs.dim, attrs.descending),
     axes=_sort_axes,
     cost=_sort_cost,
     samples=_sort_samples(dt.ALL),
@@ -194,6 +197,7 @@ top_k = structured(
     attrs=TopAttrs,
     type=_top_type,
     ref=_top_ref,
+    eager=lambda attrs, ins, outs: kernels.top(ins[0], attrs.k, attrs.dim, attrs.largest),
     axes=_sort_axes,
     cost=_sort_cost,
     jvp=_top_jvp,

@@ -19,6 +19,8 @@ from rung.ir.expr import Expr, const
 from rung.ir.node import Value
 from rung.ir.op import Array, Attrs, Facts, Op
 from rung.ops.creation import full_like, zeros_like
+from rung.ops.eager.elementwise import by_function, in_double, inverse_root, power_rule
+from rung.ops.eager.special import ERF, NORMAL, by_rational
 from rung.ops.elementwise import (
     cancelling_vjp,
     divide,
@@ -74,6 +76,7 @@ power: Op = binary(
     "towards zero, and 0 where x is 0. The derivative by y at x = 0 is 0 unless y is negative.",
     dtypes=NUMBERS,
     derivatives=(_power_by_base, _power_by_exponent),
+    eager=power_rule(_power),
     flops=30,
     facts=Facts(domain=(0.3, 3.0)),
 )
@@ -98,6 +101,7 @@ rsqrt: Op = unary(
     lambda x: 1 / np.sqrt(x),
     "1 / sqrt(x); infinite at 0, NaN below.",
     derivative=lambda x, y, dx: divide(multiply(dx, scale(y, -0.5)), x),
+    eager=inverse_root,
     flops=4,
     facts=Facts(monotone=-1, domain=(0.1, 4.0)),
 )
@@ -146,6 +150,7 @@ exp: Op = unary(
     np.exp,
     "e to the power x.",
     derivative=lambda x, y, dx: multiply(dx, y),
+    eager=in_double(np.exp),
     flops=12,
     facts=Facts(monotone=1),
 )
@@ -155,6 +160,7 @@ exp2: Op = unary(
     np.exp2,
     "2 to the power x.",
     derivative=lambda x, y, dx: multiply(dx, scale(y, math.log(2))),
+    eager=in_double(np.exp2),
     flops=12,
     facts=Facts(monotone=1),
 )
@@ -164,6 +170,7 @@ expm1: Op = unary(
     np.expm1,
     "exp(x) - 1, accurate near 0.",
     derivative=lambda x, y, dx: multiply(dx, exp(x)),
+    eager=in_double(np.expm1),
     flops=14,
     facts=Facts(monotone=1),
 )
@@ -173,6 +180,7 @@ log: Op = unary(
     np.log,
     "Natural logarithm; -inf at 0, NaN below.",
     derivative=lambda x, y, dx: divide(dx, x),
+    eager=in_double(np.log),
     flops=14,
     facts=Facts(monotone=1, domain=(0.1, 4.0)),
 )
@@ -182,6 +190,7 @@ log1p: Op = unary(
     np.log1p,
     "log(1 + x), accurate near 0.",
     derivative=lambda x, y, dx: divide(dx, plus(x, 1)),
+    eager=in_double(np.log1p),
     flops=16,
     facts=Facts(monotone=1, domain=(-0.8, 3.0)),
 )
@@ -191,6 +200,7 @@ log2: Op = unary(
     np.log2,
     "Logarithm to base 2.",
     derivative=lambda x, y, dx: divide(dx, scale(x, math.log(2))),
+    eager=in_double(np.log2),
     flops=14,
     facts=Facts(monotone=1, domain=(0.1, 4.0)),
 )
@@ -200,6 +210,7 @@ log10: Op = unary(
     np.log10,
     "Logarithm to base 10.",
     derivative=lambda x, y, dx: divide(dx, scale(x, math.log(10))),
+    eager=in_double(np.log10),
     flops=15,
     facts=Facts(monotone=1, domain=(0.1, 4.0)),
 )
@@ -221,6 +232,7 @@ logaddexp: Op = binary(
         lambda x, y, z, dx: multiply(dx, exp(_below(x, y, z))),
         lambda x, y, z, dy: multiply(dy, exp(_below(y, x, z))),
     ),
+    eager=in_double(np.logaddexp),
     flops=30,
     facts=Facts(commutative=True, associative=True, identity=-math.inf),
 )
@@ -233,6 +245,7 @@ sin: Op = unary(
     np.sin,
     "Sine of x in radians.",
     derivative=lambda x, y, dx: multiply(dx, cos(x)),
+    eager=in_double(np.sin),
     flops=16,
 )
 
@@ -241,6 +254,7 @@ cos: Op = unary(
     np.cos,
     "Cosine of x in radians.",
     derivative=lambda x, y, dx: negative(multiply(dx, sin(x))),
+    eager=in_double(np.cos),
     flops=16,
 )
 
@@ -249,6 +263,7 @@ tan: Op = unary(
     np.tan,
     "Tangent of x in radians.",
     derivative=lambda x, y, dx: multiply(dx, plus(square(y), 1)),
+    eager=in_double(np.tan),
     flops=33,
     facts=Facts(domain=(-1.2, 1.2)),
 )
@@ -263,6 +278,7 @@ atan2: Op = binary(
         lambda y, x, z, dy: multiply(dy, _over_square(x, x, y)),
         lambda y, x, z, dx: negative(multiply(dx, _over_square(y, x, y))),
     ),
+    eager=in_double(np.arctan2),
     flops=25,
     facts=Facts(domain=(0.2, 3.0)),
 )
@@ -281,6 +297,7 @@ asin: Op = unary(
     np.arcsin,
     "Arc sine in [-pi/2, pi/2]; NaN outside [-1, 1].",
     derivative=lambda x, y, dx: multiply(dx, rsqrt(_one_minus_square(x))),
+    eager=in_double(np.arcsin),
     flops=30,
     facts=Facts(monotone=1, domain=(-0.9, 0.9)),
 )
@@ -290,6 +307,7 @@ acos: Op = unary(
     np.arccos,
     "Arc cosine in [0, pi]; NaN outside [-1, 1].",
     derivative=lambda x, y, dx: negative(multiply(dx, rsqrt(_one_minus_square(x)))),
+    eager=in_double(np.arccos),
     flops=34,
     facts=Facts(monotone=-1, domain=(-0.9, 0.9)),
 )
@@ -299,6 +317,7 @@ atan: Op = unary(
     np.arctan,
     "Arc tangent in [-pi/2, pi/2].",
     derivative=lambda x, y, dx: _over_one_plus_square(dx, x),
+    eager=in_double(np.arctan),
     flops=25,
     facts=Facts(monotone=1),
 )
@@ -331,6 +350,7 @@ cosh: Op = unary(
     np.cosh,
     "Hyperbolic cosine.",
     derivative=lambda x, y, dx: multiply(dx, sinh(x)),
+    eager=in_double(np.cosh),
     flops=20,
 )
 
@@ -339,6 +359,7 @@ tanh: Op = unary(
     np.tanh,
     "Hyperbolic tangent.",
     derivative=lambda x, y, dx: multiply(dx, subtract(full_like(y, 1), square(y))),
+    eager=in_double(np.tanh),
     flops=16,
     facts=Facts(monotone=1),
 )
@@ -386,6 +407,7 @@ erf: Op = unary(
     derivative=lambda x, y, dx: multiply(
         dx, scale(exp(negative(square(x))), 2 / math.sqrt(math.pi))
     ),
+    eager=by_rational(_erf, ERF),
     flops=20,
     facts=Facts(monotone=1),
 )
@@ -403,6 +425,7 @@ normal_cdf: Op = unary(
     derivative=lambda x, y, dx: multiply(
         dx, scale(exp(scale(square(x), -0.5)), 1 / math.sqrt(2 * math.pi))
     ),
+    eager=by_rational(_normal_cdf, NORMAL),
     flops=20,
     facts=Facts(monotone=1),
 )
@@ -447,6 +470,7 @@ nextafter: Op = replace(
         _nextafter,
         "The neighbour of x in its dtype in the direction of y; NaN if one is. Derivative 1 by x.",
         derivatives=(lambda x, y, z, dx: dx, lambda x, y, z, dy: None),
+        eager=by_function(_nextafter),
         body=_nextafter_bits,
     ),
     ref=lambda attrs, operands: (_nextafter(*operands),),

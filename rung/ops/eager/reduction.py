@@ -1,0 +1,222 @@
+"""Reductions. Sums of floats are products with a vector of ones.
+
+BLAS adds up rows and columns several times faster than `np.add.reduce`, and no slower where the
+summed dim is not the last one in memory. Longer sums than `LONG` are added up in parts of `PART`
+terms, and the sums of the parts in the same way, so that the rounding error grows with the
+logarithm of the length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from math import prod
+from typing import Any, Final
+
+import numpy as np
+
+from rung.core import dtype as dt
+from rung.ir.op import Array, EagerRule
+from rung.ir.types import Shape, TensorType
+from rung.ops.eager.elementwise import Kernel, is_narrow
+
+Types = Sequence[TensorType]
+Function = Callable[..., Any]
+
+LONG: Final = 128
+"""How many terms may be added up in one product."""
+PART: Final = 64
+"""How many are where there are more."""
+_FEW: Final = 512
+"""Fewer elements in each of many products than this, and the calls of BLAS cost more."""
+_ONES: Final = {d.numpy: np.ones(LONG, d.numpy) for d in (dt.float32, dt.float64)}
+_F64: Final = dt.float64.numpy
+
+
+def _same(x: Array) -> Array:
+    return x
+
+
+# ---- sums of floats
+
+
+def sum_last(x: Array) -> Array:
+    """The sums over the last dim of x[rows, n]."""
+    ones, n = _ONES[x.dtype], x.shape[1]
+    if n <= LONG:
+        return np.asarray(np.dot(x, ones[:n]))
+    count = n // PART
+    whole = count * PART
+    ones = ones[:PART]
+    if whole == n and x.flags.c_contiguous:
+        parts = np.dot(x.reshape(-1, PART), ones).reshape(len(x), count)
+    else:
+        parts = np.matmul(x[:, :whole].reshape(len(x), count, PART), ones)
+    total = sum_last(parts)
+    if whole < n:
+        total = total + np.dot(x[:, whole:], ones[: n - whole])
+    return total
+
+
+def sum_middle(x: Array) -> Array:
+    """The sums over dim 1 of x[a, n, b]."""
+    a, n, b = x.shape
+    if n * b < _FEW and a > 8:
+        return np.asarray(np.add.reduce(x, axis=1)) if n <= LONG else sum_last(_rows(x))
+    ones = _ONES[x.dtype]
+    if n <= LONG:
+        return np.asarray(np.matmul(ones[:n], x))
+    if b < 8 and a > 1:
+        return sum_last(_rows(x)).reshape(a, b)
+    count = n // PART
+    whole = count * PART
+    ones = ones[:PART]
+    part = x if whole == n else x[:, :whole]
+    parts = np.matmul(ones, part.reshape(a, count, PART, b))
+    total = sum_middle(parts)
+    if whole < n:
+        total = total + np.matmul(ones[: n - whole], x[:, whole:])
+    return total
+
+
+def _rows(x: Array) -> Array:
+    a, n, b = x.shape
+    return x.transpose(0, 2, 1).reshape(a * b, n)
+
+
+def _steps(shape: Shape, dims: tuple[int, ...]) -> list[tuple[int, int, int]]:
+    """The reduction as sums over the middle dim of three, the innermost first."""
+    blocks = [
+        (gone, prod(shape[d] for d in group))
+        for gone, group in groupby(range(len(shape)), lambda d: d in dims)
+    ]
+    steps = []
+    for k in reversed(range(len(blocks))):
+        if blocks[k][0] and blocks[k][1] != 1:
+            before = prod(n for _, n in blocks[:k])
+            after = prod(n for gone, n in blocks[k + 1 :] if not gone)
+            steps.append((before, blocks[k][1], after))
+    return steps
+
+
+def _dense_sum(shape: Shape, dims: tuple[int, ...], result: Shape) -> Kernel:
+    """The sum of a float array that is dense in memory."""
+    steps = _steps(shape, dims)
+    if len(steps) == 1 and steps[0][2] == 1:
+        rows = steps[0][:2]
+        return lambda x: sum_last(x.reshape(rows)).reshape(result)
+
+    def kernel(x: Array) -> Array:
+        for a, n, b in steps:
+            x = sum_last(x.reshape(a, n)) if b == 1 else sum_middle(x.reshape(a, n, b))
+        return x.reshape(result)
+
+    return kernel
+
+
+def memory_order(x: Array) -> tuple[int, ...]:
+    """The dims from the one of the largest stride to the innermost."""
+    strides = x.strides
+    return tuple(sorted(range(x.ndim), key=lambda d: -abs(strides[d])))
+
+
+def sum_of(x: TensorType, dims: tuple[int, ...], result: TensorType) -> Kernel | None:
+    """The sum over `dims`."""
+    if is_narrow(x):
+        return None
+    if all(x.shape[d] == 1 for d in dims):
+        shape = result.shape
+        return (lambda x: x.reshape(shape)) if dims else _same
+    if not x.size:
+        return lambda x: np.zeros(result.shape, x.dtype)
+    if not x.dtype.is_float:
+        kind = x.dtype.numpy
+        return lambda x: np.asarray(np.add.reduce(x, axis=dims, dtype=kind))
+    return float_sum(x.shape, dims, result.shape)
+
+
+def float_sum(shape: Shape, dims: tuple[int, ...], result: Shape) -> Kernel:
+    """The sum of a float array with elements, f32 or f64."""
+    dense = _dense_sum(shape, dims, result)
+    if prod(shape) <= 4096 or len(shape) == 1:
+        return dense
+
+    def kernel(x: Array) -> Array:
+        if x.flags.c_contiguous:
+            return dense(x)
+        order = memory_order(x)
+        turned = x.transpose(order)
+        if not turned.flags.c_contiguous:
+            return dense(x)
+        kept = [d for d in order if d not in dims]
+        gone = tuple(k for k, d in enumerate(order) if d in dims)
+        total = _dense_sum(turned.shape, gone, tuple(shape[d] for d in kept))(turned)
+        return total.transpose([kept.index(d) for d in sorted(kept)])
+
+    return kernel
+
+
+# ---- other reductions
+
+
+def by_reduce(function: np.ufunc) -> EagerRule:
+    """The rule of a reduction whose result does not depend on the order, or but a little."""
+
+    def rule(attrs: Any, ins: Types, outs: Types) -> Kernel | None:
+        if is_narrow(ins[0]):
+            return None
+        dims, dtype = attrs.dims, ins[0].dtype.numpy
+        if not dims:
+            return _same
+        axis = dims[0] if len(dims) == 1 else dims
+        if function is np.multiply:
+            return lambda x: np.asarray(function.reduce(x, axis, dtype))
+        if outs[0].shape:
+            return lambda x: function.reduce(x, axis)
+        return lambda x: np.asarray(function.reduce(x, axis))
+
+    return rule
+
+
+def by_position(name: str) -> EagerRule:
+    """The rule of `argmax` and `argmin`, the methods of arrays."""
+
+    def rule(attrs: Any, ins: Types, outs: Types) -> Kernel | None:
+        if is_narrow(ins[0]):
+            return None
+        dim = attrs.dim
+        if name == "argmax":
+            return lambda x: np.asarray(x.argmax(dim))
+        return lambda x: np.asarray(x.argmin(dim))
+
+    return rule
+
+
+def cumulative(function: np.ufunc) -> EagerRule:
+    """The rule of a running combination; f32 is combined in f64."""
+
+    def rule(attrs: Any, ins: Types, outs: Types) -> Kernel | None:
+        if is_narrow(ins[0]):
+            return None
+        dim, dtype = attrs.dim, ins[0].dtype.numpy
+        if ins[0].dtype is dt.float32:
+            return lambda x: function.accumulate(x, dim, _F64).astype(dtype)
+        return lambda x: function.accumulate(x, dim, dtype)
+
+    return rule
+
+
+def euclidean(attrs: Any, ins: Types, outs: Types) -> Kernel | None:
+    """sqrt(Σ x²): the squares of f32 neither overflow nor underflow in f64."""
+    if ins[0].dtype is not dt.float32 or not ins[0].size:
+        return None
+    total = float_sum(ins[0].shape, attrs.dims, outs[0].shape) if attrs.dims else _same
+
+    def kernel(x: Array) -> Array:
+        wide = x.astype(_F64)
+        wide *= wide
+        return np.asarray(np.sqrt(total(wide))).astype(x.dtype)
+
+    return kernel
+
+
