@@ -7,6 +7,7 @@ import hashlib
 import os
 import tempfile
 import threading
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
@@ -74,6 +75,14 @@ class ObjectCache:
                 self._written_bytes += len(data) + _HEADER_BYTES
             if self._written_bytes > self.limit_bytes:
                 self._written_bytes = self._evict()
+
+    def unwritten(self) -> dict[str, bytes]:
+        """The entries that are in memory only."""
+        return dict(self._memory)
+
+    def adopt(self, entries: Mapping[str, bytes]) -> None:
+        """Keep in memory what another process could not write."""
+        self._memory.update(entries)
 
     def clear(self) -> None:
         """Remove every entry, on disk and in memory."""

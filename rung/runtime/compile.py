@@ -8,37 +8,36 @@ A pipe filled with unit numbers deals the work out; each copy leaves its objects
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import json
 import os
-import pickle
-import resource
-import signal
 import struct
-import sys
 import tempfile
-import traceback
-import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-
-from llvmlite.binding import ffi
 
 from rung.core.errors import LoweringError, RungError
 from rung.core.settings import settings
 from rung.kernel.machine import Machine, host_machine, usable_cores
 from rung.runtime.assemble import assemble
 from rung.runtime.cache import object_cache
-from rung.runtime.forks import signals_blocked, taking_no_locks
+from rung.runtime.copies import (
+    SUPPORTED,
+    end_copy,
+    fork_copy,
+    packed,
+    revived,
+    wait_for_copy,
+)  # fmt: skip
+from rung.runtime.forks import signals_blocked
 from rung.runtime.loader import Library, link
 
 _MAX_BATCH = 8192  # unit numbers that surely fit into a pipe
 _TOKEN = struct.Struct("<I")
 _RECORD = struct.Struct("<IcQ")  # unit, kind, number of bytes that follow
-_STARTED, _OBJECT, _ERROR = b"s", b"o", b"e"
+_STARTED, _OBJECT, _ERROR, _STUCK = b"s", b"o", b"e", b"w"
 
 _loaded: weakref.WeakValueDictionary[str, Library] = weakref.WeakValueDictionary()
 
@@ -128,11 +127,14 @@ def _compile(
     units: Sequence[Unit], machine: Machine, jobs: int | None, isolate: bool
 ) -> Iterator[bytes]:
     workers = min(jobs or settings().compile_jobs or usable_cores(), len(units))
-    if sys.platform != "linux" or (workers == 1 and not isolate):
+    if not SUPPORTED or (workers == 1 and not isolate):
         for unit in units:
             yield _compile_one(unit, machine)
         return
     records = _run_workers(units, machine, workers)
+    for i in range(len(units)):
+        if records.get(i, (_STARTED, b""))[0] == _STUCK:
+            records[i] = (_OBJECT, _compile_one(units[i], machine))
     failed = [i for i in range(len(units)) if records.get(i, (_STARTED, b""))[0] != _OBJECT]
     if failed:
         cache = object_cache(machine)  # what has been compiled is kept all the same
@@ -150,7 +152,7 @@ def _failure(
     for i in failed:
         kind, body = records.get(i, (b"", b""))
         if kind == _ERROR:
-            return _revived(body)
+            return revived(body)
         if kind == _STARTED:
             name = units[i].name or units[i].key
             return LoweringError(
@@ -178,71 +180,36 @@ def _run_workers(
     os.close(sink)
     files = [os.memfd_create("rung-objects") for _ in range(workers)]
     children: list[int] = []
+    stuck = False
     try:
         for file in files:
+            work = partial(_work, units, machine, source, file)
             with signals_blocked():  # a child that is made is known
-                children.append(_fork(units, machine, source, file))
+                children.append(fork_copy(work))
         while children:
-            _wait(children[-1])
+            stuck |= not wait_for_copy(children[-1])
             children.pop()
-        return {i: record for file in files for i, record in _read_records(file)}
+        found = {i: record for file in files for i, record in _read_records(file)}
+        if stuck:
+            left = [i for i in range(len(units)) if found.get(i, (_STARTED,))[0] == _STARTED]
+            found |= dict.fromkeys(left, (_STUCK, b""))
+        return found
     finally:
         for child in children:  # only after Ctrl-C or a failed fork
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(child, signal.SIGKILL)
-            _wait(child)
+            end_copy(child)
         for descriptor in (source, *files):
             os.close(descriptor)
 
 
-def _wait(child: int) -> None:
-    """Until the process has ended; a handler of the user's may have waited for it already."""
-    with contextlib.suppress(ChildProcessError):
-        os.waitpid(child, 0)
-
-
-def _fork(units: Sequence[Unit], machine: Machine, source: int, file: int) -> int:
-    """Process number of a copy that compiles; no other thread is inside LLVM when it is made."""
-    lock = getattr(ffi.lib, "_lock", None)  # llvmlite's own, held during all of its calls
-    with taking_no_locks(), warnings.catch_warnings(), lock or contextlib.nullcontext():
-        warnings.simplefilter("ignore")  # about forking with threads: the copy takes no lock
-        child = os.fork()
-        if child == 0:
-            _work(units, machine, source, file)
-    return child
-
-
 def _work(units: Sequence[Unit], machine: Machine, source: int, file: int) -> None:
-    """Compile what the queue gives until it is empty, then end this process."""
-    try:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM, signal.SIGCHLD):
-            signal.signal(number, signal.SIG_DFL)  # handlers are the parent's
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both: the parent ends this
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        gc.disable()
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        while token := os.read(source, _TOKEN.size):
-            (i,) = _TOKEN.unpack(token)
-            _write_record(file, i, _STARTED, b"")
-            try:
-                _write_record(file, i, _OBJECT, _compile_one(units[i], machine))
-            except Exception as error:
-                _write_record(file, i, _ERROR, _packed(error))
-    finally:
-        os._exit(0)
-
-
-def _packed(error: Exception) -> bytes:
-    if isinstance(error, RungError):
-        return pickle.dumps((type(error), error.message, error.fix, error.source))
-    text = "".join(traceback.format_exception(error))
-    return pickle.dumps((LoweringError, f"code generation failed:\n{text}", None, None))
-
-
-def _revived(body: bytes) -> RungError:
-    kind, message, fix, source = pickle.loads(body)
-    error: RungError = kind(message, fix=fix, source=source)
-    return error
+    """Compile what the queue gives until it is empty."""
+    while token := os.read(source, _TOKEN.size):
+        (i,) = _TOKEN.unpack(token)
+        _write_record(file, i, _STARTED, b"")
+        try:
+            _write_record(file, i, _OBJECT, _compile_one(units[i], machine))
+        except Exception as error:
+            _write_record(file, i, _ERROR, packed(error))
 
 
 def _write_record(file: int, i: int, kind: bytes, body: bytes) -> None:

@@ -36,8 +36,8 @@ def hold_at_fork(lock: Any, in_child: Callable[[], None] | None = None) -> None:
 
 @contextmanager
 def taking_no_locks() -> Iterator[None]:
-    """Forks inside do not wait for other threads; their children may use nothing that needs a
-    lock."""
+    """Forks inside do not wait for other threads. In their children all known locks are free,
+    whoever held them, and what they guard may be half changed."""
     _forking.alone = True
     try:
         yield
@@ -68,6 +68,9 @@ def _after() -> None:
 
 
 def _after_in_child() -> None:
+    if _forking.alone:
+        for lock in _locks:
+            lock._at_fork_reinit()
     for forget in _in_child:
         forget()
     _after()

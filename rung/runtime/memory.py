@@ -9,18 +9,22 @@ from __future__ import annotations
 import ctypes
 import math
 import mmap
-from collections.abc import Sequence
+import threading
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
 
 from rung.core.errors import AllocationError
 from rung.ir.types import TensorType
+from rung.runtime.forks import hold_at_fork
 
 ALIGNMENT = 64
 _HUGE_PAGE = 2 << 20
 _POOLED_BYTES = 1 << 20  # smaller arrays come from NumPy's own allocator
-_MADV_HUGEPAGE = 14
+_MADV_DONTFORK, _MADV_DOFORK, _MADV_HUGEPAGE = 10, 11, 14
 _Byte = ctypes.c_char
 
 
@@ -44,6 +48,7 @@ class Block:
         start = -whole.ctypes.data % _HUGE_PAGE if large else 0
         if large and hasattr(mapping, "madvise"):
             _advise_huge(mapping, start, nbytes // _HUGE_PAGE * _HUGE_PAGE)
+            _note_large(mapping)
         self.data: npt.NDArray[np.uint8] = whole[start : start + nbytes]
         self.address: int = whole.ctypes.data + start
         self.nbytes = nbytes
@@ -56,6 +61,35 @@ def _advise_huge(mapping: mmap.mmap, start: int, nbytes: int) -> None:
         mapping.madvise(_MADV_HUGEPAGE, start, nbytes)
     except OSError:
         return  # a kernel without transparent huge pages
+
+
+_large: dict[int, weakref.ref[mmap.mmap]] = {}
+"""The mappings of all large blocks that are alive, by identity."""
+_leaving_out = threading.RLock()
+hold_at_fork(_leaving_out)
+
+
+def _note_large(mapping: mmap.mmap) -> None:
+    number = id(mapping)
+    _large[number] = weakref.ref(mapping, lambda _: _large.pop(number, None))
+
+
+@contextmanager
+def large_blocks_left_out() -> Iterator[Sequence[mmap.mmap]]:
+    """A child that this thread forks inside does not get the memory of large blocks; it must keep
+    the mappings that this gives, and use none of them.
+
+    Otherwise a fork copies page tables, and the next write of the parent to each page copies the
+    page: 0.7 s for 1 GB of weights."""
+    with _leaving_out:  # forks of other threads, whose children may read tensors, wait
+        mappings = [m for m in (ref() for ref in list(_large.values())) if m is not None]
+        for mapping in mappings:
+            mapping.madvise(_MADV_DONTFORK)
+        try:
+            yield mappings
+        finally:
+            for mapping in mappings:
+                mapping.madvise(_MADV_DOFORK)
 
 
 class FreeList:

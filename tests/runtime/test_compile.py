@@ -3,9 +3,12 @@
 import ctypes
 import os
 import tempfile
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from rung.core.errors import LoweringError, ShapeError
@@ -135,6 +138,41 @@ def test_death_of_a_compiling_process_names_the_kernel(
     assert Path(caught.value.fix.split()[-1]).read_text() == "; the text"
     libraries = compile_units([_unit(i) for i in range(5)])
     assert [_ask(library) for library in libraries] == list(range(5))
+
+
+def test_what_a_stuck_process_leaves_is_compiled_here():
+    """As one is whose lock of malloc was held by another thread."""
+    parent = os.getpid()
+
+    def make() -> Module:
+        if os.getpid() != parent:
+            threading.Event().wait()
+        return Module(_answer(77), ("answer",))
+
+    units = [Unit("stuck", make), *(_unit(i) for i in range(4))]
+    assert [_ask(library) for library in compile_units(units, jobs=2)] == [77, 0, 1, 2, 3]
+
+
+def test_threads_in_libraries_survive_the_forks():
+    """OpenBLAS ends its threads at a fork, also those a product of another thread waits for."""
+    end = threading.Event()
+    counts = [0, 0]
+
+    def multiply(number: int) -> None:
+        a = np.ones((300, 300), np.float32)
+        while not end.is_set():
+            a @ a
+            counts[number] += 1
+
+    threads = [threading.Thread(target=multiply, args=(n,), daemon=True) for n in range(2)]
+    for thread in threads:
+        thread.start()
+    for round in range(10):
+        compile_units([_unit(200 + 10 * round + i) for i in range(3)], jobs=2)
+    before = list(counts)
+    time.sleep(2)
+    end.set()
+    assert all(now > then for now, then in zip(counts, before, strict=True))
 
 
 def test_a_single_unit_can_be_isolated():
