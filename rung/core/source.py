@@ -43,6 +43,8 @@ class Source:
 
 NOWHERE = Source()
 
+_ours: dict[str, bool] = {}
+"""Whether a file is of this package, and no line of the user's."""
 _intern: dict[tuple[str, int, str], Source] = {}
 
 
@@ -76,7 +78,11 @@ def user_source() -> Source:
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         name = frame.f_code.co_filename
-        if not name.startswith(PACKAGE_DIR) or name.startswith(USER_LIKE):
+        ours = _ours.get(name)
+        if ours is None:
+            ours = name.startswith(PACKAGE_DIR) and not name.startswith(USER_LIKE)
+            _ours[name] = ours
+        if not ours:
             break
         frame = frame.f_back
     return _source_of(frame)

@@ -54,13 +54,15 @@ class Node:
     that its leaves hold, as soon as nobody refers to a value of it, without the cycle collector.
     """
 
-    __slots__ = ("__weakref__", "_values", "attrs", "inputs", "op", "source", "types")
+    __slots__ = ("__weakref__", "_values", "attrs", "inputs", "op", "source", "types", "watched")
 
     op: Op
     inputs: tuple[Value, ...]
     attrs: Attrs
     source: Source
     types: tuple[TensorType, ...]
+    watched: bool
+    """In a pending graph: a derivative may be asked with respect to what the node is made from."""
     _values: list[ReferenceType[Value] | None]
 
     def __init__(
@@ -76,13 +78,19 @@ class Node:
         self.attrs = attrs
         self.source = source
         self.types = types
+        self.watched = True
         self._values = [None] * len(types)
 
     @property
     def results(self) -> tuple[Value, ...]:
         """The node's values; at any time at most one object stands for each."""
         if len(self.types) == 1:
-            return (self._value(0),)
+            kept = self._values[0]
+            found = None if kept is None else kept()
+            if found is None:
+                found = Value(self, 0, self.types[0])
+                self._values[0] = ref(found)
+            return (found,)
         return tuple(map(self._value, range(len(self.types))))
 
     def _value(self, index: int) -> Value:

@@ -28,8 +28,8 @@ from rung.tensor.state import (
     unrecorded,
     write,
 )
-from rung.transform.grad import vjp_values
 from rung.transform.jvp import jvp_values
+from rung.transform.remembered import vjp_of_nodes
 
 if TYPE_CHECKING:
     from rung.tensor.tensor import Tensor
@@ -102,7 +102,7 @@ def backward(
             fix="set requires_grad on the parameters, and do not compute under no_grad()",
         )
     with _GradMode(enabled=create_graph):
-        found = unrecorded(vjp_values, [value], [v for _, v in uses], [cotangent])
+        found = unrecorded(vjp_of_nodes, [value], [v for _, v in uses], [cotangent])
         for tensor, total in _by_tensor(uses, found):
             _accumulate(tensor, total, create_graph)
     if not (retain_graph or create_graph):
@@ -235,16 +235,18 @@ class Primals:
             tag.over = True
         if not state.grad_enabled:
             return False
-        own, seen, stack = set(self.values), set(), list(values)
+        seen, stack = set(), [v.node for v in values]
         while stack:
-            v = stack.pop()
-            if v in seen or v.node.op is DETACH:
+            node = stack.pop()
+            if not node.watched or node in seen or node.op is DETACH:
                 continue
-            seen.add(v)
-            attrs = v.node.attrs
-            if isinstance(attrs, TagAttrs) and v not in own and not attrs.tag.over:
+            seen.add(node)
+            attrs = node.attrs
+            if isinstance(attrs, TagAttrs) and not attrs.tag.over:
                 return True
-            stack.extend(v.node.inputs)
+            stack.extend([v.node for v in node.inputs])
+        for node in seen:  # for good: a tag that is over stays so
+            node.watched = False
         return False
 
     def gradients(self, found: Sequence[Value | None], tracked: bool) -> Any:
@@ -309,7 +311,7 @@ def value_and_grad(
 
         value = _scalar(result)
         seed = [full_like(value, 1)]
-        found = unrecorded(vjp_values, [value], primals.values, seed)
+        found = unrecorded(vjp_of_nodes, [value], primals.values, seed)
         tracked = primals.tracked(value)
         gradients = primals.gradients(found, tracked)
         settled = settle(result)
@@ -359,7 +361,7 @@ def vjp(function: Function, *primals: Any) -> tuple[Any, Function]:
         if theirs != structure:
             raise GradientError(f"vjp: cotangent {theirs} for a result {structure}")
         seeds = [graph_value(as_tensor(c)) for c in cotangents]
-        found = unrecorded(vjp_values, values, given.values, seeds)
+        found = unrecorded(vjp_of_nodes, values, given.values, seeds)
         return given.gradients(found, tracked)
 
     return tree.unflatten(structure, [given.settled(v, tracked) for v in values]), pull_back

@@ -13,7 +13,7 @@ from typing import Any
 
 from rung.core.dtype import Scalar
 from rung.core.source import Source
-from rung.ir.node import Graph, Value, make_graph, make_node, parameter, provenance
+from rung.ir.node import Graph, Node, Value, make_graph, make_node, parameter, provenance
 from rung.ir.op import Attrs, Op
 from rung.ir.types import TensorType
 from rung.ops.broadcast import broadcast_to
@@ -84,7 +84,7 @@ class _Walk:
         self.linear.key = (*self.key, tuple(outputs))
 
     def _visit(self, value: Value) -> None:
-        numbers = self.numbers
+        numbers, realized = self.numbers, self.realized
         stack = [value]
         while stack:
             top = stack[-1]
@@ -93,20 +93,27 @@ class _Walk:
                 continue
             node = top.node
             op = node.op
-            if op is LEAF or (self.realized and id(top) in self.realized):
+            if op is LEAF or (realized and id(top) in realized):
                 self._input(top)
                 stack.pop()
                 continue
-            needed = (behind(top),) if op in TRANSPARENT else node.inputs
-            missing = [v for v in needed if v not in numbers and not _is_number(v)]
-            if missing:
-                stack.extend(reversed(missing))
+            through = op in TRANSPARENT
+            needed = (behind(top),) if through else node.inputs
+            depth = len(stack)
+            for v in reversed(needed):
+                if v not in numbers:
+                    made_by = v.node.op
+                    if made_by is LEAF:
+                        self._input(v)
+                    elif made_by not in _MAYBE_NUMBERS or not _is_number(v):
+                        stack.append(v)
+            if len(stack) > depth:
                 continue
             stack.pop()
-            if op in TRANSPARENT:
-                numbers[top] = self._operand(behind(top))
+            if through:
+                numbers[top] = self._operand(needed[0])
             else:
-                self._step(top)
+                self._step(node)
 
     def _input(self, value: Value) -> None:
         holder = self.realized.get(id(value))
@@ -132,25 +139,32 @@ class _Walk:
         number = self.numbers.get(value)
         if number is not None:
             return number
-        self._step(value)
+        self._step(value.node)
         return self.numbers.pop(value)
 
-    def _step(self, value: Value) -> None:
-        node = value.node
-        numbers = self.numbers
-        operands = tuple([self._operand(v) for v in node.inputs])
-        attrs: Any = without_rules(node.attrs) if node.op in HOLDERS else node.attrs
-        linear = self.linear
-        if node.op is constant:
+    def _step(self, node: Node) -> None:
+        numbers, linear, op = self.numbers, self.linear, node.op
+        try:
+            operands = tuple([numbers[v] for v in node.inputs])
+        except KeyError:
+            operands = tuple([self._operand(v) for v in node.inputs])
+        attrs: Any = node.attrs
+        if op is constant:
             linear.constants.append(attrs.value)
             linear.constant_steps.append(len(linear.steps))
             self.key.append((constant, attrs.dtype))
         else:
-            self.key.append((node.op, attrs, operands))
-        linear.steps.append((node.op, attrs, operands, node.source, self.total, node.types))
-        for result in node.results:
-            numbers[result] = self.total + result.index
-        self.total += len(node.types)
+            if op in HOLDERS:
+                attrs = without_rules(attrs)
+            self.key.append((op, attrs, operands))
+        types = node.types
+        linear.steps.append((op, attrs, operands, node.source, self.total, types))
+        for number, result in enumerate(node.results, self.total):
+            numbers[result] = number
+        self.total += len(types)
+
+
+_MAYBE_NUMBERS = frozenset((constant, broadcast_to))
 
 
 def _is_number(value: Value) -> bool:

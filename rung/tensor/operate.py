@@ -13,14 +13,16 @@ from rung.core import dtype as dt
 from rung.core.arguments import NO, check_lengths, described, is_sequence, read_int
 from rung.core.dtype import DType, Scalar
 from rung.core.errors import AxisError, DTypeError, InterchangeError, RungError, ShapeError
-from rung.core.source import NOWHERE
-from rung.ir.node import Value, provenance
-from rung.ir.types import Shape
+from rung.core.source import NOWHERE, user_source
+from rung.ir.node import Value, parameter, provenance, sources
+from rung.ir.op import Op
+from rung.ir.replay import Replay, replay_of
+from rung.ir.types import Shape, TensorType
 from rung.ops.broadcast import broadcasted
 from rung.ops.creation import constant
 from rung.ops.elementwise import cast
 from rung.tensor.leaf import Buffer, Export, new_buffer, tensor_type
-from rung.tensor.state import TensorState, apply, graph_value, new_tensor, state
+from rung.tensor.state import TensorState, apply, graph_value, inherit, new_tensor, state
 
 if TYPE_CHECKING:
     from rung.tensor.tensor import Tensor
@@ -275,11 +277,75 @@ def elementwise(
     name: str, build: Callable[..., Value], given: Sequence[Operand], *, floats: bool = False
 ) -> Tensor:
     """`build` of the operands in their common dtype (at least f32 where `floats`) and shape."""
+    if type(build) is Op and state.recorder is None:
+        made = _built_again(build, given, floats)
+        if made is not None:
+            return made
     operands = operands_of(given)
     dtype = common_dtype(operands)
     if floats and not dtype.is_float:
         dtype = dt.float32
     return apply_together(name, build, operands, dtype)
+
+
+def _built_again(op: Op, given: Sequence[Operand], floats: bool) -> Tensor | None:
+    """The op of tensors and Python numbers, as it was built for others of these types; None where
+    there are others among the operands."""
+    tensors, kinds = [], []
+    for x in given:
+        if isinstance(x, TensorState):
+            if x._weak:
+                return None
+            tensors.append(x)
+            kinds.append(x._type)
+        elif type(x) in _NUMBERS:
+            kinds.append(type(x))
+        else:
+            return None
+    if not tensors:
+        return None
+    key = (op, floats, *kinds)
+    known = _known.get(key)
+    if known is None:
+        known = _built_first(op, given, floats, tensors)
+        if len(_known) >= _MAX_KNOWN:
+            _known.clear()
+        _known[key] = known
+    replay, dtype, shape = known
+    values = [
+        graph_value(x) if isinstance(x, TensorState) else scalar_value(op.name, x, dtype, shape)
+        for x in given
+    ]
+    there = sources()
+    value = replay.build(values, there[-1] if there else user_source())[0]
+    assert value is not None
+    requires, depth = inherit(tensors)
+    return new_tensor(value, requires_grad=requires and value.type.dtype.is_float, depth=depth)
+
+
+_NUMBERS = frozenset((bool, int, float))
+_MAX_KNOWN = 1 << 14
+_known: dict[tuple[Any, ...], tuple[Replay, DType, Shape]] = {}
+
+
+def _built_first(
+    op: Op, given: Sequence[Operand], floats: bool, tensors: Sequence[TensorState]
+) -> tuple[Replay, DType, Shape]:
+    """How the op is built of operands of these types, the dtype in which it computes, and the
+    shape. Raises what building it raises."""
+    dtype = common_dtype(given)
+    if floats and not dtype.is_float:
+        dtype = dt.float32
+    shape = common_shape(op.name, tensors)
+    with provenance(NOWHERE):
+        types = [
+            x._type if isinstance(x, TensorState) else TensorType(dtype, shape) for x in given
+        ]
+        params = [parameter(i, "x", t) for i, t in enumerate(types)]
+        found = op(*[broadcasted(cast_value(p, dtype), shape) for p in params])
+    replay = replay_of(params, [found])
+    assert replay is not None
+    return replay, dtype, shape
 
 
 def apply_together(

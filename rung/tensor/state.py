@@ -423,7 +423,7 @@ def apply(
         value = build(*values) if state.recorder is None else unrecorded(build, *values)
     finally:
         del there[depth:]
-    requires, depth = _inherit(tensors)
+    requires, depth = inherit(tensors)
     return new_tensor(
         value, requires_grad=requires and differentiable and value.type.dtype.is_float, depth=depth
     )
@@ -441,14 +441,15 @@ def apply_many(
         values = build(*operands) if state.recorder is None else unrecorded(build, *operands)
     finally:
         del there[depth:]
-    requires, depth = _inherit(tensors)
+    requires, depth = inherit(tensors)
     return tuple(
         new_tensor(v, requires_grad=requires and v.type.dtype.is_float, depth=depth)
         for v in values
     )
 
 
-def _inherit(tensors: Sequence[TensorState]) -> tuple[bool, int]:
+def inherit(tensors: Sequence[TensorState]) -> tuple[bool, int]:
+    """Whether what is made of these has a gradient, and how many operations deep it is."""
     depth, requires = 0, False
     for t in tensors:
         depth = max(depth, t._depth)

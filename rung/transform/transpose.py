@@ -62,10 +62,17 @@ def pull_back(
     asked = set(inputs)
     found: dict[Value, Value | None] = {}
     for node in reversed(order):
-        if not any(r in pending for r in node.results):
+        results = node.results
+        if len(results) == 1:
+            terms = pending.pop(results[0], None)
+            if terms is None:
+                continue
+            cts = [terms[0] if len(terms) == 1 else _total(terms, node.source)]
+        elif any(r in pending for r in results):
+            cts = [_total(pending.pop(r, ()), node.source) for r in results]
+        else:
             continue
-        cts = [_total(pending.pop(r, ()), node.source) for r in node.results]
-        found.update((r, ct) for r, ct in zip(node.results, cts, strict=True) if r in asked)
+        found.update((r, ct) for r, ct in zip(results, cts, strict=True) if r in asked)
         wanted = [i for i, v in enumerate(node.inputs) if v in active]
         if wanted:
             for i, ct in zip(wanted, rule(node, cts, wanted), strict=True):
@@ -92,6 +99,8 @@ def dependent_values(order: Sequence[Node], inputs: Sequence[Value]) -> set[Valu
     `inputs`, and the inputs themselves."""
     active = set(inputs)
     for node in order:
-        if any(v in active for v in node.inputs):
-            active.update(r for r in node.results if r.type.dtype.is_float)
+        for v in node.inputs:
+            if v in active:
+                active.update([r for r in node.results if r.type.dtype.is_float])
+                break
     return active
