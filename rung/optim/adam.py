@@ -18,12 +18,14 @@ from rung.optim.optimizer import (
     Pairs,
     Params,
     Rate,
+    accumulated,
     filled,
     in_accumulator,
     lerp,
     require_range,
 )
 from rung.tensor import elementwise as e
+from rung.tensor.composed import composed
 from rung.tensor.tensor import Tensor
 
 Betas = tuple[float, float]
@@ -62,6 +64,35 @@ class _Moments(Optimizer):
         return m, v
 
 
+@composed
+def adam(
+    grad: Tensor,
+    p: Tensor,
+    average: Tensor,
+    square: Tensor,
+    *others: Tensor,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    weight_decay: float,
+    amsgrad: bool,
+    maximize: bool,
+    decoupled: bool,
+) -> list[Tensor]:
+    """One parameter of `Adam` and its slots after a step. `others`: the largest square so far where
+    `amsgrad`, the size of the step, the root of the correction, and lr * weight_decay where that is
+    `decoupled`."""
+    largest, others = (others[0], others[1:]) if amsgrad else (None, others)
+    step_size, root, decay = (*others, None)[:3]
+    old, g = accumulated(p, grad, decay, maximize=maximize, weight_decay=weight_decay)
+    m = lerp(average, g, 1 - beta1)
+    v = square * beta2 + (1 - beta2) * g * g
+    bound = v if largest is None else e.maximum(largest, v)
+    below = bound.sqrt() / root.astype(old.dtype) + eps
+    new = old + (-step_size).astype(old.dtype) * m / below
+    return [new.astype(p.dtype), m, v, *([bound] if amsgrad else [])]
+
+
 class Adam(_Moments):
     """m += (g - m)(1 - beta1); v = beta2 v + (1 - beta2) g²;
     p -= lr / (1 - beta1^t) * m / (sqrt(v) / sqrt(1 - beta2^t) + eps)  (Kingma and Ba, 2014).
@@ -94,23 +125,21 @@ class Adam(_Moments):
     def _slots(self, group: Group) -> tuple[str, ...]:
         return (*self.slots, "max_exp_avg_sq") if group["amsgrad"] else self.slots
 
-    def _decay(self, group: Group, lr: Tensor) -> Tensor | None:
-        return lr * group["weight_decay"] if self.decoupled else None
-
     def _update(self, group: Group, lr: Tensor, count: Tensor, pairs: Pairs) -> None:
-        beta1, beta2 = group["betas"]
+        (beta1, beta2), decay = group["betas"], group["weight_decay"]
         t = _steps(count)
         step_size = lr / (1 - beta1**t)
         root = (1 - beta2**t).sqrt()
+        rest = [root, *([lr * decay] if self.decoupled and decay else [])]
+        static = {name: group[name] for name in ("eps", "weight_decay", "amsgrad", "maximize")}
         for p, grad in pairs:
-            old, g = in_accumulator(group, p, grad, self._decay(group, lr))
-            m, v = self._averages(group, p, g)
-            if group["amsgrad"]:
-                largest = self.state[p]["max_exp_avg_sq"]
-                v = e.maximum(largest, v)
-                largest.assign(v)
-            below = v.sqrt() / root.astype(old.dtype) + group["eps"]
-            p.assign(old + (-step_size).astype(old.dtype) * m / below)
+            places = [p, *self.state[p].values()]
+            found = adam(
+                grad, *places, step_size, *rest, **static,
+                beta1=beta1, beta2=beta2, decoupled=self.decoupled,
+            )  # fmt: skip
+            for place, new in zip(places, found, strict=True):
+                place.assign(new)
 
 
 class AdamW(Adam):

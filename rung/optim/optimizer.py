@@ -428,14 +428,22 @@ def in_accumulator(
 
     `weight_decay * p` is added to the gradient; where `decay` (f64[], lr * weight_decay) is given,
     the parameter is multiplied by 1 - decay instead."""
+    maximize, weight_decay = group.get("maximize", False), group.get("weight_decay", 0)
+    return accumulated(p.detach(), grad, decay, maximize=maximize, weight_decay=weight_decay)
+
+
+def accumulated(
+    p: Tensor, grad: Tensor, decay: Tensor | None, *, maximize: bool, weight_decay: float
+) -> tuple[Tensor, Tensor]:
+    """As `in_accumulator`, of a parameter that no derivative follows."""
     kind = dt.accumulator(p.dtype)
-    g = -grad.astype(kind) if group.get("maximize") else grad.astype(kind)
-    old = p.detach().astype(kind)
-    if group.get("weight_decay", 0) == 0:
+    g = -grad.astype(kind) if maximize else grad.astype(kind)
+    old = p.astype(kind)
+    if weight_decay == 0:
         return old, g
     if decay is not None:
         return old * (1 - decay).astype(kind), g
-    return old, g + group["weight_decay"] * old
+    return old, g + weight_decay * old
 
 
 def lerp(start: Tensor, end: Tensor, weight: float) -> Tensor:

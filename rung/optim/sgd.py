@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from rung.core.errors import RungError
-from rung.optim.optimizer import Group, Optimizer, Pairs, Params, Rate, in_accumulator
+from rung.optim.optimizer import Group, Optimizer, Pairs, Params, Rate, accumulated
 from rung.tensor import elementwise as e
+from rung.tensor.composed import composed
 from rung.tensor.tensor import Tensor
 
 
@@ -49,16 +50,36 @@ class SGD(Optimizer):
         return ("momentum_buffer",) if group["momentum"] != 0 else ()
 
     def _update(self, group: Group, lr: Tensor, count: Tensor, pairs: Pairs) -> None:
+        static = {k: group[k] for k in _STATIC}
         for p, grad in pairs:
-            old, g = in_accumulator(group, p, grad)
-            if group["momentum"] != 0:
-                g = self._with_momentum(group, count, p, g)
-            p.assign(old - lr.astype(old.dtype) * g)
+            places = [p, *self.state[p].values()]
+            for place, new in zip(places, sgd(grad, lr, count, *places, **static), strict=True):
+                place.assign(new)
 
-    def _with_momentum(self, group: Group, count: Tensor, p: Tensor, g: Tensor) -> Tensor:
-        buffer = self.state[p]["momentum_buffer"]
-        velocity = group["momentum"] * buffer + (1 - group["dampening"]) * g
-        if group["dampening"] != 0:
+
+_STATIC = ("momentum", "dampening", "weight_decay", "nesterov", "maximize")
+
+
+@composed
+def sgd(
+    grad: Tensor,
+    lr: Tensor,
+    count: Tensor,
+    p: Tensor,
+    *buffers: Tensor,
+    momentum: float,
+    dampening: float,
+    weight_decay: float,
+    nesterov: bool,
+    maximize: bool,
+) -> list[Tensor]:
+    """One parameter of `SGD` and its slot, if there is a momentum, after a step."""
+    old, g = accumulated(p, grad, None, maximize=maximize, weight_decay=weight_decay)
+    kept: list[Tensor] = []
+    for buffer in buffers:
+        velocity = momentum * buffer + (1 - dampening) * g
+        if dampening != 0:
             velocity = e.where(count == 0, g, velocity)
-        buffer.assign(velocity)
-        return g + group["momentum"] * velocity if group["nesterov"] else velocity
+        kept.append(velocity)
+        g = g + momentum * velocity if nesterov else velocity
+    return [(old - lr.astype(old.dtype) * g).astype(p.dtype), *kept]

@@ -1,0 +1,98 @@
+"""Functions of tensors that become one named node: a composite, whose body is worked out once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import TYPE_CHECKING, Any
+
+from rung.core.source import NOWHERE, user_source
+from rung.ir.node import (
+    Node,
+    Value,
+    make_graph,
+    make_node,
+    parameter,
+    provenance,
+    sources,
+    topological_order,
+)
+from rung.ir.types import TensorType
+from rung.ops.composite import COMPOSITE, CompositeAttrs
+from rung.tensor.state import (
+    TensorState,
+    graph_value,
+    inherit,
+    new_tensor,
+    raw_value,
+    state,
+    unrecorded,
+)
+
+if TYPE_CHECKING:
+    from rung.tensor.tensor import Tensor
+
+_MAX_BODIES = 1 << 12
+Results = tuple["Tensor", ...]
+
+
+def composed(function: Callable[..., Sequence[Tensor]]) -> Callable[..., Results]:
+    """`function` of tensors (by position) and plain hashable values (by keyword) as one node of its
+    name; what it computes must depend on these alone. It gives a sequence of tensors, and is run
+    once for each kind of arguments, without following gradients."""
+    bodies: dict[Any, tuple[CompositeAttrs, tuple[TensorType, ...]]] = {}
+    name = function.__name__.strip("_")
+
+    @wraps(function)
+    def build(*tensors: TensorState, **static: Any) -> Results:
+        key = (*[t._type for t in tensors], *static.items())
+        found = bodies.get(key)
+        if found is None:
+            found = unrecorded(_body, name, function, [t._type for t in tensors], static)
+            if len(bodies) >= _MAX_BODIES:
+                bodies.clear()
+            bodies[key] = found
+        attrs, types = found
+        values = tuple([graph_value(t) for t in tensors])
+        there = sources()
+        place = there[-1] if there else user_source()
+        results = Node(COMPOSITE, values, attrs, place, types).results
+        requires, depth = inherit(tensors)
+        return tuple(
+            [
+                new_tensor(v, requires_grad=requires and v.type.dtype.is_float, depth=depth)
+                for v in results
+            ]
+        )
+
+    return build
+
+
+def _body(
+    name: str,
+    function: Callable[..., Sequence[Tensor]],
+    types: Sequence[TensorType],
+    static: dict[str, Any],
+) -> tuple[CompositeAttrs, tuple[TensorType, ...]]:
+    enabled = state.grad_enabled
+    params = [parameter(i, f"x{i}", t) for i, t in enumerate(types)]
+    try:
+        state.grad_enabled = False
+        with provenance(NOWHERE):
+            found = function(*[new_tensor(p) for p in params], **static)
+            outputs = _interned([raw_value(t) for t in found])
+    finally:
+        state.grad_enabled = enabled
+    body = make_graph(name, params, outputs)
+    given = tuple((k, v) for k, v in static.items())
+    return CompositeAttrs(name, body, given), tuple([v.type for v in outputs])
+
+
+def _interned(values: Sequence[Value]) -> list[Value]:
+    """The same values, of nodes that are interned."""
+    known: dict[Value, Value] = {}
+    for node in topological_order(values):
+        with provenance(node.source):
+            made = make_node(node.op, tuple([known[v] for v in node.inputs]), node.attrs)
+        known.update(zip(node.results, made, strict=True))
+    return [known[v] for v in values]
