@@ -20,6 +20,7 @@ from rung.ir.text import graph_text
 from rung.ir.types import TensorType
 from rung.kernel.text import kernel_text
 from rung.rules.pipeline import PIPELINE
+from rung.runtime.background import BackgroundCompile, compile_in_background
 from rung.runtime.breath import NativeCall, Turn, in_one_breath, with_turn
 from rung.runtime.memory import array_at
 from rung.runtime.program import CompiledGraph, CompiledKernel
@@ -100,6 +101,12 @@ def compiled(graph: Graph, aliases: Mapping[int, int]) -> Program:
         for kernel in _kernels(found):
             _show_kernel(kernel, level)
     return found
+
+
+def compiled_beside(graph: Graph, aliases: Mapping[int, int]) -> BackgroundCompile:
+    """What `compiled` will do with a graph, begun in a process beside this one: when that has
+    ended, it takes some milliseconds."""
+    return compile_in_background(graph, aliases, lower=_lowered)
 
 
 def _lowered(graph: Graph) -> Graph:

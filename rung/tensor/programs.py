@@ -11,6 +11,7 @@ from __future__ import annotations
 import struct
 from collections import OrderedDict
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from sys import getrefcount
 
 from rung.core.dtype import Scalar
@@ -18,10 +19,11 @@ from rung.core.errors import RungError
 from rung.core.source import Source
 from rung.ir.node import Graph
 from rung.ir.types import TensorType
+from rung.runtime.background import BackgroundCompile
 from rung.runtime.breath import NativeCall, Turn
 from rung.runtime.eager import EagerPlan
 from rung.runtime.program import CompiledGraph
-from rung.tensor.executor import Program, current_executor
+from rung.tensor.executor import Program, compiled_beside, current_executor
 from rung.tensor.leaf import LISTED, Buffer, new_buffer, tensor_type
 from rung.tensor.linear import Key, Linear, Step, build_graph
 
@@ -115,13 +117,24 @@ def _same_place(place: Source, before: Sequence[Step], now: Sequence[Step]) -> S
     return next(iter((*same, *near)), place)
 
 
+@dataclass(slots=True)
+class Coming:
+    """A program that takes over at look number `at`, and is compiled beside until then. `steps`:
+    those of the pending graph that `graph` was made of."""
+
+    at: float
+    graph: Graph
+    steps: Sequence[Step]
+    job: BackgroundCompile
+
+
 class Family:
     """The programs of one structure; for each constant the values seen, and if it is lifted.
 
     `looks`: how often it was computed without `jit`, `eager` the plan to do that op by op, and
-    `take_over` for each program the look at which it does instead (see `rung.tensor.tiers`)."""
+    `coming` the programs that will do it instead (see `rung.tensor.tiers`)."""
 
-    __slots__ = ("eager", "lifted", "looks", "programs", "seen", "take_over", "wait")
+    __slots__ = ("coming", "eager", "lifted", "looks", "programs", "seen", "wait")
 
     def __init__(self, num_constants: int) -> None:
         self.seen: list[set[Hashable]] = [set() for _ in range(num_constants)]
@@ -130,7 +143,7 @@ class Family:
         self.looks = 0
         self.wait = -1
         self.eager: EagerPlan | None = None
-        self.take_over: dict[Hashable, int] = {}
+        self.coming: dict[Hashable, Coming] = {}
 
     def note(self, constants: Sequence[Scalar]) -> None:
         """Remember the constants of a graph that has no program yet."""
@@ -179,28 +192,45 @@ def find_program(
     share a buffer."""
     if family is None:
         family = family_of(linear)
-    executor = current_executor()
-    pairs = tuple(aliases.items()) if aliases else ()
-    key = (executor, pairs, family.exact(linear.constants))
-    found = family.programs.get(key)
+    found = family.programs.get(program_key(family, linear, aliases))
     if found is None:
         family.note(linear.constants)
-        key = (executor, pairs, family.exact(linear.constants))
+        key = program_key(family, linear, aliases)
         found = family.programs.get(key)
         if found is None:
-            found = family.programs[key] = _compile(linear, family.lifted, aliases, name)
+            coming = family.coming.pop(key, None)
+            if coming is None:
+                graph, steps = build_graph(linear, family.lifted, name), linear.steps
+            else:
+                coming.job.wait()
+                graph, steps = coming.graph, coming.steps
+            found = family.programs[key] = _compile(graph, steps, len(linear.inputs), aliases)
     scalars = [v for v, lift in zip(linear.constants, family.lifted, strict=True) if lift]
     return found, scalars
 
 
+def program_key(family: Family, linear: Linear, aliases: Mapping[int, int]) -> Hashable:
+    """What a program of the family is known by."""
+    pairs = tuple(aliases.items()) if aliases else ()
+    return current_executor(), pairs, family.exact(linear.constants)
+
+
 def _compile(
-    linear: Linear, lifted: Sequence[bool], aliases: Mapping[int, int], name: str
+    graph: Graph, steps: Sequence[Step], num_inputs: int, aliases: Mapping[int, int]
 ) -> Runnable:
-    graph = build_graph(linear, lifted, name)
     program = current_executor()(graph, aliases)
     _num_compiled[0] += 1
-    scalars = [p.type for p in graph.params[len(linear.inputs) :]]
-    return Runnable(program, graph, scalars, linear.steps)
+    return Runnable(program, graph, [p.type for p in graph.params[num_inputs:]], steps)
+
+
+def compile_beside(
+    family: Family, linear: Linear, aliases: Mapping[int, int], name: str, wait: int
+) -> Coming:
+    """Begin to compile the program for a pending graph; it takes over `wait` looks from now."""
+    graph = build_graph(linear, family.lifted, name)
+    coming = Coming(family.looks + wait, graph, linear.steps, compiled_beside(graph, aliases))
+    family.coming[program_key(family, linear, aliases)] = coming
+    return coming
 
 
 def num_compiled() -> int:

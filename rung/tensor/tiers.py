@@ -10,6 +10,7 @@ on disk.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,11 +19,13 @@ import numpy as np
 from rung.core.settings import settings
 from rung.ir.types import TensorType
 from rung.ops.control import HOLDERS
+from rung.runtime.background import State
+from rung.runtime.copies import SUPPORTED
 from rung.runtime.eager import EagerPlan
 from rung.runtime.memory import ALIGNMENT
 from rung.tensor.leaf import Buffer, new_buffer
 from rung.tensor.linear import Linear
-from rung.tensor.programs import Family
+from rung.tensor.programs import Coming, Family, compile_beside, program_key
 
 START = 3
 """The look at which compiling begins."""
@@ -51,13 +54,31 @@ def eager_plan(family: Family, linear: Linear, aliases: Mapping[int, int]) -> Ea
     family.note(linear.constants)
     if family.looks < START:
         return family.eager
-    if family.wait < 0:
-        family.wait = _looks_to_wait(linear)
-    key = (tuple(aliases.items()), family.exact(linear.constants))
-    take_over = family.take_over.get(key)
-    if take_over is None:
-        take_over = family.take_over[key] = family.looks + family.wait
-    return family.eager if family.looks < take_over else None
+    key = program_key(family, linear, aliases)
+    if key in family.programs:
+        return None
+    coming = family.coming.get(key)
+    if coming is None:
+        if family.wait < 0:
+            family.wait = _looks_to_wait(linear)
+        coming = compile_beside(family, linear, aliases, "lazy", family.wait)
+    if family.looks < coming.at or _has_failed(coming):
+        return family.eager
+    return None
+
+
+def _has_failed(coming: Coming) -> bool:
+    """Whether a program that is to take over cannot: what it would do is done op by op for good."""
+    job = coming.job
+    if not SUPPORTED:
+        return False  # it is compiled here
+    job.wait()
+    if job.state is State.DONE:
+        return False
+    if coming.at < math.inf and settings().debug:
+        print(f"rung: stays eager: {job.error or job.state.value}", file=sys.stderr)
+    coming.at = math.inf
+    return True
 
 
 def _looks_to_wait(linear: Linear) -> int:
