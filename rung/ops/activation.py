@@ -10,7 +10,8 @@ from math import pi, sqrt
 
 from rung.core.errors import DomainError, RungError
 from rung.ir.node import Value
-from rung.ops.composite import composite, composite_with_jvp
+from rung.ops.composite import composite, composite_with_jvp, composite_with_kernel
+from rung.ops.eager import functions as kernels
 from rung.ops.elementwise import (
     absolute,
     divide,
@@ -29,14 +30,14 @@ from rung.ops.shorthand import as_type, number, require_float, times, wide
 from rung.ops.transcendental import exp, expm1, log1p, normal_cdf, tanh
 
 
-@composite
+@composite_with_kernel(lambda call: kernels.relu(call.types[0]))
 def relu(x: Value) -> Value:
     """x where it is positive, else 0; NaN stays. Any shape and number dtype."""
     zero = number(0, x)
     return where(less_equal(x, zero), zero, x)
 
 
-@composite
+@composite_with_kernel(lambda call: kernels.leaky_relu(call.types[0], call.number("slope")))
 def leaky_relu(x: Value, *, slope: float = 0.01) -> Value:
     """x where it is positive, else slope * x."""
     require_float("leaky_relu", "x", x)
@@ -71,7 +72,7 @@ def _sigmoid_jvp(x: Value, y: Value, dx: Value) -> Value:
     return as_type(multiply(slope, wide(dx)), x.dtype)
 
 
-@composite_with_jvp(_sigmoid_jvp)
+@composite_with_jvp(_sigmoid_jvp, eager=lambda call: kernels.sigmoid(call.types[0]))
 def sigmoid(x: Value) -> Value:
     """1 / (1 + exp(-x)). A derivative keeps the result y alone: it is y (1 - y)."""
     require_float("sigmoid", "x", x)
@@ -97,7 +98,7 @@ def softplus(x: Value, *, beta: float = 1.0) -> Value:
     return as_type(times(_softplus(times(wide(x), beta)), 1.0 / beta), x.dtype)
 
 
-@composite
+@composite_with_kernel(lambda call: kernels.silu(call.types[0]))
 def silu(x: Value) -> Value:
     """x * sigmoid(x), also called swish."""
     require_float("silu", "x", x)
@@ -113,7 +114,11 @@ def mish(x: Value) -> Value:
     return as_type(multiply(w, tanh(_softplus(w))), x.dtype)
 
 
-@composite
+@composite_with_kernel(
+    lambda call: kernels.gelu(call.types[0])
+    if call.static["approximate"] == "none"
+    else None
+)
 def gelu(x: Value, *, approximate: str = "none") -> Value:
     """x * Phi(x), Phi being the normal distribution function (Hendrycks and Gimpel, 2016);
     `approximate="tanh"` for the form with tanh that GPT-2 uses."""

@@ -7,16 +7,28 @@ from math import sqrt
 from rung.core.errors import RungError, ShapeError
 from rung.ir.node import Value
 from rung.ops.broadcast import broadcasted, reshaped
-from rung.ops.composite import composite
+from rung.ops.composite import Call, composite_with_kernel
 from rung.ops.contraction import dot_general
 from rung.ops.dropout import dropped
+from rung.ops.eager import functions as kernels
+from rung.ops.eager.elementwise import Kernel
 from rung.ops.elementwise import greater_equal, plus, where
 from rung.ops.families import add, require_same_dtype
 from rung.ops.shorthand import as_type, counting, number, require_float, times, wide
 from rung.ops.softmax import masked_softmax, softmax
 
 
-@composite
+def _rule(call: Call) -> Kernel | None:
+    """For attention without dropout."""
+    if call.number("dropout"):
+        return None
+    scale = call.static["scale"]
+    factor = 1 / sqrt(max(call.types[0].shape[-1], 1)) if scale is None else call.number("scale")
+    causal = bool(call.static["causal"])
+    return kernels.attention(call.types, call.names, causal, factor, call.exact)
+
+
+@composite_with_kernel(_rule)
 def attention(
     q: Value,
     k: Value,

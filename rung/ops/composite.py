@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ParamSpec, TypeVar
+from typing import Final, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -22,13 +22,14 @@ from rung.ir.interpret import interpret
 from rung.ir.node import (
     PARAMETER,
     Graph,
+    ParameterAttrs,
     Value,
     current_source,
     make_graph,
     parameter,
     provenance,
 )
-from rung.ir.op import Array, Attrs, Cost, Op
+from rung.ir.op import Array, Attrs, Cost, EagerKernel, Op
 from rung.ir.types import TensorType
 
 Static = bool | int | float | str | None | DType | tuple[int, ...] | tuple[tuple[int, int], ...]
@@ -46,6 +47,42 @@ class CompositeAttrs(Attrs):
     body: Graph
     static: tuple[tuple[str, Static], ...] = ()
     jvp: Graph | None = None
+
+
+@dataclass(frozen=True)
+class Call:
+    """A composite that is to be computed whole: the names and types of the operands that are given,
+    its static attributes, the types of its results, and the reference."""
+
+    names: tuple[str, ...]
+    types: Sequence[TensorType]
+    static: Mapping[str, Static]
+    results: Sequence[TensorType]
+    exact: Callable[..., tuple[Array, ...]]
+
+    def number(self, name: str) -> float:
+        """A static attribute that is a number."""
+        value = self.static[name]
+        assert isinstance(value, int | float)
+        return value
+
+    def whole(self, name: str) -> int:
+        """One that is a whole number."""
+        value = self.static[name]
+        assert isinstance(value, int)
+        return value
+
+    def dims(self, name: str) -> tuple[int, ...]:
+        """One that is a tuple of whole numbers."""
+        value = self.static[name]
+        assert isinstance(value, tuple)
+        return value  # type: ignore[return-value]
+
+
+CallRule = Callable[[Call], "EagerKernel | None"]
+"""How a composite is computed at once by a kernel of its own, where it has one."""
+_RULES: Final[dict[Graph, CallRule]] = {}
+"""The rules of composites by their bodies, so that a user's function of the same name has none."""
 
 
 def inline(body: Graph, inputs: Sequence[Value], via: str = "") -> tuple[Value, ...]:
@@ -95,6 +132,25 @@ def _decompose(attrs: Attrs, inputs: Sequence[Value]) -> Sequence[Value]:
     return inline(attrs.body, inputs, attrs.name)
 
 
+def _eager(
+    attrs: Attrs, ins: Sequence[TensorType], outs: Sequence[TensorType]
+) -> EagerKernel | None:
+    assert isinstance(attrs, CompositeAttrs)
+    rule = _RULES.get(attrs.body)
+    if rule is None:
+        return None
+    names = []
+    for p in attrs.body.params:
+        assert isinstance(p.node.attrs, ParameterAttrs)
+        names.append(p.node.attrs.name)
+    exact = functools.partial(_exact, attrs)
+    return rule(Call(tuple(names), ins, dict(attrs.static), outs, exact))
+
+
+def _exact(attrs: CompositeAttrs, *operands: Array) -> tuple[Array, ...]:
+    return _ref(attrs, operands)
+
+
 COMPOSITE = Op(
     name="composite",
     family="composite",
@@ -106,6 +162,7 @@ COMPOSITE = Op(
     doc="A named function of ops, kept whole until something asks for its decomposition.",
     attrs=CompositeAttrs,
     decompose=_decompose,
+    eager=_eager,
     blank={
         "axes": "decomposed before anything needs the index map",
         "jvp": "that of its body, or the one among its attributes",
@@ -123,18 +180,25 @@ def composite(function: Callable[P, R]) -> Callable[P, R]:
     keyword-only parameters are static attributes. The body is traced once per operand types and
     attributes. Errors of the body are raised at the call.
     """
-    return _builder(function, None)
+    return _builder(function, None, None)
+
+
+def composite_with_kernel(eager: CallRule) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """As `composite`, of a function that kernels of `eager` compute at once."""
+    return lambda function: _builder(function, None, eager)
 
 
 def composite_with_jvp(
-    jvp: Callable[..., Value],
+    jvp: Callable[..., Value], eager: CallRule | None = None
 ) -> Callable[[Callable[P, Value]], Callable[P, Value]]:
     """As `composite`, of a function of one result whose tangent is
     `jvp(operands…, result, tangents…)`, with the static attributes as keywords."""
-    return lambda function: _builder(function, jvp)
+    return lambda function: _builder(function, jvp, eager)
 
 
-def _builder(function: Callable[P, R], jvp: Callable[..., Value] | None) -> Callable[P, R]:
+def _builder(
+    function: Callable[P, R], jvp: Callable[..., Value] | None, eager: CallRule | None
+) -> Callable[P, R]:
     signature = inspect.signature(function)
     name = function.__name__
     bodies: dict[object, tuple[CompositeAttrs, bool]] = {}
@@ -153,6 +217,8 @@ def _builder(function: Callable[P, R], jvp: Callable[..., Value] | None) -> Call
             rule = None if jvp is None else _trace_jvp(functools.partial(jvp, **static), body)
             attrs = CompositeAttrs(name, body, tuple(static.items()), rule)
             found = bodies[key] = attrs, single
+            if eager is not None:
+                _RULES[body] = eager
         attrs, single = found
         inputs = tuple(v for v in operands.values() if isinstance(v, Value))
         results = COMPOSITE.build(inputs, attrs)

@@ -5,14 +5,20 @@ from __future__ import annotations
 from rung.core.errors import ShapeError
 from rung.ir.node import Value
 from rung.ops.broadcast import broadcasted
-from rung.ops.composite import composite
+from rung.ops.composite import composite_with_kernel
 from rung.ops.contraction import dot_general
+from rung.ops.eager import functions as kernels
+from rung.ops.eager.indexing import take as take_kernel
 from rung.ops.families import add
 from rung.ops.indexing import take
 from rung.ops.shorthand import require_shape
 
 
-@composite
+@composite_with_kernel(
+    lambda call: kernels.linear(
+        call.types[0], call.types[1], call.results[0], "bias" in call.names
+    )
+)
 def linear(x: Value, weight: Value, bias: Value | None = None) -> Value:
     """x[…, I] times the transposed weight[O, I], plus bias[O]: [..., O]."""
     if weight.type.rank != 2 or x.type.rank < 1 or x.shape[-1] != weight.shape[1]:
@@ -28,7 +34,7 @@ def linear(x: Value, weight: Value, bias: Value | None = None) -> Value:
     return add(y, broadcasted(bias, y.shape))
 
 
-@composite
+@composite_with_kernel(lambda call: take_kernel(call.types, call.results[0], 0))
 def embedding(weight: Value, index: Value) -> Value:
     """The rows of weight[V, D] at integer positions index[…]: [..., D]."""
     if weight.type.rank != 2:

@@ -8,7 +8,9 @@ from rung.core import dtype as dt
 from rung.core.errors import DTypeError, RungError, ShapeError
 from rung.ir.node import Value
 from rung.ops.broadcast import reduce_sum, spread
-from rung.ops.composite import composite, composite_with_jvp
+from rung.ops.composite import Call, composite_with_jvp, composite_with_kernel
+from rung.ops.eager import functions as kernels
+from rung.ops.eager.elementwise import Kernel
 from rung.ops.elementwise import (
     divide,
     equal,
@@ -35,7 +37,17 @@ from rung.ops.softmax import log_sum_exp
 from rung.ops.transcendental import log, log1p
 
 
-@composite
+def _cross_entropy_rule(call: Call) -> Kernel | None:
+    """For losses without weights of classes and smoothing."""
+    if "class_weights" in call.names or call.number("label_smoothing"):
+        return None
+    (logits, targets), ignored = call.types, call.whole("ignore_index")
+    skipped = ignored if dt.fits(ignored, targets.dtype) else None
+    dim = 0 if logits.rank == 1 else 1
+    return kernels.cross_entropy(logits, dim, skipped, str(call.static["reduction"]))
+
+
+@composite_with_kernel(_cross_entropy_rule)
 def cross_entropy(
     logits: Value,
     targets: Value,

@@ -19,7 +19,8 @@ from rung.ir.op import Array, Cost, Op, Sample
 from rung.ir.types import TensorType
 from rung.ops.accurate import added_wide
 from rung.ops.broadcast import reduce_sum, spread
-from rung.ops.composite import composite_with_jvp
+from rung.ops.composite import composite_with_jvp, composite_with_kernel
+from rung.ops.eager import functions as kernels
 from rung.ops.eager.reduction import euclidean
 from rung.ops.elementwise import (
     cancelling_vjp,
@@ -145,21 +146,35 @@ def _normalized_jvp(
 ) -> Value:
     """(dx - y mean(y dx)) / sqrt(mean(x²) + eps)."""
     mean = spread(averaged(multiply(y, dx), dims), dims, x.shape)
-    root = spread(_inverse_root(x, dims, eps, overflows), dims, x.shape)
+    root = spread(inverse_root(x, dims=dims, eps=eps, overflows=overflows), dims, x.shape)
     return multiply(subtract(dx, multiply(y, mean)), root)
 
 
-@composite_with_jvp(_normalized_jvp)
+@composite_with_jvp(
+    _normalized_jvp,
+    eager=lambda call: kernels.normalized(
+        call.types[0], call.dims("dims"), call.number("eps"), call.exact
+    ),
+)
 def normalized(
     x: Value, *, dims: tuple[int, ...], eps: float, overflows: bool = True
 ) -> Value:
     """x / sqrt(mean(x²) + eps) over `dims`, x being f32 or f64. `overflows`: squares of x can, as
     those of an f16 in f32 can not."""
     require_float("normalized", "x", x)
-    return multiply(x, spread(_inverse_root(x, dims, eps, overflows), dims, x.shape))
+    root = inverse_root(x, dims=dims, eps=eps, overflows=overflows)
+    return multiply(x, spread(root, dims, x.shape))
 
 
-def _inverse_root(c: Value, dims: tuple[int, ...], eps: float, overflows: bool) -> Value:
+@composite_with_kernel(
+    lambda call: kernels.inverse_root(
+        call.types[0], call.dims("dims"), call.number("eps"), call.exact
+    )
+)
+def inverse_root(
+    c: Value, *, dims: tuple[int, ...], eps: float, overflows: bool = True
+) -> Value:
+    """1 / sqrt(mean(c²) + eps) over `dims`, c being f32 or f64; `overflows`: see `normalized`."""
     mean = averaged(square(c), dims)
     total = plus(mean, eps)
     if not overflows:

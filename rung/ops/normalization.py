@@ -6,7 +6,8 @@ from rung.core import dtype as dt
 from rung.core.errors import ShapeError
 from rung.ir.node import Value
 from rung.ops.broadcast import broadcasted, reshaped, spread
-from rung.ops.composite import composite
+from rung.ops.composite import composite_with_kernel
+from rung.ops.eager import functions as kernels
 from rung.ops.elementwise import multiply, plus, subtract
 from rung.ops.families import add
 from rung.ops.norm import normalized
@@ -50,7 +51,11 @@ def _normalized(w: Value, x: Value, dims: tuple[int, ...], eps: float) -> Value:
     return normalized(w, dims=dims, eps=eps, overflows=x.dtype is not dt.float16)
 
 
-@composite
+@composite_with_kernel(
+    lambda call: kernels.layer_norm(
+        call.types[0], call.whole("num_dims"), call.number("eps"), call.names, call.exact
+    )
+)
 def layer_norm(
     x: Value,
     weight: Value | None = None,
@@ -66,7 +71,15 @@ def layer_norm(
     return as_type(_scaled(y, weight, bias), x.dtype)
 
 
-@composite
+@composite_with_kernel(
+    lambda call: kernels.normalized(
+        call.types[0],
+        tuple(range(call.types[0].rank))[-call.whole("num_dims") :],
+        call.number("eps"),
+        call.exact,
+        "weight" in call.names,
+    )
+)
 def rms_norm(
     x: Value, weight: Value | None = None, *, num_dims: int = 1, eps: float = 1e-6
 ) -> Value:
@@ -93,7 +106,11 @@ def _per_channel(y: Value, weight: Value | None, bias: Value | None) -> Value:
     return y
 
 
-@composite
+@composite_with_kernel(
+    lambda call: kernels.batch_norm(
+        call.types[0], call.number("eps"), call.names, call.exact
+    )
+)
 def batch_norm(
     x: Value, weight: Value | None = None, bias: Value | None = None, *, eps: float = 1e-5
 ) -> tuple[Value, ...]:
@@ -112,7 +129,11 @@ def batch_norm(
     return as_type(_per_channel(y, weight, bias), x.dtype), mean, variance
 
 
-@composite
+@composite_with_kernel(
+    lambda call: kernels.batch_norm_inference(
+        call.types[0], call.number("eps"), call.names
+    )
+)
 def batch_norm_inference(
     x: Value,
     mean: Value,
@@ -134,7 +155,11 @@ def batch_norm_inference(
     return as_type(_per_channel(y, None, bias), x.dtype)
 
 
-@composite
+@composite_with_kernel(
+    lambda call: kernels.group_norm(
+        call.types[0], call.whole("num_groups"), call.number("eps"), call.names, call.exact
+    )
+)
 def group_norm(
     x: Value,
     weight: Value | None = None,

@@ -5,7 +5,7 @@ The maximum that is taken away for safety is no part of the derivative.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -17,8 +17,10 @@ from rung.ir.op import Array, Sample
 from rung.ir.types import TensorType
 from rung.ops.accurate import added_wide
 from rung.ops.broadcast import reduce_sum, spread
-from rung.ops.composite import composite
+from rung.ops.composite import Call, composite_with_kernel
 from rung.ops.creation import full_like
+from rung.ops.eager import functions as kernels
+from rung.ops.eager.elementwise import Kernel
 from rung.ops.elementwise import divide, equal, isfinite, multiply, subtract, where
 from rung.ops.families import add, cost_per_element, require_dtype, structured
 from rung.ops.gradient import stop_gradient
@@ -93,6 +95,7 @@ softmax_op = structured(
     axes=None,
     jvp=_softmax_jvp,
     decompose=_softmax_body,
+    eager=lambda attrs, ins, outs: kernels.softmax(ins[0], attrs.dim),
     cost=cost_per_element(30),
     dtypes=dt.FLOATS,
     samples=_softmax_samples,
@@ -106,7 +109,19 @@ def softmax(x: Value, *, dim: int = -1) -> Value:
     return softmax_op(x, attrs=DimAttrs(normal_dim("softmax", dim, x.type)))
 
 
-@composite
+def _row_rule(
+    kernel: Callable[[TensorType, int], Kernel | None],
+) -> Callable[[Call], Kernel | None]:
+    """The rule of a function of the rows along the static attribute `dim`."""
+
+    def rule(call: Call) -> Kernel | None:
+        (x,) = call.types
+        return kernel(x, call.whole("dim") % x.rank)
+
+    return rule
+
+
+@composite_with_kernel(_row_rule(kernels.masked_softmax))
 def masked_softmax(x: Value, *, dim: int = -1) -> Value:
     """softmax of rows of which elements, or all, may be -inf: those give 0."""
     require_float("masked_softmax", "x", x)
@@ -120,7 +135,7 @@ def masked_softmax(x: Value, *, dim: int = -1) -> Value:
     return as_type(divide(e, _under(w, total, dim)), x.dtype)
 
 
-@composite
+@composite_with_kernel(_row_rule(kernels.log_softmax))
 def log_softmax(x: Value, *, dim: int = -1) -> Value:
     """log(softmax(x)) along `dim`."""
     require_float("log_softmax", "x", x)
@@ -131,7 +146,7 @@ def log_softmax(x: Value, *, dim: int = -1) -> Value:
     return as_type(subtract(shifted, _under(w, total, dim)), x.dtype)
 
 
-@composite
+@composite_with_kernel(_row_rule(kernels.logsumexp))
 def logsumexp(x: Value, *, dim: int = -1) -> Value:
     """log(sum(exp(x))) over `dim`, which goes; -inf for a row of only -inf, inf beside an inf."""
     require_float("logsumexp", "x", x)

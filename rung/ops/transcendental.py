@@ -20,7 +20,7 @@ from rung.ir.node import Value
 from rung.ir.op import Array, Attrs, Facts, Op
 from rung.ops.creation import full_like, zeros_like
 from rung.ops.eager.elementwise import by_function, in_double, inverse_root, power_rule
-from rung.ops.eager.special import ERF, NORMAL, by_rational
+from rung.ops.eager.special import erf_rule, normal_rule
 from rung.ops.elementwise import (
     cancelling_vjp,
     divide,
@@ -407,7 +407,7 @@ erf: Op = unary(
     derivative=lambda x, y, dx: multiply(
         dx, scale(exp(negative(square(x))), 2 / math.sqrt(math.pi))
     ),
-    eager=by_rational(_erf, ERF),
+    eager=erf_rule(_erf),
     flops=20,
     facts=Facts(monotone=1),
 )
@@ -425,7 +425,7 @@ normal_cdf: Op = unary(
     derivative=lambda x, y, dx: multiply(
         dx, scale(exp(scale(square(x), -0.5)), 1 / math.sqrt(2 * math.pi))
     ),
-    eager=by_rational(_normal_cdf, NORMAL),
+    eager=normal_rule(_normal_cdf),
     flops=20,
     facts=Facts(monotone=1),
 )
