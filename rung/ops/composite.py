@@ -85,6 +85,11 @@ _RULES: Final[dict[Graph, CallRule]] = {}
 """The rules of composites by their bodies, so that a user's function of the same name has none."""
 
 
+def claim(body: Graph, rule: CallRule) -> None:
+    """Have the composites of this body computed at once by the kernels of `rule`."""
+    _RULES[body] = rule
+
+
 def inline(body: Graph, inputs: Sequence[Value], via: str = "") -> tuple[Value, ...]:
     """The outputs of `body` with `inputs` for its parameters, as nodes of the line being executed,
     made by `via` if that is given. Raises GraphError if a type is not that of the parameter."""
@@ -218,7 +223,7 @@ def _builder(
             attrs = CompositeAttrs(name, body, tuple(static.items()), rule)
             found = bodies[key] = attrs, single
             if eager is not None:
-                _RULES[body] = eager
+                claim(body, eager)
         attrs, single = found
         inputs = tuple(v for v in operands.values() if isinstance(v, Value))
         results = COMPOSITE.build(inputs, attrs)

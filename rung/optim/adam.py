@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 from rung.core import dtype as dt
 from rung.core.errors import RungError
+from rung.ops.eager import optimizers as kernels
 from rung.optim.optimizer import (
     Group,
     Optimizer,
@@ -64,7 +65,7 @@ class _Moments(Optimizer):
         return m, v
 
 
-@composed
+@composed(eager=lambda call: kernels.adam(call.types, call.static))
 def adam(
     grad: Tensor,
     p: Tensor,

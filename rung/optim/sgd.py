@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rung.core.errors import RungError
+from rung.ops.eager import optimizers as kernels
 from rung.optim.optimizer import Group, Optimizer, Pairs, Params, Rate, accumulated
 from rung.tensor import elementwise as e
 from rung.tensor.composed import composed
@@ -60,7 +61,7 @@ class SGD(Optimizer):
 _STATIC = ("momentum", "dampening", "weight_decay", "nesterov", "maximize")
 
 
-@composed
+@composed(eager=lambda call: kernels.sgd(call.types, call.static))
 def sgd(
     grad: Tensor,
     lr: Tensor,

@@ -18,7 +18,7 @@ from rung.ir.node import (
     topological_order,
 )
 from rung.ir.types import TensorType
-from rung.ops.composite import COMPOSITE, CompositeAttrs
+from rung.ops.composite import COMPOSITE, CallRule, CompositeAttrs, claim
 from rung.tensor.state import (
     TensorState,
     graph_value,
@@ -36,10 +36,19 @@ _MAX_BODIES = 1 << 12
 Results = tuple["Tensor", ...]
 
 
-def composed(function: Callable[..., Sequence[Tensor]]) -> Callable[..., Results]:
-    """`function` of tensors (by position) and plain hashable values (by keyword) as one node of its
+def composed(
+    eager: CallRule,
+) -> Callable[[Callable[..., Sequence[Tensor]]], Callable[..., Results]]:
+    """A function of tensors (by position) and plain hashable values (by keyword) as one node of its
     name; what it computes must depend on these alone. It gives a sequence of tensors, and is run
-    once for each kind of arguments, without following gradients."""
+    once for each kind of arguments, without following gradients. `eager` is the rule of its
+    kernel."""
+    return lambda function: _composed(function, eager)
+
+
+def _composed(
+    function: Callable[..., Sequence[Tensor]], eager: CallRule
+) -> Callable[..., Results]:
     bodies: dict[Any, tuple[CompositeAttrs, tuple[TensorType, ...]]] = {}
     name = function.__name__.strip("_")
 
@@ -52,6 +61,7 @@ def composed(function: Callable[..., Sequence[Tensor]]) -> Callable[..., Results
             if len(bodies) >= _MAX_BODIES:
                 bodies.clear()
             bodies[key] = found
+            claim(found[0].body, eager)
         attrs, types = found
         values = tuple([graph_value(t) for t in tensors])
         there = sources()

@@ -11,11 +11,18 @@ import numpy as np
 import pytest
 from op_cases import type_of
 
+import rung
 from rung.core import dtype as dt
 from rung.ir.interpret import evaluate
 from rung.ir.node import Node, Value, parameter
 from rung.ir.op import Array
 from rung.ops import activation, attention, linear, loss, norm, normalization, softmax
+from rung.ops.composite import composite
+from rung.ops.elementwise import negative
+from rung.optim.adam import adam
+from rung.optim.sgd import sgd
+from rung.runtime.eager import graph_plan
+from rung.tensor.state import graph_value
 from tests.ops.test_eager import LAYOUTS
 
 Function = Callable[..., Value | tuple[Value, ...]]
@@ -226,9 +233,6 @@ def test_extreme_values(call: Call):
 
 def test_a_user_function_of_the_same_name_has_no_kernel():
     """A kernel belongs to a body, not to a name."""
-    from rung.ops.composite import composite
-    from rung.ops.elementwise import negative
-
     @composite
     def relu(x: Value) -> Value:
         return negative(x)
@@ -242,3 +246,50 @@ def test_16_bit_floats_have_none():
     x = parameter(0, "x", type_of(np.ones((3, 4), dt.bfloat16.numpy)))
     for function in (activation.relu, activation.silu, softmax.softmax, normalization.rms_norm):
         assert kernel_of(function(x).node) is None
+
+
+# ---- optimizers
+
+
+@pytest.mark.parametrize("shape", [(5,), (40, 70)])
+@pytest.mark.parametrize("options", [{}, {"weight_decay": 0.1, "maximize": True}])
+@pytest.mark.parametrize("dtype", ["f32", "f64"])
+def test_adam_gives_the_bits_of_its_body(shape: tuple[int, ...], options: dict[str, float], dtype):
+    for beta1 in (0.9, 0.3):
+        given = {"eps": 1e-8, "weight_decay": 0.0, "amsgrad": False, "maximize": False} | options
+        given |= {"beta1": beta1, "beta2": 0.999, "decoupled": False}
+        check_bits(adam, (shape,) * 4 + ((), ()), given, dtype, ("f64", "f64"))
+
+
+@pytest.mark.parametrize("shape", [(5,), (40, 70)])
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_sgd_gives_the_bits_of_its_body(shape: tuple[int, ...], momentum: float, nesterov: bool):
+    buffers = (shape,) if momentum else ()
+    given = {"momentum": momentum, "dampening": 0.0, "weight_decay": 0.1, "maximize": False}
+    given["nesterov"] = nesterov
+    check_bits(sgd, (shape, (), (), shape, *buffers), given, "f32", ("f64", "i64"), scalars=(1, 2))
+
+
+def check_bits(function, shapes, static, dtype, scalar_dtypes, scalars=None):
+    """The kernel of a composite of tensors, against its body."""
+    places = scalars or (len(shapes) - 2, len(shapes) - 1)
+    kinds = [dtype] * len(shapes)
+    for at, kind in zip(places, scalar_dtypes, strict=True):
+        kinds[at] = kind
+    rng = np.random.default_rng(0)
+    arrays = [
+        np.asarray(np.abs(rng.standard_normal(s)) + 0.1).astype(dt.as_dtype(k).numpy)
+        for s, k in zip(shapes, kinds, strict=True)
+    ]
+    node = graph_value(function(*map(rung.asarray, arrays), **static)[0]).node
+    kernel = kernel_of(node)
+    assert kernel is not None
+    before = [a.copy() for a in arrays]
+    with np.errstate(all="ignore"):
+        made = results(kernel(*arrays))
+        body, scalars = graph_plan(node.attrs.body)
+        wanted = body.run(arrays, scalars)
+    for ours, theirs in zip(made, wanted, strict=True):
+        assert ours.tobytes() == theirs.tobytes()
+    assert all(a.tobytes() == b.tobytes() for a, b in zip(arrays, before, strict=True))
