@@ -269,6 +269,7 @@ from rung.tensor.picking import (
     unravel_index,
 )
 from rung.tensor.products import einsum, matmul, outer, tensordot, vecdot
+from rung.tensor.programs import recompiles
 from rung.tensor.random import Generator, manual_seed, rand, randint, randn, randperm
 from rung.tensor.reductions import (
     all,

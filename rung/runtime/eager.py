@@ -111,9 +111,7 @@ class EagerPlan:
         return [values[n] for n in self.outputs]
 
 
-def _rows(
-    steps: Sequence[Step], types: Sequence[TensorType], outputs: set[int]
-) -> list[_Row]:
+def _rows(steps: Sequence[Step], types: Sequence[TensorType], outputs: set[int]) -> list[_Row]:
     last: dict[int, int] = {}
     for at, step in enumerate(steps):
         for a in step[2]:

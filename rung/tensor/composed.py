@@ -46,9 +46,7 @@ def composed(
     return lambda function: _composed(function, eager)
 
 
-def _composed(
-    function: Callable[..., Sequence[Tensor]], eager: CallRule
-) -> Callable[..., Results]:
+def _composed(function: Callable[..., Sequence[Tensor]], eager: CallRule) -> Callable[..., Results]:
     bodies: dict[Any, tuple[CompositeAttrs, tuple[TensorType, ...]]] = {}
     name = function.__name__.strip("_")
 

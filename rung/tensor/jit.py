@@ -22,7 +22,6 @@ import numpy as np
 
 from rung.core.arguments import at_least
 from rung.core.errors import DomainError, TraceError
-from rung.core.settings import settings
 from rung.core.wrapper import Wrapper
 from rung.ir.node import sources
 from rung.ir.types import TensorType
@@ -32,6 +31,7 @@ from rung.tensor.compiled import Compiled, compile_trace
 from rung.tensor.guards import same
 from rung.tensor.leaf import Placeholder, leaf_value, tensor_type
 from rung.tensor.operate import borrowed
+from rung.tensor.programs import note_compiling
 from rung.tensor.reads import Recorder
 from rung.tensor.state import TensorState, buffer_of, new_tensor, state
 from rung.tensor.trace import Trace
@@ -284,8 +284,7 @@ class Jit(Wrapper, Generic[P, R]):
     def _note_reason(self, signature: _Signature) -> None:
         reason = self._reason(signature)
         self._reasons.append(reason)
-        if settings().debug >= 1:
-            print(f"rung: jit {self.name}: {reason}", file=sys.stderr)
+        note_compiling(f"jit {self.name}: {reason}")
 
     def _reason(self, new: _Signature) -> str:
         if not self._entries:

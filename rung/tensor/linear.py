@@ -22,10 +22,29 @@ from rung.ops.creation import ConstantAttrs, constant
 from rung.tensor.leaf import LEAF, Buffer, LeafAttrs, Placeholder
 from rung.tensor.ruled import TRANSPARENT, behind, without_rules
 
-Key = tuple[Any, ...]
+
+class Key:
+    """The structure of a pending graph, with its hash."""
+
+    __slots__ = ("_hash", "parts")
+
+    def __init__(self, parts: tuple[Any, ...]) -> None:
+        self.parts = parts
+        self._hash = hash(parts)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Key) and self._hash == other._hash and self.parts == other.parts
+
+
 Step = tuple[Op, Attrs, tuple[int, ...], Source, int, tuple[TensorType, ...]]
 """op, attributes, numbers of its operands, source, number of its first result, their types."""
 _CONSTANT = "constant"
+
+
+_EMPTY = Key(())
 
 
 class Linear:
@@ -51,7 +70,7 @@ class Linear:
         self.constants: list[Scalar] = []
         self.constant_steps: list[int] = []
         self.outputs: list[int] = []
-        self.key: Key = ()
+        self.key = _EMPTY
 
 
 def linearize(values: Sequence[Value], realized: Mapping[int, Buffer]) -> Linear:
@@ -81,7 +100,7 @@ class _Walk:
                 self._visit(value)
         outputs = [numbers[v] for v in values]
         self.linear.outputs = outputs
-        self.linear.key = (*self.key, tuple(outputs))
+        self.linear.key = Key((*self.key, tuple(outputs)))
 
     def _visit(self, value: Value) -> None:
         numbers, realized = self.numbers, self.realized
@@ -111,7 +130,9 @@ class _Walk:
                 continue
             stack.pop()
             if through:
-                numbers[top] = self._operand(needed[0])
+                behind_it = needed[0]
+                number = numbers.get(behind_it)
+                numbers[top] = self._number(behind_it) if number is None else number
             else:
                 self._step(node)
 
@@ -133,35 +154,40 @@ class _Walk:
             self.key.append(value.type)
         self.numbers[value] = number
 
-    def _operand(self, value: Value) -> int:
-        """The number of an operand. A number (a constant, perhaps repeated) gets steps of its own
-        for each use: whether two uses have equal values must not change the structure."""
-        number = self.numbers.get(value)
-        if number is not None:
-            return number
-        self._step(value.node)
-        return self.numbers.pop(value)
+    def _number(self, value: Value) -> int:
+        """The number of an operand that is a number (a constant, perhaps repeated). It gets steps
+        of its own for each use: whether two uses have equal values must not change the
+        structure."""
+        node = value.node
+        if node.op is not broadcast_to:
+            return self._append(node, ())
+        return self._append(node, (self._append(node.inputs[0].node, ()),))
 
     def _step(self, node: Node) -> None:
-        numbers, linear, op = self.numbers, self.linear, node.op
-        try:
-            operands = tuple([numbers[v] for v in node.inputs])
-        except KeyError:
-            operands = tuple([self._operand(v) for v in node.inputs])
-        attrs: Any = node.attrs
+        numbers, operands = self.numbers, []
+        for v in node.inputs:
+            number = numbers.get(v)
+            operands.append(self._number(v) if number is None else number)
+        number = self._append(node, tuple(operands))
+        for result in node.results:
+            numbers[result] = number
+            number += 1
+
+    def _append(self, node: Node, operands: tuple[int, ...]) -> int:
+        """Add a step; the number of its first result."""
+        linear, op, attrs, types = self.linear, node.op, node.attrs, node.types
         if op is constant:
-            linear.constants.append(attrs.value)
+            linear.constants.append(attrs.value)  # type: ignore[attr-defined]
             linear.constant_steps.append(len(linear.steps))
-            self.key.append((constant, attrs.dtype))
+            self.key.append((constant, attrs.dtype))  # type: ignore[attr-defined]
         else:
             if op in HOLDERS:
                 attrs = without_rules(attrs)
             self.key.append((op, attrs, operands))
-        types = node.types
-        linear.steps.append((op, attrs, operands, node.source, self.total, types))
-        for number, result in enumerate(node.results, self.total):
-            numbers[result] = number
+        number = self.total
+        linear.steps.append((op, attrs, operands, node.source, number, types))
         self.total += len(types)
+        return number
 
 
 _MAYBE_NUMBERS = frozenset((constant, broadcast_to))

@@ -36,7 +36,7 @@ from rung.tensor.leaf import (
 from rung.tensor.linear import Linear, linearize, rebuild
 from rung.tensor.programs import Family, family_of, find_program
 from rung.tensor.ruled import TRANSPARENT, behind
-from rung.tensor.tiers import eager_plan, run_eagerly
+from rung.tensor.tiers import comes_eagerly, eager_plan, run_eagerly
 
 if TYPE_CHECKING:
     from rung.tensor.state import TensorState
@@ -254,7 +254,7 @@ def _compute(targets: Sequence[TensorState]) -> bool:
     found = [t._value for t in targets]
     if found != values:
         return False  # or now
-    family = family_of(linear)
+    family = family_of(linear, lasting=not comes_eagerly())
     aliases = _aliases(linear, targets, positions)
     plan = eager_plan(family, linear, aliases)
     if plan is not None or not aliases:

@@ -9,13 +9,15 @@ ones.
 from __future__ import annotations
 
 import struct
-from collections import OrderedDict
+import sys
+from collections import OrderedDict, deque
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from sys import getrefcount
 
 from rung.core.dtype import Scalar
 from rung.core.errors import RungError
+from rung.core.settings import settings
 from rung.core.source import Source
 from rung.ir.node import Graph
 from rung.ir.types import TensorType
@@ -29,6 +31,7 @@ from rung.tensor.linear import Key, Linear, Step, build_graph
 
 LIFT_AFTER = 3
 _MAX_FAMILIES = 2048
+_MAX_ONCE = 1 << 16
 _KEPT_BYTES = 1 << 16  # outputs up to this size are kept ready for the next run
 _KEPT = 3
 
@@ -168,19 +171,48 @@ def _bits(value: Scalar) -> Hashable:
     return struct.pack("<d", value) if isinstance(value, float) else value
 
 
+_notes: deque[str] = deque(maxlen=1000)
+
+
+def note_compiling(text: str) -> None:
+    """Remember that something is compiled, and why; the setting `debug` has it told at once."""
+    _notes.append(text)
+    if settings().debug >= 1:
+        print(f"rung: {text}", file=sys.stderr)
+
+
+def recompiles() -> list[str]:
+    """What this process has compiled so far, and why, the last thousand: programs that have come
+    often without `jit`, with the look from which on they are fused, and traces of functions under
+    `jit`."""
+    return list(_notes)
+
+
 _families: OrderedDict[Key, Family] = OrderedDict()
+_once: set[int] = set()
 _num_compiled = [0]
 
 
-def family_of(linear: Linear) -> Family:
-    """What is known of the structure of a pending graph."""
-    family = _families.get(linear.key)
-    if family is None:
-        family = _families[linear.key] = Family(len(linear.constants))
-        if len(_families) > _MAX_FAMILIES:
-            _families.popitem(last=False)
-    elif len(_families) > _MAX_FAMILIES // 2:  # to make it the latest takes another hash of the key
-        _families.move_to_end(linear.key)
+def family_of(linear: Linear, lasting: bool = True) -> Family:
+    """What is known of the structure of a pending graph. Of one that has not come before only its
+    hash is kept, unless it is `lasting`: many come once, and never again."""
+    key = linear.key
+    family = _families.get(key)
+    if family is not None:
+        if len(_families) > _MAX_FAMILIES // 2:
+            _families.move_to_end(key)
+        return family
+    family = Family(len(linear.constants))
+    if not lasting and hash(key) not in _once:
+        if len(_once) >= _MAX_ONCE:
+            _once.clear()
+        _once.add(hash(key))
+        return family
+    if not lasting:
+        family.looks = 1
+    _families[key] = family
+    if len(_families) > _MAX_FAMILIES:
+        _families.popitem(last=False)
     return family
 
 
@@ -228,6 +260,11 @@ def compile_beside(
 ) -> Coming:
     """Begin to compile the program for a pending graph; it takes over `wait` looks from now."""
     graph = build_graph(linear, family.lifted, name)
+    place = linear.steps[-1][3].describe() if linear.steps else ""
+    note_compiling(
+        f"{name}: {len(linear.steps)} ops have come {family.looks} times, and are fused from time "
+        f"{family.looks + wait} on: {place}"
+    )
     coming = Coming(family.looks + wait, graph, linear.steps, compiled_beside(graph, aliases))
     family.coming[program_key(family, linear, aliases)] = coming
     return coming
@@ -241,3 +278,4 @@ def num_compiled() -> int:
 def clear_programs() -> None:
     """Forget all programs of this process (those on disk stay)."""
     _families.clear()
+    _once.clear()

@@ -10,7 +10,6 @@ on disk.
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,7 +24,7 @@ from rung.runtime.eager import EagerPlan
 from rung.runtime.memory import ALIGNMENT
 from rung.tensor.leaf import Buffer, new_buffer
 from rung.tensor.linear import Linear
-from rung.tensor.programs import Coming, Family, compile_beside, program_key
+from rung.tensor.programs import Coming, Family, compile_beside, note_compiling, program_key
 
 START = 3
 """The look at which compiling begins."""
@@ -37,18 +36,23 @@ _COPIED = 4096
 """Results from this size on lie where vectors do."""
 
 
+def comes_eagerly() -> bool:
+    """Whether a structure that is new is computed op by op."""
+    found = settings()
+    return found.tier != "fused" and not found.interpret
+
+
 def eager_plan(family: Family, linear: Linear, aliases: Mapping[int, int]) -> EagerPlan | None:
     """The plan to compute a pending graph op by op; None where a fused program is to. To be called
     once for each look."""
-    tier = settings().tier
-    if tier == "fused" or settings().interpret or family.wait == 0:
+    if family.wait == 0 or not comes_eagerly():
         return None
     if family.eager is None:
         if any(step[0] in HOLDERS for step in linear.steps):  # a loop is not run op by op
             family.wait = 0
             return None
         family.eager = EagerPlan(linear.inputs, linear.steps, linear.outputs)
-    if tier == "eager":
+    if settings().tier == "eager":
         return family.eager
     family.looks += 1
     family.note(linear.constants)
@@ -75,8 +79,8 @@ def _has_failed(coming: Coming) -> bool:
     job.wait()
     if job.state is State.DONE:
         return False
-    if coming.at < math.inf and settings().debug:
-        print(f"rung: stays eager: {job.error or job.state.value}", file=sys.stderr)
+    if coming.at < math.inf:
+        note_compiling(f"lazy: not fused, but computed op by op: {job.error or job.state.value}")
     coming.at = math.inf
     return True
 
