@@ -26,6 +26,7 @@ from rung.core.settings import configure
 
 GENERATORS = {
     "graphs": "random graphs through every level",
+    "eager": "random graphs op by op, by the kernels of NumPy",
     "operands": "every function on repeated, aliased, broadcast, empty, strided and 0-d operands",
     "styles": "one program run eagerly, lazily, under jit, in loops and under vmap",
     "extremes": "every function at 0, tiny, huge, infinite, NaN and saturated arguments",

@@ -33,6 +33,7 @@ from rung.kernel.text import kernel_text
 from rung.ops.elementwise import DTypeAttrs
 from rung.ops.parse import parse
 from rung.rules.pipeline import PIPELINE
+from rung.runtime.eager import graph_plan
 from rung.runtime.memory import aligned_empty
 from rung.runtime.program import CompiledGraph, CompiledKernel, compile_graph
 from rung.runtime.script import Script, compile_program
@@ -306,6 +307,25 @@ def fixed_inputs(drawn: RandomGraph) -> frozenset[int]:
     return frozenset(free[::2] or free)
 
 
+# ---- NumPy's kernels
+
+
+def check_eager(drawn: RandomGraph, truth: Truth) -> list[Mismatch]:
+    """Mismatches of the graph op by op, which must leave its inputs alone."""
+    plan, scalars = graph_plan(drawn.graph)
+    inputs = [np.array(a, order="C") for a in drawn.inputs]
+    for a in inputs:
+        a.flags.writeable = False
+    with np.errstate(all="ignore"):
+        outputs = [np.asarray(a) for a in plan.run(inputs, scalars)]
+    wrong = [
+        Mismatch("eager", k, f"is {a.dtype}{list(a.shape)}, not {t}")
+        for k, (a, t) in enumerate(zip(outputs, plan.types, strict=True))
+        if a.dtype != t.dtype.numpy or a.shape != t.shape
+    ]
+    return wrong or truth.check("eager", outputs)
+
+
 # ---- all of them
 
 
@@ -314,7 +334,8 @@ def check_levels(drawn: RandomGraph, kernels: bool = True) -> list[Mismatch]:
     kernels, naive and scheduled, and the text of every level."""
     truth = Truth(drawn)
     lowered, _ = run_passes(drawn.graph, PIPELINE)
-    found = truth.check("simplified graph", run_graph(lowered, drawn.inputs))
+    found = check_eager(drawn, truth)
+    found += truth.check("simplified graph", run_graph(lowered, drawn.inputs))
     compiled = compile_program(lowered, drawn.aliases)
     found += truth.check("machine code", run_machine(compiled, drawn))
     if isinstance(compiled, Script):

@@ -24,6 +24,11 @@ def show(seed: int) -> str:
     if found:
         kind = kind_of(found[0])
         drawn = shrink(drawn, lambda d: any(kind_of(f) == kind for f in failures(d)))
+    return "\n".join([graph_text_of(drawn), *(failures(drawn) if found else ())])
+
+
+def graph_text_of(drawn: RandomGraph) -> str:
+    """The graph with its inputs."""
     with np.printoptions(threshold=60, linewidth=100):
         inputs = [f"x{i} = {a!r}" for i, a in enumerate(drawn.inputs)]
     return "\n".join(
@@ -32,7 +37,6 @@ def show(seed: int) -> str:
             *inputs,
             f"exact: {[drawn.exact.get(v, False) for v in drawn.graph.outputs]}",
             f"aliases: {drawn.aliases}",
-            *(failures(drawn) if found else ()),
         ]
     )
 
