@@ -8,6 +8,7 @@ equal expressions are the same object; build them with the functions below, whic
 from __future__ import annotations
 
 import hashlib
+import operator
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import gcd
@@ -68,6 +69,19 @@ class Var(Expr):
         return self.name
 
 
+class Size(Expr):
+    """A size of the program (i64), the same throughout a run: `low` <= value <= `high`. Terms of
+    linear forms may be products with sizes, written by `imul` with the sizes last."""
+
+    __slots__ = ("high", "low", "name")
+    name: str
+    low: int
+    high: int
+
+    def __repr__(self) -> str:
+        return self.name
+
+
 class Const(Expr):
     """A constant of any dtype."""
 
@@ -120,6 +134,17 @@ def var(name: str, extent: int) -> Var:
     if found is None:
         found = Var()
         found.name, found.extent, found.dtype = name, extent, dt.int64
+        Expr._table[key] = found
+    return found  # type: ignore[return-value]
+
+
+def size(name: str, low: int, high: int) -> Size:
+    """The size `name` within [low, high], of which no value is negative."""
+    key = (Size, name, low, high)
+    found = Expr._table.get(key)
+    if found is None:
+        found = Size()
+        found.name, found.low, found.high, found.dtype = name, low, high, dt.int64
         Expr._table[key] = found
     return found  # type: ignore[return-value]
 
@@ -189,6 +214,8 @@ def _bounds(e: Expr) -> tuple[int, int] | None:
         return (int(e.value), int(e.value)) if e.dtype.is_integer else None
     if isinstance(e, Var):
         return (0, max(e.extent - 1, 0))
+    if isinstance(e, Size):
+        return (e.low, e.high)
     if isinstance(e, Read):
         return _dtype_range(e.dtype)
     if isinstance(e, Call) and e.op == "cast":
@@ -207,10 +234,11 @@ def _bounds(e: Expr) -> tuple[int, int] | None:
     if e.op == "multiply":
         corners = [x * y for x in a for y in b]
         return (min(corners), max(corners))
-    if e.op == "floor_divide" and b[0] == b[1] > 0:
-        return (a[0] // b[0], a[1] // b[0])
-    if e.op == "remainder" and b[0] == b[1] > 0:
-        return a if a[0] >= 0 and a[1] < b[0] else (0, b[0] - 1)
+    if e.op == "floor_divide" and b[0] > 0:
+        corners = [x // y for x in a for y in b]
+        return (min(corners), max(corners))
+    if e.op == "remainder" and b[0] > 0:
+        return a if a[0] >= 0 and a[1] < b[0] else (0, b[1] - 1)
     if e.op == "minimum":
         return (min(a[0], b[0]), min(a[1], b[1]))
     if e.op == "maximum":
@@ -275,16 +303,21 @@ def _recombine_one(terms: dict[Expr, int]) -> dict[Expr, int] | None:
         if not (isinstance(t, Call) and t.op == "remainder"):
             continue
         x, d = t.args
-        if isinstance(d, Const) and d.value > 0:
-            quotient = ifloordiv(x, int(d.value))
-            if terms.get(quotient) == c * int(d.value):
-                merged = {k: v for k, v in terms.items() if k is not t and k is not quotient}
-                inner, constant = linear_terms(x)
-                if constant:
-                    continue
-                for k, v in inner.items():
-                    merged[k] = merged.get(k, 0) + v * c
-                return {k: v for k, v in merged.items() if v}
+        if is_sized(d):
+            quotient: Expr = _product(raw_call("floor_divide", (x, d), dt.int64), d)
+            whole = c
+        elif isinstance(d, Const) and d.value > 0:
+            quotient, whole = ifloordiv(x, int(d.value)), c * int(d.value)
+        else:
+            continue
+        if terms.get(quotient) == whole:
+            merged = {k: v for k, v in terms.items() if k is not t and k is not quotient}
+            inner, constant = linear_terms(x)
+            if constant:
+                continue
+            for k, v in inner.items():
+                merged[k] = merged.get(k, 0) + v * c
+            return {k: v for k, v in merged.items() if v}
     return None
 
 
@@ -335,10 +368,85 @@ def isub(a: Expr, b: Expr | int) -> Expr:
     return from_terms(terms, constant)
 
 
-def imul(a: Expr, factor: int) -> Expr:
-    """a * factor on indices."""
+def imul(a: Expr, factor: int | Expr) -> Expr:
+    """a * factor on indices. A factor that is no number is a polynomial of sizes."""
     terms, constant = linear_terms(a)
-    return from_terms({t: c * factor for t, c in terms.items() if c * factor}, constant * factor)
+    if isinstance(factor, Const):
+        factor = int(factor.value)
+    if isinstance(factor, int):
+        scaled = {t: c * factor for t, c in terms.items() if c * factor}
+        return from_terms(scaled, constant * factor)
+    others, other = linear_terms(factor)
+    total: dict[Expr | None, int] = {}
+    for t, c in (*terms.items(), (None, constant)):
+        for u, d in (*others.items(), (None, other)):
+            product = t if u is None else u if t is None else _product(t, u)
+            total[product] = total.get(product, 0) + c * d
+    constant = total.pop(None, 0)
+    return from_terms({t: c for t, c in total.items() if t is not None and c}, constant)
+
+
+def is_sized(e: Expr) -> bool:
+    """Whether an index expression has one value in a run, but is not a constant."""
+    return not (isinstance(e, Const) or free_variables(e) or reads_data(e))
+
+
+def sized_value(e: Expr, sizes: Mapping[Size, int]) -> int:
+    """The value of an expression of sizes."""
+    values: dict[Expr, int] = {}
+    for x in postorder(e):
+        if isinstance(x, Size):
+            values[x] = sizes[x]
+        elif isinstance(x, Const):
+            values[x] = int(x.value)
+        else:
+            assert isinstance(x, Call)
+            values[x] = PLAIN[x.op](*[values[a] for a in x.args])
+    return values[e]
+
+
+PLAIN: dict[str, Callable[[int, int], int]] = {
+    "add": operator.add,
+    "subtract": operator.sub,
+    "multiply": operator.mul,
+    "minimum": min,
+    "maximum": max,
+    "floor_divide": operator.floordiv,
+    "remainder": operator.mod,
+    "less": operator.lt,
+    "less_equal": operator.le,
+    "greater": operator.gt,
+    "greater_equal": operator.ge,
+    "equal": operator.eq,
+    "not_equal": operator.ne,
+    "logical_and": operator.and_,
+    "logical_or": operator.or_,
+}
+"""Index arithmetic on numbers."""
+
+
+def factors(term: Expr) -> tuple[Expr | None, tuple[Expr, ...]]:
+    """A term of a linear form as what varies (None: nothing) times what does not."""
+    fixed: list[Expr] = []
+    rest: Expr = term
+    while isinstance(rest, Call) and rest.op == "multiply" and is_sized(rest.args[1]):
+        fixed.append(rest.args[1])
+        rest = rest.args[0]
+    if is_sized(rest):
+        return None, (*fixed, rest)
+    return rest, tuple(fixed)
+
+
+def _product(a: Expr, b: Expr) -> Expr:
+    """The product of two terms, what does not vary in canonical order behind what does."""
+    first, fixed = factors(a)
+    second, more = factors(b)
+    varying = [x for x in (first, second) if x is not None]
+    parts = [*varying, *sorted((*fixed, *more), key=order_key)]
+    product = parts[0]
+    for x in parts[1:]:
+        product = raw_call("multiply", (product, x), dt.int64)
+    return product
 
 
 def _split_multiple(a: Expr, d: int) -> tuple[Expr, Expr]:
@@ -376,6 +484,14 @@ def ifloordiv(a: Expr, d: int) -> Expr:
         inner = rest.args[1]
         if isinstance(inner, Const):  # (x // a) // b = x // (a * b)
             return iadd(whole, ifloordiv(rest.args[0], int(inner.value) * d))
+    terms, constant = linear_terms(rest)
+    if len(terms) == 1 and is_sized(rest):
+        ((term, scale),) = terms.items()
+        if scale == 1 and isinstance(term, Call) and term.op == "floor_divide":
+            x, by = term.args
+            if isinstance(by, Const):  # (x // c + k) // d = (x + c * k) // (c * d)
+                c = int(by.value)
+                return iadd(whole, ifloordiv(iadd(x, c * constant), c * d))
     parts = _coarse_part(rest, d)
     if parts is not None:  # (g * coarse + fine) // d = coarse // (d / g)
         return iadd(whole, ifloordiv(parts[0], d // parts[2]))
@@ -513,6 +629,8 @@ def rebuild(e: Call, args: tuple[Expr, ...]) -> Expr:
                 return imod(args[0], d)
         if e.op == "multiply" and isinstance(args[1], Const):
             return imul(args[0], int(args[1].value))
+        if e.op == "multiply" and is_sized(args[1]):
+            return imul(args[0], args[1])
     if e.dtype.is_bool and len(args) == 2 and all(a.dtype is dt.int64 for a in args):
         return compare(e.op, args[0], args[1])
     if e.op == "logical_and":

@@ -150,7 +150,7 @@ def choose_tiles(
         ),
         key=lambda t: (
             t.blocks
-            * _tile_cost(rows // t.blocks, columns, t.height, t.vectors, lanes)
+            * tile_cost(rows // t.blocks, columns, t.height, t.vectors, lanes)
             * _imbalance(-(-columns // lanes), t.vectors, groups * t.blocks, cores)
             * (BLOCK_COST if t.blocks > 1 else 1.0)
             * (FAR_COST if rows // t.blocks > cached_rows else 1.0),
@@ -173,7 +173,7 @@ def _imbalance(vectors: int, width: int, groups: int, cores: int) -> float:
     return max(loads) * cores / (groups * vectors)
 
 
-def _tile_cost(rows: int, columns: int, height: int, vectors: int, lanes: int) -> float:
+def tile_cost(rows: int, columns: int, height: int, vectors: int, lanes: int) -> float:
     """Predicted time of all tiles for one term of the sum, in multiply-adds: the edges have tiles
     of their own size; a step costs its multiply-adds (at least 8, to hide their latency) and shows
     a part of its loads (a vector is asked for ahead as well)."""
@@ -276,7 +276,7 @@ class ContractionTiling:
         other, when enough row tiles use it or it would not be vectors at all."""
         if self.staged:
             return
-        for r in _panel_reads(self.c.right, self.c.columns[-1], self.found.reduce):
+        for r in panel_reads(self.c.right, self.c.columns[-1], self.found.reduce):
             contiguous = stride(r, self.c.columns[-1]) == 1
             if contiguous and self.rows.extent < PACK_ROWS:
                 continue
@@ -294,7 +294,7 @@ class ContractionTiling:
 
     def _pack_rows(self, at: str, m0: str) -> None:
         """Copy the rows of a block, tile after tile, where the second-level cache keeps them."""
-        for r in _panel_reads(self.c.left, self.c.rows[-1], self.found.reduce):
+        for r in panel_reads(self.c.left, self.c.rows[-1], self.found.reduce):
             assert isinstance(r.source, Buffer)
             name = self._fresh(f"a_{r.source.name}")
             self.s.do(Pack(r.source.name, at, (m0, *self.reduce, self.m), name))
@@ -384,10 +384,10 @@ class ContractionTiling:
         machine, width = self.s.machine, self.tiles.vectors * self.lanes
         far = rows * row_bytes >= FAR * machine.l2_bytes and columns >= 3 * width
         axes = (*self.c.batch, *self.c.rows, *self.c.columns, *self.reduce)
-        reads = _panel_reads(self.c.left, self.c.rows[-1], self.found.reduce)
+        reads = panel_reads(self.c.left, self.c.rows[-1], self.found.reduce)
         if not far or len(axes) != 3 or len(reads) != 1 or self._is_read_twice(reads[0]):
             return 0
-        panels = _panel_reads(self.c.right, self.c.columns[-1], self.found.reduce)
+        panels = panel_reads(self.c.right, self.c.columns[-1], self.found.reduce)
         plain = all(variables(r) <= {*self.c.columns, self.found.reduce[-1].axis} for r in panels)
         if not plain or any(map(self._is_read_twice, panels)):
             return 0
@@ -403,7 +403,7 @@ class ContractionTiling:
         of them."""
         column = self.c.columns[-1]
         outer = {v.name for v in self.c.batch}
-        for r in _panel_reads(self.c.right, column, self.found.reduce):
+        for r in panel_reads(self.c.right, column, self.found.reduce):
             free = {v.name for v in variables(r)}
             reduce = [k.axis.name for k in self.found.reduce if k.axis.name in free]
             plain = free == {column.name, *reduce} and not outer
@@ -426,7 +426,7 @@ class ContractionTiling:
         """Lay the factor that is broadcast out as the tiles read it, one after the other, where
         `panels` are enough for its cost or its own layout is slow to read."""
         row, last = self.c.rows[-1], self.found.reduce[-1].axis
-        for r in _panel_reads(self.c.left, row, self.found.reduce):
+        for r in panel_reads(self.c.left, row, self.found.reduce):
             assert isinstance(r.source, Buffer)
             free = {v.name for v in variables(r)} | set(self.block)
             outer = [v.name for v in (*self.c.batch, *self.c.rows[:-1]) if v.name in free]
@@ -576,7 +576,7 @@ def _dense(e: Read | Store | Accumulate, a: Var, b: Var) -> bool:
     return outer is not None and inner is not None and outer == inner * b.extent
 
 
-def _panel_reads(right: Expr, column: Var, reduce: Iterable[For]) -> list[Read]:
+def panel_reads(right: Expr, column: Var, reduce: Iterable[For]) -> list[Read]:
     """The reads of the vector factor that move with the columns and the reduction."""
     inner = {x.axis for x in reduce}
     found = [e for e in walk(right) if isinstance(e, Read)]

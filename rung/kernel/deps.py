@@ -7,13 +7,15 @@ pinned by every conflicting pair has independent iterations.
 The equation "both touch the same element" is, per dim, sum(coefficient * delta) + offset = 0 over
 the differences of loop variables. It falls apart into groups that must each be zero: where the
 larger coefficients have a greatest common divisor g and the rest stays within (-g, g), both are.
+So it is with coefficients that are products of sizes: what stays below n is apart from what is
+multiplied with n.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from math import gcd, inf
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from math import gcd, inf, isinf
 
 from rung.ir.expr import (
     Call,
@@ -22,8 +24,16 @@ from rung.ir.expr import (
     Read,
     Var,
     bounds,
+    const,
+    factors,
+    from_terms,
+    iadd,
     ifloordiv,
+    imul,
+    is_sized,
+    isub,
     linear_terms,
+    raw_call,
     variables,
     walk,
 )  # fmt: skip
@@ -122,13 +132,16 @@ def conflicts(first: list[Access], second: list[Access]) -> Iterator[tuple[Acces
 @dataclass(frozen=True, slots=True)
 class Delta:
     """A part of the equation: `scale` times a difference within [low, high]. `term` is what
-    differs; `parts` are what it is made of, scaled as in the equation."""
+    differs; `parts` are what it is made of, scaled as in the equation. With sizes, the difference
+    is multiplied with `times` as well, and is at most `most`."""
 
     scale: int
     low: float
     high: float
     term: Expr | None = None
     parts: tuple[Delta, ...] = ()
+    times: Expr | None = None
+    most: Expr | None = None
 
     @property
     def reach(self) -> float:
@@ -164,6 +177,10 @@ def _recombined(zero: set[Expr], sides: _Sides) -> set[Expr]:
             x = t.args[0]
             if ifloordiv(x, int(t.args[1].value)) in zero:
                 more |= {x} | (_zero_terms(*sides.equation(x, x)) or set())
+        elif isinstance(t, Call) and t.op == "remainder" and is_sized(t.args[1]):
+            x = t.args[0]
+            if raw_call("floor_divide", t.args, t.dtype) in zero:
+                more |= {x} | (_zero_terms(*sides.equation(x, x)) or set())
     return more
 
 
@@ -174,6 +191,7 @@ class _Sides:
         self, loops_a: tuple[For, ...], loops_b: tuple[For, ...], written: frozenset[Buffer]
     ) -> None:
         self.loops_a = loops_a
+        self.extents_a = {f.axis: f.extent for f in loops_a}
         self.extents_b = {f.axis: f.extent for f in loops_b}
         self.varying = {f.axis for f in (*loops_a, *loops_b)}
         self.written = written
@@ -184,18 +202,30 @@ class _Sides:
         terms_a, constant_a = linear_terms(e)
         terms_b, constant_b = (terms_a, constant_a) if f is e else linear_terms(f)
         deltas: list[Delta] = []
-        for t in {**terms_a, **terms_b}:
-            p, q = terms_a.get(t, 0), terms_b.get(t, 0)
-            low, high = _range(t)
-            if self._is_fixed(t):
-                if p != q:
-                    deltas.append(Delta(p - q, low, high))
-            elif p == q:
-                deltas.append(Delta(p, low - high, high - low, t))
+        steps_a, steps_b = _steps(terms_a), _steps(terms_b)
+        for x in {**steps_a, **steps_b}:
+            p, q = steps_a.get(x, const(0)), steps_b.get(x, const(0))
+            low, high = (1, 1) if x is None else _range(x)
+            most = const(1) if x is None else self._most(x, low, high)
+            if x is None or self._is_fixed(x):
+                deltas.append(_scaled(Delta(1, low, high, most=most), isub(p, q)))
+            elif p is q:
+                deltas.append(_scaled(Delta(1, low - high, high - low, x, most=most), p))
             else:
-                deltas += [Delta(p, low, high), Delta(-q, low, high)]
+                deltas.append(_scaled(Delta(1, low, high, most=most), p))
+                deltas.append(_scaled(Delta(-1, low, high, most=most), q))
         deltas = self._with_composites([d for d in deltas if d.scale])
         return sorted(deltas, key=lambda d: -abs(d.scale)), constant_a - constant_b
+
+    def _most(self, x: Expr, low: float, high: float) -> Expr | None:
+        """The greatest value of `x`, and of a difference of its values, in terms of sizes."""
+        if isinstance(x, Var):
+            extent = self.extents_a.get(x)
+            if extent is not None and extent is self.extents_b.get(x) and is_sized(extent):
+                return isub(extent, 1)
+        if isinf(low) or isinf(high):
+            return None
+        return const(int(max(abs(low), abs(high), high - low)))
 
     def _is_fixed(self, t: Expr) -> bool:
         """Whether a term has one value throughout."""
@@ -204,20 +234,23 @@ class _Sides:
     def _with_composites(self, deltas: list[Delta]) -> list[Delta]:
         """Join f*outer + inner, where the extent of inner keeps it below n, into one term with
         reach n - 1."""
-        for loop in self.loops_a:
+        for loop in reversed(self.loops_a):
             end = None if isinstance(loop.extent, Const) else ragged_end(loop.extent)
             if end is None or self.extents_b.get(loop.axis) is not loop.extent:
                 continue
-            by_term = {d.term: d for d in deltas if d.term is not None}
-            inner = by_term.get(loop.axis)
-            if inner is None:
-                continue
-            _, outer, n = end
-            parts = [by_term[t] for t in outer if t in by_term]
-            if parts and all(d.scale == inner.scale * outer[t] for t, d in _named(parts)):
-                parts.append(inner)
-                joined = Delta(inner.scale, 1 - n, n - 1, parts=tuple(parts))
-                deltas = [d for d in deltas if d not in parts] + [joined]
+            for inner in [d for d in deltas if d.term is loop.axis]:
+                alike = [d for d in deltas if d.times is inner.times]
+                by_term = {d.term: d for d in alike if d.term is not None}
+                _, outer, n = end
+                parts = [by_term[t] for t in outer if t in by_term]
+                if parts and all(d.scale == inner.scale * outer[t] for t, d in _named(parts)):
+                    parts.append(inner)
+                    _, high = _range(n)
+                    most, times = isub(n, 1), inner.times
+                    joined = Delta(
+                        inner.scale, 1 - high, high - 1, None, tuple(parts), times, most
+                    )
+                    deltas = [d for d in deltas if d not in parts] + [joined]
         return deltas
 
 
@@ -234,21 +267,51 @@ def _sources(t: Expr) -> set[object]:
     return set() if isinstance(t, Var) else {r.source for r in walk(t) if isinstance(r, Read)}
 
 
-def ragged_end(extent: Expr) -> tuple[int, dict[Expr, int], int] | None:
-    """(f, X, n) where `extent` is min(f, n - X) with X a linear form; else None."""
+def _steps(terms: Mapping[Expr, int]) -> dict[Expr | None, Expr]:
+    """What each term that varies is multiplied with, a number or made of sizes; None stands for 1,
+    if it is multiplied with sizes."""
+    found: dict[Expr | None, Expr] = {}
+    for t, c in terms.items():
+        x, fixed = factors(t)
+        step: Expr = const(c)
+        for n in fixed:
+            step = imul(step, n)
+        found[x] = iadd(found[x], step) if x in found else step
+    return found
+
+
+def _scaled(delta: Delta, step: Expr) -> Delta:
+    """A difference multiplied with `step`."""
+    if isinstance(step, Const):
+        return replace(delta, scale=delta.scale * int(step.value))
+    terms, constant = linear_terms(step)
+    g = gcd(*terms.values(), constant)
+    g = -g if max(terms.values()) < 0 else g
+    times = from_terms({t: c // g for t, c in terms.items()}, constant // g)
+    return replace(delta, scale=delta.scale * g, times=times)
+
+
+def ragged_end(extent: Expr) -> tuple[int, dict[Expr, int], Expr] | None:
+    """(f, X, n) where `extent` is min(f, n - X) with X a linear form and n a number or made of
+    sizes; else None."""
     if not (isinstance(extent, Call) and extent.op == "minimum"):
         return None
     for limit, rest in (extent.args, extent.args[::-1]):
         if isinstance(limit, Const) and not isinstance(rest, Const):
             terms, n = linear_terms(rest)
-            if n > 0 and all(c < 0 for c in terms.values()):
-                return int(limit.value), {t: -c for t, c in terms.items()}, n
+            whole = from_terms({t: c for t, c in terms.items() if is_sized(t)}, n)
+            terms = {t: c for t, c in terms.items() if not is_sized(t)}
+            some = is_sized(whole) or n > 0
+            if some and terms and all(c < 0 for c in terms.values()):
+                return int(limit.value), {t: -c for t, c in terms.items()}, whole
     return None
 
 
 def _zero_terms(deltas: list[Delta], offset: int) -> set[Expr] | None:
     """The terms that must not differ; None when there is no solution. `deltas` by falling
     coefficient."""
+    if any(d.times is not None for d in deltas):
+        return _zero_sized(deltas, offset)
     still: set[Expr] = {d.term for d in deltas if not d.reach and d.term is not None}
     if any(not d.reach for d in deltas):  # axes of one iteration
         found = _zero_terms([d for d in deltas if d.reach], offset)
@@ -273,8 +336,53 @@ def _zero_terms(deltas: list[Delta], offset: int) -> set[Expr] | None:
         return set()
     (only,) = deltas
     if only.parts:
-        return _zero_terms(sorted(only.parts, key=lambda d: -abs(d.scale)), 0)
+        parts = [replace(d, times=None) for d in only.parts]
+        return _zero_terms(sorted(parts, key=lambda d: -abs(d.scale)), 0)
     return set() if only.term is None else {only.term}
+
+
+def _zero_sized(deltas: list[Delta], offset: int) -> set[Expr] | None:
+    """The same where some are multiplied with sizes: those that share a product of sizes are zero
+    by themselves where the others stay below it."""
+    for times in dict.fromkeys(d.times for d in deltas if d.times is not None):
+        group = [d for d in deltas if d.times is times]
+        rest = [d for d in deltas if d.times is not times]
+        reach: Expr = const(abs(offset))
+        for d in rest:
+            if d.most is None:
+                break
+            most = imul(d.most, abs(d.scale))
+            reach = iadd(reach, most if d.times is None else imul(most, d.times))
+        else:
+            g = gcd(*(d.scale for d in group))
+            if not _is_below(reach, imul(times, g)):
+                continue
+            first = _zero_terms([replace(d, times=None) for d in group], 0)
+            second = _zero_terms(rest, offset)
+            return None if first is None or second is None else first | second
+    return set()
+
+
+def _is_below(a: Expr, b: Expr) -> bool:
+    """Whether a < b for all sizes. A remainder is at most what is divided, and so is a quotient
+    times its divisor."""
+    for smooth in (False, True):
+        if smooth:
+            terms, constant = linear_terms(a)
+            a = const(constant)
+            for t, c in terms.items():
+                x, scale = t, c
+                if isinstance(t, Call) and t.op in ("remainder", "floor_divide") and c > 0:
+                    d = t.args[1]
+                    if t.op == "remainder":
+                        x = t.args[0]
+                    elif isinstance(d, Const) and c % int(d.value) == 0:
+                        x, scale = t.args[0], c // int(d.value)
+                a = iadd(a, imul(x, scale))
+        limits = bounds(isub(a, b))
+        if limits is not None and limits[1] < 0:
+            return True
+    return False
 
 
 def _span(deltas: list[Delta], offset: int) -> tuple[float, float]:

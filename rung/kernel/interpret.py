@@ -8,7 +8,6 @@ that depends on it. `batch=False` runs everything one by one.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -20,7 +19,18 @@ import numpy as np
 from rung.core import dtype as dt
 from rung.core.dtype import DType
 from rung.core.errors import IndexingError, LoweringError, ShapeError
-from rung.ir.expr import Call, Const, Expr, Read, Var, postorder
+from rung.ir.expr import (
+    PLAIN,
+    Call,
+    Const,
+    Expr,
+    Read,
+    Size,
+    Var,
+    is_sized,
+    postorder,
+    sized_value,
+)  # fmt: skip
 from rung.ir.op import NO_ATTRS, Op
 from rung.kernel.deps import carried
 from rung.kernel.loop import (
@@ -66,25 +76,6 @@ CONCRETE: dict[str, np.ufunc] = {
 }
 
 
-PLAIN: dict[str, Callable[[int, int], int]] = {
-    "add": operator.add,
-    "subtract": operator.sub,
-    "multiply": operator.mul,
-    "minimum": min,
-    "maximum": max,
-    "floor_divide": operator.floordiv,
-    "remainder": operator.mod,
-    "less": operator.lt,
-    "less_equal": operator.le,
-    "greater": operator.gt,
-    "greater_equal": operator.ge,
-    "equal": operator.eq,
-    "not_equal": operator.ne,
-    "logical_and": operator.and_,
-    "logical_or": operator.or_,
-}
-
-
 def _is_index(dtype: DType) -> bool:
     return dtype is dt.int64 or dtype is dt.bool_
 
@@ -95,7 +86,8 @@ def _is_index_arithmetic(e: Call) -> bool:
         return False
     if e.op not in ("floor_divide", "remainder"):
         return True
-    return isinstance(e.args[1], Const) and e.args[1].value != 0
+    divisor = e.args[1]
+    return is_sized(divisor) or (isinstance(divisor, Const) and divisor.value != 0)
 
 
 @cache
@@ -116,21 +108,26 @@ def interpret(
     scalars: Scalars | None = None,
     batch: bool = True,
     hostile: bool = False,
+    sizes: Sequence[int] = (),
 ) -> None:
     """Run `kernel` on one array for each of `kernel.params`, of the buffer's shape and dtype; those
-    that it writes change. `hostile` runs parallel loops backwards and vector loops a statement at a
-    time without looking whether that is right.
+    that it writes change. `sizes` are the values of `kernel.sizes`. `hostile` runs parallel loops
+    backwards and vector loops a statement at a time without looking whether that is right.
 
     Raises ShapeError for an array that does not fit, IndexingError for an access outside of a
     buffer."""
     if len(arrays) != len(kernel.params):
         raise ShapeError(f"{kernel.name}: {len(arrays)} arrays for {len(kernel.params)} parameters")
+    values = dict(zip(kernel.sizes, sizes, strict=True))
     storage: dict[Buffer, Storage] = {}
     for buffer, array in zip(kernel.params, arrays, strict=True):
-        if array.shape != buffer.shape or array.dtype != buffer.dtype.numpy:
+        many = buffer.elements
+        shape = buffer.shape if many is None else (sized_value(many, values),)
+        if array.shape != shape or array.dtype != buffer.dtype.numpy:
             raise ShapeError(f"{kernel.name}: {buffer!r} is given {array.dtype}{array.shape}")
         storage[buffer] = Storage(array, 0)
-    run = Run(scalars or scalar_functions(), _depth(kernel.body), batch, hostile, storage)
+    functions = scalars or scalar_functions()
+    run = Run(functions, _depth(kernel.body), batch, hostile, storage, values)
     with np.errstate(all="ignore"):
         run.stmt(kernel.body, Frame())
 
@@ -173,6 +170,7 @@ class Run:
     batch: bool
     hostile: bool
     storage: dict[Buffer, Storage]
+    sizes: Mapping[Size, int] = field(default_factory=dict)
     flows: dict[For, bool] = field(default_factory=dict)
 
     # -- statements
@@ -369,6 +367,8 @@ class Run:
             if e not in frame.axes:
                 raise LoweringError(f"axis {e.name} is used outside of its loop")
             return frame.axes[e]
+        if isinstance(e, Size):
+            return self.sizes[e]
         if isinstance(e, Read):
             return self.read(e, frame, values)
         assert isinstance(e, Call)

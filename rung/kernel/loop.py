@@ -31,7 +31,7 @@ from weakref import WeakValueDictionary
 
 from rung.core.dtype import DType
 from rung.core.source import Source
-from rung.ir.expr import Const, Expr, Var, const, free_variables
+from rung.ir.expr import Expr, Size, Var, bounds, const, free_variables
 
 
 def is_name(text: str) -> bool:
@@ -110,13 +110,17 @@ class Buffer(Record):
     role: `input`, `output`, `inout` (updated in place) and `temp` (between phases; allocated by
     the plan) are parameters of the kernel. `scratch` lives in the thread's scratch block within a
     phase, `register` must end up in registers: all its indices are constant once loops are unrolled
-    and vectorized."""
+    and vectorized.
+
+    elements: how many elements a parameter of one dim has, where that depends on the sizes of the
+    kernel; `shape` is then the most."""
 
     name: str
     dtype: DType
     shape: tuple[int, ...]
     role: str
     strides: tuple[int, ...] = ()
+    elements: Expr | None = None
 
     def __post_init__(self) -> None:
         if not is_name(self.name):
@@ -131,6 +135,12 @@ class Buffer(Record):
             return 0
         last = sum((n - 1) * s for n, s in zip(self.shape, self.strides, strict=True))
         return (last + 1) * self.dtype.itemsize
+
+    @property
+    def least_bytes(self) -> int:
+        """Bytes of the block whatever the sizes are."""
+        limits = None if self.elements is None else bounds(self.elements)
+        return self.nbytes if limits is None else max(limits[0], 0) * self.dtype.itemsize
 
     def __repr__(self) -> str:
         return f"{self.name}: {self.role} {self.dtype}[{', '.join(map(str, self.shape))}]"
@@ -171,12 +181,12 @@ class Block(Stmt):
 
 @dataclass(frozen=True, eq=False)
 class For(Stmt):
-    """`for axis in kind(extent)`. `extent` is a number or, inside a split with a ragged end, an
-    index expression (at most `axis.extent`).
+    """`for axis in kind(extent)`. `extent` is a number or, inside a split with a ragged end and
+    where sizes are not known, an index expression (at most `axis.extent`).
 
     kind: `serial`; `parallel` (only outermost of a phase; iterations are independent); `unroll`
-    (expanded in the code; constant extent); `vector` (one SIMD operation; constant extent; `lanes`
-    is the width that the machine vector is rounded up to, lanes at or beyond `extent` are masked).
+    (expanded in the code; constant extent); `vector` (one SIMD operation; `lanes` is the width that
+    the machine vector is rounded up to, lanes at or beyond `extent` are masked).
     Iterations of a `vector` loop are independent, but for `Accumulate` into a place that does not
     depend on the axis, which is a reduction over the lanes by a fixed tree."""
 
@@ -249,13 +259,15 @@ class Prefetch(Stmt):
 class Kernel(Record):
     """A named function over `params` (input, output, inout and temp buffers).
 
-    `sources` are the user's lines it came from; `schedule` are the steps applied, as text."""
+    `sources` are the user's lines it came from; `schedule` are the steps applied, as text. A kernel
+    with `sizes` runs for all their values within their limits."""
 
     name: str
     params: tuple[Buffer, ...]
     body: Block
     sources: tuple[Source, ...] = ()
     schedule: tuple[str, ...] = field(default=())
+    sizes: tuple[Size, ...] = ()
 
     @property
     def phases(self) -> tuple[Stmt, ...]:
@@ -283,11 +295,11 @@ def scratch_offsets(kernel: Kernel) -> dict[Buffer, int]:
     return offsets
 
 
-def grid(phase: Stmt) -> int:
+def grid(phase: Stmt) -> Expr:
     """Number of parallel tiles of a phase (1 when its outermost statement is not parallel)."""
     if not (isinstance(phase, For) and phase.kind == "parallel"):
-        return 1
-    return int(phase.extent.value) if isinstance(phase.extent, Const) else phase.axis.extent
+        return const(1)
+    return phase.extent
 
 
 def children(s: Stmt) -> tuple[Stmt, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from rung.ir.expr import (
+    Const,
     Expr,
     Var,
     compare,
@@ -16,7 +17,9 @@ from rung.ir.expr import (
     iminimum,
     imod,
     imul,
+    is_sized,
     isub,
+    raw_call,
     transform,
     var,
 )  # fmt: skip
@@ -38,6 +41,7 @@ from rung.kernel.rewrite import (
     block,
     constant_extent,
     loops_named,
+    replace_loops,
     substitute_stmt,
     when,
 )  # fmt: skip
@@ -83,7 +87,9 @@ class Split(Step):
 
     def _exact(self, loop: For) -> bool:
         extent = constant_extent(loop)
-        return extent is not None and (extent % self.factor == 0 or extent < self.factor)
+        if extent is None:
+            return imod(loop.extent, self.factor) is const(0)
+        return extent % self.factor == 0 or extent < self.factor
 
 
 @dataclass(frozen=True)
@@ -94,7 +100,7 @@ class Fuse(Step):
             for j in range(10):      ->       y[t//10, t%10] = 0.0
                 y[i, j] = 0.0
 
-    The inner extent must be a constant."""
+    The extents must be constants, or made of sizes: then the divisor is."""
 
     name = "fuse"
     outer: str
@@ -110,19 +116,27 @@ class Fuse(Step):
         inside = loop.body.stmts[0] if len(loop.body.stmts) == 1 else None
         if not isinstance(inside, For) or inside.axis.name != self.inner:
             self.fail(f"loop {self.inner!r} is not all there is in loop {self.outer!r}")
-        n, m = constant_extent(inside), constant_extent(loop)
-        if n is None or m is None:
+        n, m = inside.extent, loop.extent
+        if any(not isinstance(e, Const) and not is_sized(e) for e in (n, m)):
             self.fail(
                 f"the extent of {self.outer!r} or {self.inner!r} is not a constant",
                 fix="fuse before the split that makes it ragged, or peel first",
             )
         if loop.kind == "vector" or inside.kind not in ("serial", loop.kind):
             self.fail(f"a {inside.kind} loop in a {loop.kind} loop cannot become one")
-        axis = var(self.into, n * m)
-        if not n:
+        axis = var(self.into, inside.axis.extent * loop.axis.extent)
+        if not inside.axis.extent:
             return Block(())
-        mapping: dict[Var, Expr] = {loop.axis: ifloordiv(axis, n), inside.axis: imod(axis, n)}
-        return For(axis, const(n * m), block(substitute_stmt(inside.body, mapping)), loop.kind)
+        quotient, rest = _divided(axis, n)
+        mapping: dict[Var, Expr] = {loop.axis: quotient, inside.axis: rest}
+        return For(axis, imul(m, n), block(substitute_stmt(inside.body, mapping)), loop.kind)
+
+
+def _divided(e: Expr, by: Expr) -> tuple[Expr, Expr]:
+    """Quotient and remainder of an index by a number, or by what is made of sizes."""
+    if isinstance(by, Const):
+        return ifloordiv(e, int(by.value)), imod(e, int(by.value))
+    return raw_call("floor_divide", (e, by), e.dtype), raw_call("remainder", (e, by), e.dtype)
 
 
 @dataclass(frozen=True)
@@ -190,10 +204,12 @@ class Branch(Step):
                                                                 for k in range(64):
                                                                     for i1 in range(2): ...
 
-    A loop of constant extent stays."""
+    A loop of constant extent stays. With sizes, the last block has as many iterations as are left;
+    `rest` names its axis, if given."""
 
     name = "branch"
     axis: str
+    rest: str = ""
 
     def rewrite(self, kernel: Kernel) -> Kernel:
         self.require(kernel, self.axis)
@@ -217,34 +233,47 @@ class Branch(Step):
         return with_body(s, block(body))
 
     def _ragged(self, s: Stmt) -> list[Expr]:
-        found = [x.extent for x in loops_named(s, self.axis) if constant_extent(x) is None]
-        return list(dict.fromkeys(found))
+        found = dict.fromkeys(x.extent for x in loops_named(s, self.axis))
+        return [e for e in found if not isinstance(e, Const) and not is_sized(e)]
 
     def _two_ways(
-        self, loop: For, body: Stmt, extent: Expr, f: int, outer: dict[Expr, int], n: int
+        self, loop: For, body: Stmt, extent: Expr, f: int, outer: dict[Expr, int], n: Expr
     ) -> Stmt:
         if any(c % f for c in outer.values()):
             self.fail(f"the extent of {self.axis!r} is not made of whole blocks of {f}")
         tile = from_terms({t: c // f for t, c in outer.items()}, 0)
-        full = tightened(_with_extent(body, extent, f))
-        if n % f == 0:
+        full = tightened(_with_extent(body, extent, const(f)))
+        num_full, left = ifloordiv(n, f), imod(n, f)
+        if left is const(0):
             return full
-        rest = tightened(_with_extent(body, extent, n % f))
+        rest = tightened(_with_extent(body, extent, left))
+        if self.rest:
+            rest = _renamed(rest, self.axis, self.rest)
         if tile is loop.axis:
-            rest = substitute_stmt(rest, {loop.axis: const(n // f)})
-        is_full = compare("less", tile, n // f)
-        return block(when(is_full, full), when(compare("greater_equal", tile, n // f), rest))
+            rest = substitute_stmt(rest, {loop.axis: num_full})
+        is_full = compare("less", tile, num_full)
+        return block(when(is_full, full), when(compare("greater_equal", tile, num_full), rest))
 
 
-def _with_extent(s: Stmt, old: Expr, new: int) -> Stmt:
-    """`s` with the extent `old` being the number `new`."""
+def _renamed(s: Stmt, old: str, new: str) -> Stmt:
+    """`s` with the loops over one axis over another one."""
+
+    def renamed(loop: For) -> Stmt:
+        axis = var(new, loop.axis.extent)
+        return replace(loop, axis=axis, body=block(substitute_stmt(loop.body, {loop.axis: axis})))
+
+    return replace_loops(s, old, renamed)
+
+
+def _with_extent(s: Stmt, old: Expr, new: Expr) -> Stmt:
+    """`s` with the extent `old` being `new`."""
     if isinstance(s, Block):
         return block(*[_with_extent(c, old, new) for c in s.stmts])
     if isinstance(s, If):
         return with_body(s, block(_with_extent(s.body, old, new)))
     if not isinstance(s, For):
         return s
-    extent = transform(s.extent, lambda e: const(new) if e is old else None)
+    extent = transform(s.extent, lambda e: new if e is old else None)
     return For(s.axis, extent, block(_with_extent(s.body, old, new)), s.kind, s.lanes)
 
 
@@ -276,9 +305,9 @@ class Vectorize(Step):
 
         for j1 in range(7): ...   ->   for j1 in vector(7, lanes=8): ...
 
-    The extent must be a constant of at most `lanes`; lanes beyond it are masked. Iterations must be
-    independent, or accumulate into a place that does not depend on the axis (a reduction over the
-    lanes by a fixed tree)."""
+    The extent must be at most `lanes`; lanes beyond it are masked. Iterations must be independent,
+    or accumulate into a place that does not depend on the axis (a reduction over the lanes by a
+    fixed tree)."""
 
     name = "vectorize"
     axis: str
@@ -290,9 +319,7 @@ class Vectorize(Step):
         return self.on_loops(kernel, self.axis, self._vectorize)
 
     def _vectorize(self, loop: For) -> Stmt:
-        n = constant_extent(loop)
-        if n is None:
-            self.fail(f"the extent of {self.axis!r} is not a constant", fix="peel or branch first")
+        n = loop.axis.extent
         if n > self.lanes:
             self.fail(
                 f"loop {self.axis!r} has {n} iterations for {self.lanes} lanes", fix="split it"
@@ -330,7 +357,7 @@ class Parallel(Step):
             if any(loops_named(s, self.axis)):
                 self.fail(f"loop {self.axis!r} is not outermost", fix="reorder it outwards")
             return s
-        if constant_extent(s) is None:
+        if constant_extent(s) is None and not is_sized(s.extent):
             self.fail(f"the extent of {self.axis!r} is not a constant")
         pair = carried(s)
         if pair is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import inf, nan
 from typing import NoReturn
@@ -16,15 +16,18 @@ from rung.core.source import NOWHERE, Source
 from rung.ir.expr import (
     Const,
     Expr,
+    Size,
     Var,
     const,
     iadd,
     ifloordiv,
     imod,
     imul,
+    is_sized,
     isub,
     raw_call,
     read,
+    size,
     var,
 )  # fmt: skip
 from rung.kernel.loop import (
@@ -98,10 +101,10 @@ def parse_kernel(text: str) -> Kernel:
 
 @dataclass
 class Scope:
-    """Names that can be seen: buffers and loop variables."""
+    """Names that can be seen: buffers, loop variables and sizes."""
 
     buffers: dict[str, Buffer] = field(default_factory=dict)
-    axes: dict[str, Var] = field(default_factory=dict)
+    axes: dict[str, Var | Size] = field(default_factory=dict)
 
     def inner(self) -> Scope:
         return Scope(dict(self.buffers), dict(self.axes))
@@ -143,21 +146,27 @@ def _items(node: ast.expr) -> list[ast.expr]:
     return list(node.elts) if isinstance(node, ast.Tuple) else [node]
 
 
-def _buffer(name: str, node: ast.expr | None, roles: tuple[str, ...], at: ast.AST) -> Buffer:
+def _buffer(
+    name: str, node: ast.expr | None, roles: tuple[str, ...], at: ast.AST, scope: Scope
+) -> Buffer:
     if node is None:
         fail(at, f"{name} has no buffer type")
     role, args, options = _called(node)
-    if role not in roles or len(args) != 1 or options.keys() - {"strides"}:
+    if role not in roles or len(args) != 1 or options.keys() - {"strides", "elements"}:
         fail(node, f"expected {' or '.join(roles)}(dtype[shape]), not {ast.unparse(node)}")
     kind, shape = args[0], tuple[int, ...]()
     if isinstance(kind, ast.Subscript):
         shape = tuple(_integer(n) for n in _items(kind.slice))
         kind = kind.value
     dtype = _dtype(kind)
-    strides = tuple(_integer(n, -LARGEST) for n in _items(options["strides"])) if options else ()
-    if options and len(strides) != len(shape):
+    given = "strides" in options
+    strides = tuple(_integer(n, -LARGEST) for n in _items(options["strides"])) if given else ()
+    if given and len(strides) != len(shape):
         fail(node, f"{len(strides)} strides for {len(shape)} dims")
-    return Buffer(name, dtype, shape, role, strides)
+    elements = _expr(options["elements"], scope) if "elements" in options else None
+    if elements is not None and not is_sized(elements):
+        fail(node, "the number of elements is not made of sizes")
+    return Buffer(name, dtype, shape, role, strides, elements)
 
 
 def _dtype(node: ast.expr) -> DType:
@@ -230,6 +239,8 @@ def _index_arithmetic(op: str, left: Expr, right: Expr) -> Expr:
             return imul(right, int(left.value))
         if isinstance(right, Const):
             return imul(left, int(right.value))
+        if is_sized(right):
+            return imul(left, right)
     if isinstance(right, Const) and right.value > 0 and op in ("floor_divide", "remainder"):
         return (ifloordiv if op == "floor_divide" else imod)(left, int(right.value))
     return raw_call(op, (left, right), dt.int64)
@@ -383,14 +394,15 @@ def _for(node: ast.For, scope: Scope, depth: int) -> Stmt:
         fail(node, "an extent that is not a constant needs at_most")
     lanes = _integer(options["lanes"]) if "lanes" in options else 0
     inner = scope.inner()
-    axis = inner.axes[node.target.id] = var(node.target.id, most)
+    axis = var(node.target.id, most)
+    inner.axes[node.target.id] = axis
     return For(axis, extent, _block(node.body, inner, depth + 1), KINDS[word], lanes)
 
 
 def _alloc(node: ast.AnnAssign, scope: Scope) -> Stmt:
     if not isinstance(node.target, ast.Name) or node.value is not None:
         fail(node, "expected `name: role(dtype[shape])`")
-    buffer = _buffer(node.target.id, node.annotation, LOCAL_ROLES, node)
+    buffer = _buffer(node.target.id, node.annotation, LOCAL_ROLES, node, scope)
     scope.buffers[buffer.name] = buffer
     return Alloc(buffer)
 
@@ -455,14 +467,33 @@ def _kernel(node: ast.FunctionDef) -> Kernel:
     extra = (*node.args.posonlyargs, *node.args.kwonlyargs, *node.args.defaults)
     if extra or node.args.vararg or node.args.kwarg:
         fail(node, "parameters are name: role(dtype[shape])")
-    params = tuple(_buffer(a.arg, a.annotation, PARAM_ROLES, a) for a in node.args.args)
-    scope = Scope({b.name: b for b in params})
+    sizes = tuple(found for a in node.args.args if (found := _size(a)) is not None)
+    scope = Scope(axes={n.name: n for n in sizes})
+    params = tuple(
+        _buffer(a.arg, a.annotation, PARAM_ROLES, a, scope) for a in node.args.args[len(sizes) :]
+    )
+    scope.buffers.update({b.name: b for b in params})
     if not is_name(node.name):
         fail(node, f"{node.name!r} cannot name a kernel")
-    return Kernel(node.name, params, _block(node.body, scope, 0), tuple(sources), steps)
+    return Kernel(node.name, params, _block(node.body, scope, 0), tuple(sources), steps, sizes)
 
 
-def parse_stmt(text: str, buffers: dict[str, Buffer], axes: dict[str, Var] | None = None) -> Stmt:
+def _size(a: ast.arg) -> Size | None:
+    """The size that a parameter is, or None."""
+    made = a.annotation
+    if not (isinstance(made, ast.Call) and isinstance(made.func, ast.Name)):
+        return None
+    if made.func.id != "size":
+        return None
+    if len(made.args) != 2 or made.keywords or not is_name(a.arg):
+        fail(a, "expected name: size(low, high)")
+    low, high = map(_integer, made.args)
+    return size(a.arg, low, high)
+
+
+def parse_stmt(
+    text: str, buffers: dict[str, Buffer], axes: Mapping[str, Var | Size] | None = None
+) -> Stmt:
     """One statement (or a block of several) over the given buffers and axes. Raises ParseError."""
     module = parse_module(text)
     scope = Scope(dict(buffers), dict(axes or {}))

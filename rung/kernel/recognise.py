@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rung.ir.expr import Read, Var, linear_terms, walk
+from rung.ir.expr import Read, Var, factors, free_variables, linear_terms, walk
 from rung.kernel.loop import (
     Accumulate,
     Alloc,
@@ -114,6 +114,15 @@ def stride(e: Read | Store | Accumulate, v: Var) -> int | None:
     return total
 
 
+def moves(e: Store | Accumulate, v: Var) -> bool:
+    """Whether the place moves with `v`, by a step that is the same everywhere and not 0."""
+    step = stride(e, v)
+    if step is not None or len(e.index) != 1:
+        return bool(step)
+    found = [factors(t)[0] for t in linear_terms(e.index[0])[0] if v in free_variables(t)]
+    return all(x is v for x in found)
+
+
 def load_cost(loads: list[Read], v: Var) -> float:
     """What vectors along `v` cost to load: one for contiguous, little for equal elements, much for
     a gather."""
@@ -126,7 +135,7 @@ def independent(s: For) -> bool:
     axes = [x.axis for x in nest(s)[0] if x.axis.extent > 1]
     for x in walk_stmts(s):
         kept = isinstance(x, Store | Accumulate) and x.buffer.role in ("output", "inout", "temp")
-        if kept and any(stride(x, v) in (None, 0) for v in axes):  # type: ignore[arg-type]
+        if kept and not all(moves(x, v) for v in axes):  # type: ignore[arg-type]
             return False
         if isinstance(x, Opaque) and axes:
             return x.row is s.axis

@@ -14,7 +14,10 @@ from rung.ir.expr import (
     Var,
     const,
     iadd,
+    ifloordiv,
+    imod,
     imul,
+    is_sized,
     raw_call,
     read,
     transform,
@@ -82,12 +85,12 @@ class Lanes(Step):
             if n < 1 or n & (n - 1):
                 self.fail(f"{n} is not a power of two")
         self.require(kernel, self.axis)
-        self.require_fresh(kernel, *(f"{self.axis}_{x}" for x in "oul"))
+        self.require_fresh(kernel, *(f"{self.axis}_{x}" for x in "oule"))
         return self.on_loops(kernel, self.axis, self._in_lanes)
 
     def _in_lanes(self, loop: For) -> Stmt:
         n = constant_extent(loop)
-        if n is None:
+        if n is None and not is_sized(loop.extent):
             self.fail(f"the extent of {self.axis!r} is not a constant", fix="peel or branch first")
         if loop.kind not in ("serial", "unroll"):
             self.fail(f"loop {self.axis!r} is {loop.kind} already")
@@ -110,7 +113,7 @@ class Lanes(Step):
         return block(
             *map(Alloc, tiles),
             *(self._fill(t, s.combine) for t, s in zip(tiles, sums, strict=True)),
-            *self._main(loop, body, n),
+            *(self._sized(loop, body) if n is None else self._main(loop, body, n)),
             *(self._combined(t, s) for t, s in zip(tiles, sums, strict=True)),
         )
 
@@ -172,6 +175,28 @@ class Lanes(Step):
             last = _at(body, loop.axis, iadd(self._lane, done))
             first_row = substitute_stmt(last, {self._row: const(0)})
             parts.append(self._vector(first_row, extent=n - done))
+        return parts
+
+    def _sized(self, loop: For, body: Stmt) -> list[Stmt]:
+        """The same for an extent that is made of sizes: rows that are left over go to row 0."""
+        n, step, most = loop.extent, self.width * self.unroll, loop.axis.extent
+        outer, left = var(f"{self.axis}_o", most // step), var(f"{self.axis}_e", self.unroll)
+        within = iadd(imul(self._row, self.width), self._lane)
+        inside = self._rows(
+            self.unroll, self._vector(_at(body, loop.axis, iadd(imul(outer, step), within)))
+        )
+        parts: list[Stmt] = [For(outer, ifloordiv(n, step), block(inside))]
+        first = substitute_stmt(block(body), {self._row: const(0)})
+        if self.unroll > 1:
+            start = imul(ifloordiv(n, step), step)
+            place = iadd(start, iadd(imul(left, self.width), self._lane))
+            rows = ifloordiv(imod(n, step), self.width)
+            parts.append(For(left, rows, block(self._vector(_at(first, loop.axis, place)))))
+        rest = imod(n, self.width)
+        if rest is not const(0):
+            place = iadd(imul(ifloordiv(n, self.width), self.width), self._lane)
+            last = self._vector(_at(first, loop.axis, place))
+            parts.append(replace(last, extent=rest))
         return parts
 
     def _combined(self, tile: Buffer, target: Accumulate) -> Stmt:

@@ -29,6 +29,7 @@ from rung.kernel.memory_steps import (
 from rung.kernel.order_steps import Fission, FuseLoops, Reorder
 from rung.kernel.parse import fail, parse_module
 from rung.kernel.reduce_steps import AccumulateIn, Lanes, Wide
+from rung.kernel.sized_steps import Halve
 from rung.kernel.step import Step
 
 Schedule = tuple[Step, ...]
@@ -57,6 +58,7 @@ STEP_TYPES: tuple[type[Step], ...] = (
     Inline,
     PrefetchIn,
     PrefetchRest,
+    Halve,
 )
 _BY_NAME = {t.name: t for t in STEP_TYPES}
 

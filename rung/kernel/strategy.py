@@ -18,6 +18,7 @@ from rung.core.errors import ScheduleError
 from rung.core.settings import settings
 from rung.kernel.cascade import in_parts
 from rung.kernel.contract import ContractionTiling, find_contraction
+from rung.kernel.contract_sized import SizedTiling, depends_on_sizes
 from rung.kernel.deps import carried
 from rung.kernel.loop import Block, For, Kernel
 from rung.kernel.loop_steps import Branch, Fuse, Parallel, Split, Unroll, Vectorize
@@ -111,8 +112,7 @@ class Scheduler:
         elif only_stores(body):
             self._map_phase(loops)
         elif found is not None and len(found.accumulates) == 1 and find_contraction(found):
-            tiling = WindowTiling(self, found)
-            tiling.phase() if tiling.applies else ContractionTiling.phase(tiling)
+            self._contraction_phase(found)
         elif found is not None and self._by_columns(found):
             self._column_phase(found)
         else:
@@ -121,6 +121,13 @@ class Scheduler:
                 self.in_lanes(found.reduce[-1])
             else:
                 self._inner_all(body.stmts)
+
+    def _contraction_phase(self, found: SumNest) -> None:
+        if self.kernel.sizes:
+            SizedTiling(self, found).phase()
+            return
+        tiling = WindowTiling(self, found)
+        tiling.phase() if tiling.applies else ContractionTiling.phase(tiling)
 
     # ---- maps
 
@@ -212,6 +219,9 @@ class Scheduler:
         column = found.loops[-1].axis
         name = column.name
         outer = [x.axis.name for x in found.loops[:-1]]
+        if depends_on_sizes([found.loops[-1]]):
+            self._sized_columns(found, lanes, outer)
+            return
         width = min(lanes * COLUMN_VECTORS, max(column.extent // 4 // lanes, 1) * lanes)
         if column.extent <= lanes:
             width = column.extent
@@ -229,6 +239,17 @@ class Scheduler:
         self.kernel = in_parts(self.kernel, self.machine.vector_bytes, reduce)
         self.do(Split(name, width, f"{name}_v", f"{name}_l"))
         self.do(Branch(f"{name}_l"), Unroll(f"{name}_v"), Vectorize(f"{name}_l", width))
+
+    def _sized_columns(self, found: SumNest, lanes: int, shared: list[str] | None = None) -> None:
+        """The same for columns whose number is made of sizes, vector by vector; with the loops
+        `shared` they are shared out."""
+        name, reduce = found.loops[-1].axis.name, [k.axis.name for k in found.reduce]
+        self.do(Split(name, lanes, f"{name}_v", f"{name}_l"))
+        if shared is not None:
+            self.parallel([*shared, f"{name}_v"])
+        self.do(Branch(f"{name}_l"), Reorder((*reduce, f"{name}_l")))
+        self.kernel = in_parts(self.kernel, self.machine.vector_bytes, reduce)
+        self.do(Vectorize(f"{name}_l", lanes))
 
     def in_lanes(self, loop: For) -> None:
         """Lanes along a reduction, with enough accumulators to hide the latency of the adds."""
@@ -258,9 +279,13 @@ class Scheduler:
             if all(stride(x, last) for x in stores(body)):
                 self.vectorize(last.name, self.lanes(s))
         elif found is not None and len(found.accumulates) == 1 and find_contraction(found):
-            ContractionTiling(self, found).inside()
+            sized = depends_on_sizes([*found.loops, *found.reduce])
+            (SizedTiling if sized else ContractionTiling)(self, found).inside()
         elif found is not None and self._by_columns(found):
-            self._columns(found.loops[-1].axis.name, found, self.lanes(s))
+            if depends_on_sizes([found.loops[-1]]):
+                self._sized_columns(found, self.lanes(s))
+            else:
+                self._columns(found.loops[-1].axis.name, found, self.lanes(s))
         elif found is not None:
             self.in_lanes(found.reduce[-1])
         elif is_scan(body):

@@ -23,10 +23,14 @@ from rung.ir.expr import (
     Const,
     Expr,
     Read,
+    Size,
     Var,
+    factors,
     from_terms,
     ifloordiv,
     imod,
+    imul,
+    is_sized,
     linear_terms,
     postorder,
 )  # fmt: skip
@@ -93,7 +97,7 @@ Texts = dict[Expr, tuple[str, int]]
 
 def _text(e: Expr, texts: Texts) -> tuple[str, int]:
     """Text and binding strength, from those of the parts."""
-    if isinstance(e, Var):
+    if isinstance(e, Var | Size):
         return e.name, ATOM
     if isinstance(e, Const):
         return _const_text(e)
@@ -142,7 +146,9 @@ def _linear_text(e: Call, texts: Texts) -> tuple[str, int] | None:
     if e.dtype is not dt.int64 or e.op not in ("add", "multiply"):
         return None
     terms, constant = linear_terms(e)
-    if e in terms or from_terms(terms, constant) is not e:
+    if e in terms:
+        return _product_text(e, texts)
+    if from_terms(terms, constant) is not e:
         return None
     parts = [(c, _scaled(abs(c), t, texts)) for t, c in terms.items()]
     if constant:
@@ -154,8 +160,19 @@ def _linear_text(e: Call, texts: Texts) -> tuple[str, int] | None:
     return text, SUM if rest else PRODUCT
 
 
+def _product_text(e: Call, texts: Texts) -> tuple[str, int] | None:
+    """A term that is a product with sizes, in canonical form, or None."""
+    if e.op != "multiply" or not factors(e)[1] or imul(e.args[0], e.args[1]) is not e:
+        return None
+    again = isinstance(e.args[0], Call) and e.args[0].op == "multiply"
+    left = _at_least(e.args[0], PRODUCT if again else UNARY, texts)
+    right = _at_least(e.args[1], UNARY, texts)
+    return f"{left}*{right}", PRODUCT
+
+
 def _scaled(scale: int, term: Expr, texts: Texts) -> str:
-    text = _at_least(term, UNARY, texts)
+    product = texts[term][1] == PRODUCT and isinstance(term, Call) and term.op == "multiply"
+    text = _at_least(term, PRODUCT if product else UNARY, texts)
     return text if scale == 1 else f"{scale}*{text}"
 
 
@@ -183,6 +200,8 @@ def _infix_text(e: Call, texts: Texts) -> tuple[str, int] | None:
 
 def _canonical_quotient(e: Call) -> bool:
     divisor = e.args[1]
+    if is_sized(divisor):
+        return True
     if not isinstance(divisor, Const) or divisor.value <= 0:
         return False
     if e.op == "floor_divide":
@@ -199,11 +218,14 @@ def _call_text(e: Call, texts: Texts) -> str:
 
 
 def buffer_text(buffer: Buffer) -> str:
-    """`role(dtype[shape])`, with the strides where they are not row-major."""
+    """`role(dtype[shape])`, with the strides where they are not row-major, and the number of
+    elements where it depends on sizes."""
     shape = ", ".join(map(str, buffer.shape))
     kind = f"{buffer.dtype}[{shape}]" if shape else f"{buffer.dtype}"
     if buffer.strides != row_major(buffer.shape):
-        return f"{buffer.role}({kind}, strides={buffer.strides!r})"
+        kind += f", strides={buffer.strides!r}"
+    if buffer.elements is not None:
+        kind += f", elements={expr_text(buffer.elements)}"
     return f"{buffer.role}({kind})"
 
 
@@ -283,7 +305,8 @@ def kernel_text(kernel: Kernel) -> str:
         lines += [f"    {step!r}," for step in kernel.schedule]
         lines.append(")")
     lines.append("@kernel")
-    params = [f"{b.name}: {buffer_text(b)}" for b in kernel.params]
+    params = [f"{n.name}: size({n.low}, {n.high})" for n in kernel.sizes]
+    params += [f"{b.name}: {buffer_text(b)}" for b in kernel.params]
     head = f"def {kernel.name}({', '.join(params)}):"
     if len(head) > 100:
         head = f"def {kernel.name}(\n" + "".join(f"    {p},\n" for p in params) + "):"

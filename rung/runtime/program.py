@@ -9,13 +9,14 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from types import MappingProxyType
 
 from rung.codegen.llvm.lower import LoweredKernel, lower_kernel
 from rung.codegen.llvm.target import Target, host
 from rung.core.errors import IndexingError, LoweringError
 from rung.core.settings import settings
 from rung.ir.digest import graph_digest
-from rung.ir.expr import Const
+from rung.ir.expr import Const, Size, is_sized, sized_value
 from rung.ir.node import Graph
 from rung.ir.types import TensorType
 from rung.kernel.deps import written_buffers
@@ -35,7 +36,7 @@ from rung.kernel.plan import (
 )  # fmt: skip
 from rung.kernel.prepare import phases, preparing
 from rung.kernel.strategy import schedule_kernel
-from rung.kernel.text import kernel_text
+from rung.kernel.text import expr_text, kernel_text
 from rung.ops.check import RangeAttrs, fault_error
 from rung.runtime.arena import Interval, plan_arena
 from rung.runtime.breath import NativeCall, Turn
@@ -61,13 +62,15 @@ ALONE_WORK = 30_000
 class Shape:
     """What the stage table needs to know of a compiled kernel: (symbol, grid) of each phase, the
     bytes of scratch that a thread needs, the bytes of each temporary that its schedule added to
-    the parameters, the phases that one run of many needs, and which temporaries these fill."""
+    the parameters, the phases that one run of many needs, and which temporaries these fill.
+    `grids` are the grids as text where they depend on sizes."""
 
     phases: tuple[tuple[str, int], ...]
     scratch_bytes: int
     temp_bytes: tuple[int, ...] = ()
     preparing: tuple[bool, ...] = ()
     kept: tuple[bool, ...] = ()
+    grids: tuple[str, ...] = ()
 
     @property
     def each_run(self) -> list[int]:
@@ -129,8 +132,10 @@ class CompiledKernel:
         added = self.scheduled.params[len(self.naive.params) :]
         once = preparing(self.scheduled, self.fixed)
         made = [written_buffers(p) for p, o in zip(phases(self.scheduled), once, strict=True) if o]
+        grids = [expr_text(g) for g in low.grids] if self.naive.sizes else []
         note = json.dumps(
             {
+                "grids": grids,
                 "phases": low.phases,
                 "scratch": low.scratch_bytes,
                 "temps": [b.nbytes for b in added],
@@ -150,6 +155,7 @@ def shape_of(library: Library) -> Shape:
         tuple(data["temps"]),
         tuple(data["preparing"]),
         tuple(data["kept"]),
+        tuple(data["grids"]),
     )
 
 
@@ -360,49 +366,68 @@ def compile_graph(
     if found is not None:
         recipe = Recipe.unpack(found)
         with contextlib.suppress(StaleRecipeError):
-            return CompiledGraph(planning, recipe, _load(planning.unit(*k) for k in recipe.kernels))
+            units = (planning.unit(*k) for k in recipe.kernels)
+            return CompiledGraph(planning, recipe, load_units(units))
     distinct = dict.fromkeys(planning.kernels)
-    libraries = _load(k.unit() for k in distinct)
-    recipe = _RecipeBuilder(planning, {k: shape_of(libraries[k.key]) for k in distinct}).build()
+    libraries = load_units(k.unit() for k in distinct)
+    recipe = RecipeBuilder(
+        planning.plan.calls,
+        planning.kernels,
+        {k: shape_of(libraries[k.key]) for k in distinct},
+        planning.aliases,
+        len(graph.outputs),
+        len(planning.plan.checks),
+    ).build(sum(work(c.kernel) for c in planning.plan.calls) < ALONE_WORK)
     packed = recipe.pack()
     if packed is not None:
         cache.put(key, packed)
     return CompiledGraph(planning, recipe, libraries)
 
 
-def _load(units: Iterable[Unit]) -> dict[str, Library]:
+def load_units(units: Iterable[Unit]) -> dict[str, Library]:
     """Loaded code by key."""
     wanted = list(units)
     return dict(zip([u.key for u in wanted], compile_units(wanted), strict=True))
 
 
 @dataclass(frozen=True)
-class _KeptMemory:
+class KeptMemory:
     """Memory number `index` of what is made of fixed inputs."""
 
     index: int
     nbytes: int
 
 
-class _RecipeBuilder:
+class RecipeBuilder:
     """Turns planned calls into stages: barriers where one stage needs another's result, and one
-    arena for the temporary memory."""
+    arena for the temporary memory. `kernels` are those of the calls, `shapes` what is known of
+    them; `num_faults` words are written of what is found to be wrong."""
 
-    def __init__(self, planning: Planning, shapes: Mapping[CompiledKernel, Shape]) -> None:
-        self.plan = planning.plan
-        self.kernels = planning.kernels
+    def __init__(
+        self,
+        calls: Sequence[PlannedCall],
+        kernels: Sequence[CompiledKernel],
+        shapes: Mapping[CompiledKernel, Shape],
+        aliases: Mapping[int, int],
+        num_outputs: int,
+        num_faults: int,
+    ) -> None:
+        self.calls = calls
+        self.kernels = kernels
         self.shapes = shapes
-        self.aliases = planning.aliases
-        self.num_outputs = len(planning.given.outputs)
+        self.aliases = aliases
+        self.num_outputs = num_outputs
+        self.num_faults = num_faults
 
-    def build(self) -> Recipe:
+    def build(self, alone: bool) -> Recipe:
+        """The recipe; `alone`: see Executable."""
         self._added = self._added_temps()
         barriers, epochs = self._barriers()
         offsets, arena_bytes = self._arena(epochs)
         numbers = {k: i for i, k in enumerate(self.shapes)}
         steps: list[Step] = []
         early: list[Step] = []
-        for i, (call, kernel) in enumerate(zip(self.plan.calls, self.kernels, strict=True)):
+        for i, (call, kernel) in enumerate(zip(self.calls, self.kernels, strict=True)):
             slots = tuple(self._slot(m, offsets) for m in (*call.memory, *self._added[i]))
             shape, first = self.shapes[kernel], True
             for (symbol, grid), once in zip(shape.phases, shape.preparing, strict=True):
@@ -416,7 +441,7 @@ class _RecipeBuilder:
                     flags |= StageFlags.GUARDED
                 steps.append(Step(numbers[kernel], symbol, grid, flags, slots))
                 first = False
-        kept = [m for added in self._added for m in added if isinstance(m, _KeptMemory)]
+        kept = [m for added in self._added for m in added if isinstance(m, KeptMemory)]
         return Recipe(
             kernels=tuple((k.key, k.name) for k in self.shapes),
             steps=tuple(steps),
@@ -424,21 +449,22 @@ class _RecipeBuilder:
             kept_bytes=tuple(m.nbytes for m in kept),
             arena_bytes=arena_bytes,
             scratch_bytes=max((s.scratch_bytes for s in self.shapes.values()), default=0),
-            alone=sum(work(c.kernel) for c in self.plan.calls) < ALONE_WORK,
-            num_faults=len(self.plan.checks),
+            alone=alone,
+            num_faults=self.num_faults,
         )
 
-    def _added_temps(self) -> list[tuple[TempMemory | _KeptMemory, ...]]:
-        """Memory of the temporaries that schedules added, for each call."""
-        used = [m.index for c in self.plan.calls for m in c.memory if isinstance(m, TempMemory)]
+    def _added_temps(self) -> list[tuple[Memory | KeptMemory, ...]]:
+        """Memory of what comes behind the parameters of each call: the temporaries that schedules
+        added."""
+        used = [m.index for c in self.calls for m in c.memory if isinstance(m, TempMemory)]
         number, place = itertools.count(max(used, default=-1) + 1), itertools.count()
-        found: list[tuple[TempMemory | _KeptMemory, ...]] = []
+        found: list[tuple[Memory | KeptMemory, ...]] = []
         for kernel in self.kernels:
             shape = self.shapes[kernel]
             sizes = zip(shape.temp_bytes, shape.kept, strict=True)
             found.append(
                 tuple(
-                    _KeptMemory(next(place), n) if kept else TempMemory(next(number), n)
+                    KeptMemory(next(place), n) if kept else TempMemory(next(number), n)
                     for n, kept in sizes
                 )
             )
@@ -458,7 +484,7 @@ class _RecipeBuilder:
         barriers: list[bool] = []
         epochs: list[int] = []
         epoch, guarded = 0, False
-        for call, kernel in zip(self.plan.calls, self.kernels, strict=True):
+        for call, kernel in zip(self.calls, self.kernels, strict=True):
             pairs = list(zip(call.kernel.params, call.memory, strict=True))
             writes = {self._place(m) for b, m in pairs if b.role != "input"}
             reads = {self._place(m) for b, m in pairs if b.role in ("input", "inout")}
@@ -482,7 +508,7 @@ class _RecipeBuilder:
         """Byte offset of every temporary by its number."""
         first: dict[TempMemory, int] = {}
         last: dict[TempMemory, int] = {}
-        for i, call in enumerate(self.plan.calls):
+        for i, call in enumerate(self.calls):
             end = epochs[i] + len(self.shapes[self.kernels[i]].each_run) - 1
             for m in (*call.memory, *self._added[i]):
                 if isinstance(m, TempMemory):
@@ -492,7 +518,7 @@ class _RecipeBuilder:
         plan = plan_arena(intervals)
         return {int(name): offset for name, offset in plan.offsets.items()}, plan.total_bytes
 
-    def _slot(self, m: Memory | _KeptMemory, offsets: Mapping[int, int]) -> Slot:
+    def _slot(self, m: Memory | KeptMemory, offsets: Mapping[int, int]) -> Slot:
         match m:
             case InputMemory(index):
                 return Input(index)
@@ -504,11 +530,11 @@ class _RecipeBuilder:
                 return Constant(array)
             case FaultMemory(index):
                 return Fault(index)
-            case _KeptMemory(index):
+            case KeptMemory(index):
                 return Output(self.num_outputs + index)
 
 
-def work(kernel: Kernel) -> int:
+def work(kernel: Kernel, sizes: Mapping[Size, int] = MappingProxyType({})) -> int:
     """Scalar statements that a naive kernel executes."""
 
     def visit(s: Stmt) -> int:
@@ -516,8 +542,8 @@ def work(kernel: Kernel) -> int:
             return 1
         inner = sum(visit(c) for c in children(s))
         if isinstance(s, For):
-            extent = int(s.extent.value) if isinstance(s.extent, Const) else s.axis.extent
-            return inner * extent
+            known = isinstance(s.extent, Const) or (bool(sizes) and is_sized(s.extent))
+            return inner * (sized_value(s.extent, sizes) if known else s.axis.extent)
         return inner
 
     return sum(visit(p) for p in kernel.phases)

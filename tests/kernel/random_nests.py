@@ -12,6 +12,7 @@ from rung.core import dtype as dt
 from rung.ir.expr import (
     Expr,
     Read,
+    Size,
     Var,
     bounds,
     compare,
@@ -23,6 +24,7 @@ from rung.ir.expr import (
     isub,
     raw_call,
     read,
+    size,
     var,
     variables,
 )  # fmt: skip
@@ -51,6 +53,7 @@ from rung.kernel.schedule import (
     Flatten,
     Fuse,
     FuseLoops,
+    Halve,
     Inline,
     Lanes,
     Narrow,
@@ -77,13 +80,22 @@ PARAMS = (X, Y, Z, T)
 NAMES = ("i", "j", "k")
 
 
+SIZES = (size("n", 1, 4), size("m", 1, 4))
+VALUES = ((4, 4), (1, 3), (3, 2), (2, 1))
+"""What the sizes are in the runs of a kernel that depends on them."""
+
+
 def run(kernel: Kernel, batch: bool = False, hostile: bool = False) -> list[np.ndarray]:
-    """The outputs after a run on fixed inputs."""
-    rng = np.random.default_rng(7)
-    start = {b: rng.integers(-9, 9, b.shape, np.int32) for b in PARAMS}
-    arrays = [start[b] if b in start else np.zeros(b.shape, np.int32) for b in kernel.params]
-    interpret(kernel, arrays, batch=batch, hostile=hostile)
-    return [a for b, a in zip(kernel.params, arrays, strict=True) if b.role != "temp"]
+    """The outputs after a run on fixed inputs, for several values of the sizes."""
+    found: list[np.ndarray] = []
+    for sizes in VALUES if kernel.sizes else ((),):
+        rng = np.random.default_rng(7)
+        start = {b: rng.integers(-9, 9, b.shape, np.int32) for b in PARAMS}
+        arrays = [start[b] if b in start else np.zeros(b.shape, np.int32) for b in kernel.params]
+        interpret(kernel, arrays, batch=batch, hostile=hostile, sizes=sizes)
+        pairs = zip(kernel.params, arrays, strict=True)
+        found += [a for b, a in pairs if b.role != "temp"]
+    return found
 
 
 class Nests:
@@ -91,6 +103,7 @@ class Nests:
 
     def __init__(self, rng: Random) -> None:
         self.rng = rng
+        self.extents: dict[Var, Expr] = {}
 
     def chance(self, p: float) -> bool:
         return self.rng.random() < p
@@ -98,10 +111,21 @@ class Nests:
     def kernel(self) -> Kernel:
         """One to three phases of up to three nested loops, or a producer of `t` and its reader."""
         axes = [var(n, self.rng.randint(1, 7)) for n in NAMES]
+        sizes: tuple[Size, ...] = ()
+        if self.chance(0.4):
+            sizes = SIZES
+            axes = [var(v.name, min(v.extent, 4)) for v in axes]
+            for at in self.rng.sample(range(len(axes)), self.rng.randint(1, len(axes))):
+                axes[at] = var(axes[at].name, 4)
+                self.extents[axes[at]] = self.rng.choice(sizes)
         phases = [self.nest(axes, ()) for _ in range(self.rng.randint(1, 2))]
         if self.chance(0.3):
             phases = [self.filled(T), *(self.nest(axes, ()) for _ in range(2))]
-        return Kernel("random", PARAMS, Block(tuple(phases)))
+        return Kernel("random", PARAMS, Block(tuple(phases)), sizes=sizes)
+
+    def loop(self, axis: Var, *body: Stmt) -> For:
+        """A loop over the axis; it may have as many iterations as a size says."""
+        return For(axis, self.extents.get(axis, const(axis.extent)), Block(body))
 
     def filled(self, buffer: Buffer) -> Stmt:
         """A nest that stores to every element."""
@@ -131,13 +155,13 @@ class Nests:
                         guarded = with_guard(add, self.difference(inside))
                     else:
                         guarded = add
-                    body[n] = loop(s.axis, *(() if alone else s.body.stmts), guarded)
+                    body[n] = self.loop(s.axis, *(() if alone else s.body.stmts), guarded)
             result: Expr = read(local, ())
             if alone or self.chance(0.3):
                 condition, other = self.difference(active), const(0, dt.int32)
                 result = raw_call("where", (condition, result, other), dt.int32)
             body.append(Store(Y, self.index(Y, active), result))
-        return loop(axis, *body)
+        return self.loop(axis, *body)
 
     def leaf(self, active: tuple[Var, ...], local: Buffer | None) -> Stmt:
         value = self.value(active, local)
@@ -203,10 +227,10 @@ class Nests:
             for v in chosen:
                 total = iadd(total, imul(v, self.rng.randint(0, 4)))
             return total
-        place = 1
+        place: Expr = const(1)
         for v in reversed(chosen):
             total = iadd(total, imul(v, place))
-            place *= v.extent
+            place = imul(place, self.extents.get(v, const(v.extent)))
         return total
 
     # -- steps
@@ -253,6 +277,7 @@ class Nests:
             lambda: Narrow(axis),
             lambda: Skip(axis),
             lambda: Flatten(buffer, self.rng.choice([0, 1])),
+            lambda: Halve(axis),
         ]
-        weights = [4, 4, 2, 2, 2, 2, 2, 0.5, 1, 1, 3, 4, 4, 3, 2, 2, 1, 0.3, 1, 2, 2, 4]
+        weights = [4, 4, 2, 2, 2, 2, 2, 0.5, 1, 1, 3, 4, 4, 3, 2, 2, 1, 0.3, 1, 2, 2, 4, 1]
         return self.rng.choices(makers, weights)[0]()

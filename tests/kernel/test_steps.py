@@ -616,7 +616,7 @@ def test_ragged_end() -> None:
     i = var("i", 8)
     rest = isub(const(100), imul(i, 14))
     e = raw_call("minimum", (const(14), rest), dt.int64)
-    assert ragged_end(e) == (14, {i: 14}, 100)
+    assert ragged_end(e) == (14, {i: 14}, const(100))
     assert ragged_end(const(3)) is None
 
 

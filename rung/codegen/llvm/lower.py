@@ -2,8 +2,9 @@
 
     void @name(ptr args, i64 begin, i64 end, ptr scratch)
 
-`args` are the buffer pointers in the order of `Kernel.params`, [begin, end) the tiles of the
-parallel loop to do. The work is in an inner function with one `noalias` parameter for each buffer.
+`args` are the buffer pointers in the order of `Kernel.params`, and that of the values of
+`Kernel.sizes` if there are any; [begin, end) the tiles of the parallel loop to do. The work is in
+an inner function with one `noalias` parameter for each buffer.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from rung.codegen.llvm.opaque import scratch_buffer
 from rung.codegen.llvm.target import Target
 from rung.codegen.llvm.types import Val
 from rung.core.errors import LoweringError
-from rung.ir.expr import Read, walk
+from rung.ir.expr import Expr, Read, bounds, walk
 from rung.kernel.loop import (
     Accumulate,
     Alloc,
@@ -42,12 +43,13 @@ _LINE_BYTES = 64
 
 @dataclass(frozen=True)
 class LoweredKernel:
-    """LLVM IR text of a kernel. `phases` are (symbol, grid) in order of execution;
-    `scratch_bytes` is what each thread needs."""
+    """LLVM IR text of a kernel. `phases` are (symbol, grid) in order of execution, and `grids` the
+    same for any sizes; `scratch_bytes` is what each thread needs."""
 
     ir_text: str
     phases: tuple[tuple[str, int], ...]
     scratch_bytes: int
+    grids: tuple[Expr, ...] = ()
 
 
 def lower_kernel(kernel: Kernel, target: Target, debug: bool = False) -> LoweredKernel:
@@ -57,12 +59,20 @@ def lower_kernel(kernel: Kernel, target: Target, debug: bool = False) -> Lowered
     module = Module(target.attributes, target.enabled)
     offsets, scratch_bytes = _scratch_layout(kernel)
     phases: list[tuple[str, int]] = []
+    grids: list[Expr] = []
     for phase in phases_of(kernel):
         symbol = f"{_symbol(kernel.name)}_{len(phases)}"
         _lower_phase(module, kernel, target, symbol, phase, offsets, debug)
-        phases.append((symbol, grid(phase)))
+        grids.append(grid(phase))
+        phases.append((symbol, _most(grids[-1])))
     text = _header(kernel) + module.text()
-    return LoweredKernel(text, tuple(phases), scratch_bytes)
+    return LoweredKernel(text, tuple(phases), scratch_bytes, tuple(grids))
+
+
+def _most(grid: Expr) -> int:
+    limits = bounds(grid)
+    assert limits is not None
+    return limits[1]
 
 
 def _symbol(name: str) -> str:
@@ -149,15 +159,23 @@ def _lower_phase(
     f = Function(
         module,
         f"{symbol}_body",
-        [*declared, Param("i64", "begin"), Param("i64", "end")],
+        [
+            *declared,
+            *(Param("i64", f"n_{_symbol(n.name)}") for n in kernel.sizes),
+            Param("i64", "begin"),
+            Param("i64", "end"),
+        ],
         attributes="noinline",
         linkage="internal",
         debug=(source.file, source.line) if source else None,
     )
-    *pointers, begin, end = f.params
+    *values, begin, end = f.params
+    pointers, sizes = values[: len(declared)], values[len(declared) :]
     lowering = StmtLowering(f, target)
     for buffer, pointer in zip([*params, *scratch], pointers, strict=True):
         lowering.storage[buffer] = Storage(pointer, num_elements(buffer))
+    for size, value in zip(kernel.sizes, sizes, strict=True):
+        lowering.bind_size(size, value)
     if isinstance(phase, For) and phase.kind == "parallel":
         lowering.serial_loop(phase.axis, begin, end, phase.body)
     else:
@@ -173,8 +191,8 @@ def _attributes(buffer: Buffer, changed: bool) -> str:
     parts.append(f"align {_LINE_BYTES if buffer.role == 'scratch' else buffer.dtype.itemsize}")
     if not changed:
         parts.append("readonly")
-    if buffer.nbytes:
-        parts.append(f"dereferenceable({buffer.nbytes})")
+    if buffer.least_bytes:
+        parts.append(f"dereferenceable({buffer.least_bytes})")
     return " ".join(parts)
 
 
@@ -203,6 +221,9 @@ def _emit_entry(
         position = kernel.params.index(buffer)
         values.append(entry.load("ptr", entry.gep(args, position, "ptr")))
     values += [entry.gep(scratch, offset, "i8") for offset in scratch_offsets]
+    if kernel.sizes:
+        sizes = entry.load("ptr", entry.gep(args, len(kernel.params), "ptr"))
+        values += [entry.load("i64", entry.gep(sizes, i, "i64")) for i in range(len(kernel.sizes))]
     operands = ", ".join(f"{v.type} {v.name}" for v in [*values, begin, end])
     entry.emit_void(f"call void @{body.name}({operands})")
     entry.ret()

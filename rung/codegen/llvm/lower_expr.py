@@ -34,6 +34,7 @@ from rung.ir.expr import (
     Const,
     Expr,
     Read,
+    Size,
     Var,
     both,
     bounds,
@@ -95,6 +96,10 @@ class ExprLowering:
         self._reach: dict[Expr, Reach] = {}
         self._unrolled: dict[tuple[Expr, ...], Expr] = {}
         self._addresses: dict[Hashable, Address] = {}
+
+    def bind_size(self, size: Size, value: Val) -> None:
+        """A size has a value throughout."""
+        self._memo[size] = value
 
     # -- what is known in a scope
 
@@ -285,13 +290,13 @@ class ExprLowering:
             method = {"add": self.f.add, "subtract": self.f.sub, "multiply": self.f.mul}[e.op]
             return method(a, b, "nsw")
         limits = bounds(e.args[0])
-        divisor = e.args[1]
+        divisor, positive = e.args[1], bounds(e.args[1])
         if e.op not in ("floor_divide", "remainder") or limits is None or limits[0] < 0:
             return None
-        if not isinstance(divisor, Const) or divisor.value <= 0:
+        if positive is None or positive[0] <= 0:
             return None
         divide = self.f.div if e.op == "floor_divide" else self.f.rem
-        if not varies or limits[1] > _INT32[1]:
+        if not varies or limits[1] > _INT32[1] or not isinstance(divisor, Const):
             return divide(a, b, signed=False)
         narrow = divide(self.f.resize(a, "i32"), constant(vector("i32", lanes_of(a.type)),
                         int(divisor.value)), signed=False)  # fmt: skip
@@ -568,8 +573,8 @@ class ExprLowering:
 
 
 def num_elements(buffer: Buffer) -> int:
-    """Elements from the first to the last of a buffer, holes included."""
-    return buffer.nbytes // buffer.dtype.itemsize
+    """Elements from the first to the last of a buffer that are surely there, holes included."""
+    return buffer.least_bytes // buffer.dtype.itemsize
 
 
 def _guarded_index(e: Read) -> tuple[Expr, ...]:
