@@ -279,5 +279,5 @@ class Nests:
             lambda: Flatten(buffer, self.rng.choice([0, 1])),
             lambda: Halve(axis),
         ]
-        weights = [4, 4, 2, 2, 2, 2, 2, 0.5, 1, 1, 3, 4, 4, 3, 2, 2, 1, 0.3, 1, 2, 2, 4, 1]
+        weights = [4, 4, 2, 2, 2, 2, 2, 0.5, 1, 1, 3, 4, 4, 3, 2, 2, 1, 0.3, 1, 2, 5, 4, 1]
         return self.rng.choices(makers, weights)[0]()
