@@ -44,7 +44,8 @@ def reduced(
         return None
     if not result.size:
         return lambda x: np.zeros(result.shape, x.dtype)
-    seen, cuts = spread(x, windows), _cuts(windows, result.shape[x.rank - len(windows) :])
+    lead = x.rank - len(windows)
+    seen, cuts = spread(x, windows, lead), _cuts(windows, result.shape[lead:])
     filler = None if fill == 0 else np.array(fill, x.dtype.numpy)
     first, others = cuts[0], cuts[1:]
     if not others:
@@ -90,7 +91,7 @@ def position_of_top(
         return lambda x, top: np.zeros(result.shape, np.int32)
     lead = x.rank - len(windows)
     places, lengths = result.shape[lead:], x.shape[lead:]
-    seen, cuts = spread(x, windows), _cuts(windows, places)
+    seen, cuts = spread(x, windows, x.rank - len(windows)), _cuts(windows, places)
     offsets = np.array(_offsets(windows, lengths), np.int32)
     fill = np.array(lowest, x.dtype.numpy)
     padded = not seen.plain
@@ -137,19 +138,21 @@ def put(
     places, lengths = values.shape[lead:], result.shape[lead:]
     if not result.size or not values.size:
         return lambda values, position: np.zeros(result.shape, values.dtype)
-    seen, cuts = spread(result, windows), _cuts(windows, places)
+    seen, cuts = spread(result, windows, result.rank - len(windows)), _cuts(windows, places)
     base, offsets = _base(seen, windows, places, lengths), _offsets(windows, lengths)
-    apart = _apart(windows)
+    apart, ints = _apart(windows), np.dtype(f"i{values.dtype.itemsize}")
 
     def kernel(values: Array, position: Array) -> Array:
         whole = np.zeros(seen.shape, seen.dtype)
-        step = position - base
+        step, bits = position - base, values.view(ints)
         for cut, offset in zip(cuts, offsets, strict=True):
-            hit, place = np.equal(step, offset), whole[cut]
+            mask = np.equal(step, offset).astype(ints)
+            np.negative(mask, out=mask)  # all bits where the value is to go
             if apart:
-                np.copyto(place, values, where=hit)
+                np.bitwise_and(bits, mask, out=whole.view(ints)[cut])
             else:
-                np.add(place, values, out=place, where=hit)
+                mask &= bits
+                whole[cut] += mask.view(seen.dtype)
         return whole[seen.inner]
 
     return kernel

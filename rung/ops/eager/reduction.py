@@ -9,6 +9,7 @@ logarithm of the length.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from itertools import groupby
 from math import prod
 from typing import Any, Final
@@ -40,22 +41,24 @@ def _same(x: Array) -> Array:
 # ---- sums of floats
 
 
+@lru_cache(maxsize=1024)
+def _part(n: int) -> int:
+    """The length of equal parts of n terms, 1 if there are none that are long and short enough."""
+    return next((p for p in (PART, *range(LONG, PART // 4, -1)) if n % p == 0), 1)
+
+
 def sum_last(x: Array) -> Array:
     """The sums over the last dim of x[rows, n]."""
-    ones, n = _ONES[x.dtype], x.shape[1]
+    ones, (rows, n) = _ONES[x.dtype], x.shape
     if n <= LONG:
         return np.asarray(np.dot(x, ones[:n]))
-    count = n // PART
-    whole = count * PART
-    ones = ones[:PART]
-    if whole == n and x.flags.c_contiguous:
-        parts = np.dot(x.reshape(-1, PART), ones).reshape(len(x), count)
-    else:
-        parts = np.matmul(x[:, :whole].reshape(len(x), count, PART), ones)
-    total = sum_last(parts)
-    if whole < n:
-        total = total + np.dot(x[:, whole:], ones[: n - whole])
-    return total
+    part = _part(n)
+    if part > 1:
+        parts = np.dot(x.reshape(-1, part), ones[:part])
+        return sum_last(parts.reshape(rows, n // part))
+    whole = n // PART * PART
+    parts = np.matmul(x[:, :whole].reshape(rows, n // PART, PART), ones[:PART])
+    return np.asarray(sum_last(parts) + np.dot(x[:, whole:], ones[: n - whole]))
 
 
 def sum_middle(x: Array) -> Array:
