@@ -17,7 +17,7 @@ from rung.core import dtype as dt
 from rung.ir.op import Array, EagerKernel
 from rung.ir.types import Shape, TensorType
 from rung.ops.eager.contraction import differs
-from rung.ops.eager.elementwise import Kernel
+from rung.ops.eager.elementwise import SMALL, Kernel
 from rung.ops.eager.reduction import float_sum
 from rung.ops.eager.special import BLOCK, in_blocks, normal_into
 
@@ -89,6 +89,34 @@ def _logsumexp(x: Array, out: Array, work: Array) -> None:
     np.add(np.log(total), top, out=out)
 
 
+def _few_softmax(w: Array, top: Array, dim: int) -> Array:
+    w -= top
+    np.exp(w, out=w)
+    w /= np.add.reduce(w, dim, keepdims=True)
+    return w
+
+
+def _few_masked_softmax(w: Array, top: Array, dim: int) -> Array:
+    found = _few_softmax(w, top, dim)
+    np.copyto(found, 0, where=top == -np.inf)
+    return found
+
+
+def _few_log_softmax(w: Array, top: Array, dim: int) -> Array:
+    w -= top
+    w -= np.log(np.add.reduce(np.exp(w), dim, keepdims=True))
+    return w
+
+
+def _few_logsumexp(w: Array, top: Array, dim: int) -> Array:
+    top = np.where(np.isfinite(top), top, 0.0)
+    w -= top
+    np.exp(w, out=w)
+    total = np.log(np.add.reduce(w, dim, keepdims=True))
+    total += top
+    return total.reshape(w.shape[:dim] + w.shape[dim + 1 :])
+
+
 def _by_rows(
     rows: Array, width: int, dtype: np.dtype[Any], body: Callable[[Array, Array, Array], None]
 ) -> Array:
@@ -104,12 +132,24 @@ def _by_rows(
 
 
 def _along(
-    x: TensorType, dim: int, body: Callable[[Array, Array, Array], None], keeps: bool
+    x: TensorType,
+    dim: int,
+    few: Callable[[Array, Array, int], Array],
+    body: Callable[[Array, Array, Array], None],
+    keeps: bool = True,
 ) -> Kernel | None:
-    """The kernel of a function of the rows along `dim`; `keeps` its elements, or gives one."""
+    """The kernel of a function of the rows along `dim`; `keeps` its elements, or gives one. Of few
+    elements, the whole is computed by `few`."""
     if x.dtype.bits < 32 or not x.size:
         return None
     n, dtype = x.shape[dim], x.dtype.numpy
+    if x.size <= SMALL:
+
+        def whole(x: Array) -> Array:
+            wide = x.astype(_F64)
+            return few(wide, np.maximum.reduce(wide, dim, keepdims=True), dim).astype(dtype)
+
+        return whole
     order = (*range(dim), *range(dim + 1, x.rank), dim)
     back = (*range(dim), x.rank - 1, *range(dim, x.rank - 1))
     rest = x.shape[:dim] + x.shape[dim + 1 :]
@@ -127,22 +167,22 @@ def _along(
 
 def softmax(x: TensorType, dim: int) -> Kernel | None:
     """exp(x) / sum(exp(x)) along `dim`."""
-    return _along(x, dim, _softmax, True)
+    return _along(x, dim, _few_softmax, _softmax)
 
 
 def masked_softmax(x: TensorType, dim: int) -> Kernel | None:
     """softmax of rows of which elements, or all, may be -inf."""
-    return _along(x, dim, _masked_softmax, True)
+    return _along(x, dim, _few_masked_softmax, _masked_softmax)
 
 
 def log_softmax(x: TensorType, dim: int) -> Kernel | None:
     """log(softmax(x)) along `dim`."""
-    return _along(x, dim, _log_softmax, True)
+    return _along(x, dim, _few_log_softmax, _log_softmax)
 
 
 def logsumexp(x: TensorType, dim: int) -> Kernel | None:
     """log(sum(exp(x))) over `dim`."""
-    return _along(x, dim, _logsumexp, False)
+    return _along(x, dim, _few_logsumexp, _logsumexp, keeps=False)
 
 
 def cross_entropy(
