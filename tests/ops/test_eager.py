@@ -24,6 +24,7 @@ from rung.ops.cumulative import cumulative_sum as cumsum
 from rung.ops.families import ReduceAttrs, is_narrow
 from rung.ops.pooling import PutAttrs, WindowAttrs, window_argmax, window_max, window_put
 from rung.ops.reduction import reduce_max
+from rung.ops.sorting import TopAttrs, top_k
 from rung.ops.table import RECORDS
 from tests.levels import Truth
 from tests.random_graphs import RandomGraph
@@ -315,6 +316,25 @@ def test_pooling_with_ties(padding: int, nan: bool):
         kernel = kernel_of(case)
         assert kernel is not None
         check(case, kernel)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int32, np.uint8, np.bool_])
+def test_the_greatest_of_many(dtype):
+    """Ties in order, NaN first, rows with fewer numbers than are asked for."""
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 9, (30, 50)).astype(dtype)
+    if dtype is np.float32:
+        x[rng.random(x.shape) < 0.02] = np.nan
+        x[3], x[4, 1:], x[5] = -np.inf, -np.inf, np.nan
+    if dtype is np.int32:
+        x[3] = np.iinfo(np.int32).min
+    for k in (1, 3, 7):
+        for shape in (x.shape, (5, 6, 50)):
+            case = Case(top_k, (x.reshape(shape),), TopAttrs(k, len(shape) - 1), False)
+            kernel = kernel_of(case)
+            assert kernel is not None
+            for layout in LAYOUTS[:-1]:
+                check(replace(case, operands=tuple(map(layout, case.operands))), kernel)
 
 
 # ---- errors, and products of what does not count

@@ -408,14 +408,32 @@ def _gelu(out: Array, x: Array, buffers: Array) -> None:
     out *= x
 
 
+def _few_sigmoid(x: Array) -> Array:
+    w = x.astype(_F64)
+    _negative_exponential(w, w)
+    np.reciprocal(w, out=w)
+    return w.astype(x.dtype)
+
+
+def _few_silu(x: Array) -> Array:
+    w = x.astype(_F64)
+    _negative_exponential(w, w)
+    np.divide(x, w, out=w)
+    return w.astype(x.dtype)
+
+
 def sigmoid(x: TensorType) -> Kernel | None:
     """1 / (1 + exp(-x))."""
-    return (lambda x: in_blocks(x, _F64, 1, _sigmoid)) if _fits(x) else None
+    if not _fits(x):
+        return None
+    return _few_sigmoid if x.size <= SMALL else lambda x: in_blocks(x, _F64, 1, _sigmoid)
 
 
 def silu(x: TensorType) -> Kernel | None:
     """x * sigmoid(x)."""
-    return (lambda x: in_blocks(x, _F64, 1, _silu)) if _fits(x) else None
+    if not _fits(x):
+        return None
+    return _few_silu if x.size <= SMALL else lambda x: in_blocks(x, _F64, 1, _silu)
 
 
 def gelu(x: TensorType) -> Kernel | None:
@@ -430,10 +448,12 @@ def relu(x: TensorType) -> Kernel | None:
     """The larger one of x and 0."""
     if x.dtype.bits == 16 and x.dtype.is_float:
         return None
-    zero = np.array(0, x.dtype.numpy)
+    first = next((d for d in range(x.rank) if prod(x.shape[d:]) <= BLOCK), x.rank)
+    shape = x.shape[first:] if x.size > SMALL else ()
+    zeros = np.zeros(shape, x.dtype.numpy)  # NumPy takes longer with one zero than with many
     if not x.shape:
-        return lambda x: np.asarray(np.maximum(x, zero))
-    return lambda x: np.maximum(x, zero)
+        return lambda x: np.asarray(np.maximum(x, zeros))
+    return lambda x: np.maximum(x, zeros)
 
 
 def leaky_relu(x: TensorType, slope: float) -> Kernel | None:

@@ -47,6 +47,8 @@ _TAIL: Final = _numbers(
     -0.10191485528773628, 0.37384078603194904, -0.21075078674170084, 0.24757570773868293,
     0.07610909203479146, 0.11514008742644909,
 )  # fmt: skip
+_BITS: Final = np.dtype(np.uint32)
+_SIGN: Final = np.array(1 << 31, _BITS)
 _SCALE, _ONE, _HALF, _MINUS_HALF = _numbers(np.float32, 0.28, 1.0, 0.5, -0.5)
 
 
@@ -85,7 +87,8 @@ def normal_into(out: Array, x: Array, buffers: Array) -> None:
     np.exp(size, out=size)
     out *= size
     np.subtract(_HALF, out, out=out)
-    np.copysign(out, x, out=out)
+    np.bitwise_and(x.view(_BITS), _SIGN, out=t.view(_BITS))
+    np.bitwise_or(out.view(_BITS), t.view(_BITS), out=out.view(_BITS))
     out += _HALF
 
 
