@@ -17,6 +17,7 @@ from rung.codegen.llvm.lower_expr import Storage, num_elements
 from rung.codegen.llvm.lower_stmt import StmtLowering, written
 from rung.codegen.llvm.module import Module
 from rung.codegen.llvm.opaque import scratch_buffer
+from rung.codegen.llvm.roll import in_memory
 from rung.codegen.llvm.target import Target
 from rung.codegen.llvm.types import Val
 from rung.core.errors import LoweringError
@@ -172,6 +173,7 @@ def _lower_phase(
     *values, begin, end = f.params
     pointers, sizes = values[: len(declared)], values[len(declared) :]
     lowering = StmtLowering(f, target)
+    lowering.in_memory = in_memory(kernel)
     for buffer, pointer in zip([*params, *scratch], pointers, strict=True):
         lowering.storage[buffer] = Storage(pointer, num_elements(buffer))
     for size, value in zip(kernel.sizes, sizes, strict=True):

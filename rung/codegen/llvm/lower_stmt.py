@@ -13,6 +13,7 @@ import numpy as np
 from rung.codegen.llvm import opaque, scalar_ops
 from rung.codegen.llvm.address import Address, Lanes
 from rung.codegen.llvm.lower_expr import ExprLowering, Storage, num_elements
+from rung.codegen.llvm.roll import rolled
 from rung.codegen.llvm.transpose import TileCopy, find_tile_copy, interleave
 from rung.codegen.llvm.types import (
     Val,
@@ -42,7 +43,10 @@ from rung.kernel.loop import (
 
 
 class StmtLowering(ExprLowering):
-    """Emits statements at the end of the current block of `f`."""
+    """Emits statements at the end of the current block of `f`. `in_memory`: the register buffers
+    that are too large for registers."""
+
+    in_memory: frozenset[Buffer] = frozenset()
 
     def run(self, s: Stmt) -> None:
         """Emit one statement."""
@@ -86,13 +90,22 @@ class StmtLowering(ExprLowering):
         elif count == 1 or s.kind == "unroll":
             if count is None:
                 raise LoweringError(f"{self.f.name}: unrolled loop {s.axis!r} over {extent!r}")
-            if count > 1 and self._transposed(s):
+            if count > 1 and (self._transposed(s) or self._rolled(s)):
                 return
             for i in range(count):
                 with self.bound(s.axis, const(i)):
                     self.run(s.body)
         else:
             self.serial_loop(s.axis, constant("i64", 0), self.emit(extent), s.body)
+
+    def _rolled(self, s: For) -> bool:
+        """Emit an unrolled loop as a loop, where that is as fast."""
+        if self.lanes is not None:
+            return False
+        block = rolled(s, self.in_memory)
+        if block is not None:
+            self.run(block)
+        return block is not None
 
     @contextmanager
     def bound(self, axis: Var, value: Const) -> Iterator[None]:

@@ -20,6 +20,9 @@ from rung.core.errors import LoweringError
 _AVX2_FEATURES = "+avx,+avx2,+fma,+f16c,+bmi,+bmi2,+lzcnt,+popcnt"
 _AVX512_FEATURES = _AVX2_FEATURES + ",+avx512f,+avx512bw,+avx512cd,+avx512dq,+avx512vl"
 _CONTEXT_LINES = 3
+_DEFINE = re.compile(r"^define .*?@([\w.$]+)\(", re.MULTILINE)
+LONG_FUNCTION = 1000
+"""Lines from which a function gets the passes of level 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +184,7 @@ def _parsed(ir_text: str, target: Target, optimize: bool) -> Iterator[llvm.Modul
         module.data_layout = str(machine.target_data)
         module.verify()
         if optimize:
-            _optimize(module, machine)
+            _optimize(module, machine, ir_text)
         yield module
     except RuntimeError as error:
         raise LoweringError(f"invalid LLVM IR: {error}\n{_excerpt(ir_text, str(error))}") from error
@@ -191,18 +194,39 @@ def _parsed(ir_text: str, target: Target, optimize: bool) -> Iterator[llvm.Modul
         context.close()
 
 
-def _optimize(module: llvm.ModuleRef, machine: llvm.TargetMachine) -> None:
-    """Clean up without rethinking: vectors, unrolling and order of sums are as written."""
-    options = llvm.create_pipeline_tuning_options(speed_level=2)
+def _optimize(module: llvm.ModuleRef, machine: llvm.TargetMachine, ir_text: str) -> None:
+    """Clean up without rethinking: vectors, unrolling and order of sums are as written.
+
+    The passes of level 2 that level 1 lacks (removal of dead stores and of loads that are known)
+    take time that grows faster than a function: in a long one there are unrolled tiles, for which
+    they do nothing."""
+    lengths = _function_lengths(ir_text)
+    for function in module.functions:
+        if not function.is_declaration:
+            level = 1 if lengths.get(function.name, 0) > LONG_FUNCTION else 2
+            builder, passes = _passes(machine, level)
+            passes.run(function, builder)
+
+
+def _passes(
+    machine: llvm.TargetMachine, level: int
+) -> tuple[llvm.PassBuilder, llvm.FunctionPassManager]:
+    options = llvm.create_pipeline_tuning_options(speed_level=level)
     options.loop_vectorization = False
     options.slp_vectorization = False
     options.loop_interleaving = False
     options.loop_unrolling = False
     builder = llvm.create_pass_builder(machine, options)
-    passes = builder.getFunctionPassManager()
-    for function in module.functions:
-        if not function.is_declaration:
-            passes.run(function, builder)
+    return builder, builder.getFunctionPassManager()
+
+
+def _function_lengths(ir_text: str) -> dict[str, int]:
+    """How many lines each function has, by name."""
+    starts = [(m.group(1), m.start()) for m in _DEFINE.finditer(ir_text)]
+    ends = [at for _, at in starts[1:]] + [len(ir_text)]
+    return {
+        name: ir_text.count("\n", at, end) for (name, at), end in zip(starts, ends, strict=True)
+    }
 
 
 def _excerpt(ir_text: str, message: str) -> str:
