@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import importlib
 import json
+import math
 import os
 import platform
 import resource
@@ -97,7 +98,7 @@ class Measured:
         if len(self.samples) < 4:
             return 0.0
         low, _, high = statistics.quantiles(self.samples, n=4)
-        return (high - low) / 2 / self.median
+        return (high - low) / 2 / self.median if self.median else 0.0
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ class Result:
         if peer not in self.peers:
             return float("nan")
         pairs = zip(self._rounds(peer), self._rounds(OURS), strict=False)
-        ratios = [theirs / ours for theirs, ours in pairs]
+        ratios = [theirs / ours if ours else math.inf for theirs, ours in pairs]
         return statistics.median(ratios) if ratios else float("nan")
 
     def _rounds(self, peer: str) -> list[float]:
@@ -311,7 +312,7 @@ def cell(r: Result, peer: str) -> str:
     if m is None or not m.samples:
         return "—"
     text = f"{m.median:,.1f}" if m.median < 1000 else f"{m.median:,.0f}"
-    if r.case.work:
+    if r.case.work and m.median:
         text += f" ({r.case.work / m.median / 1e3:.0f} GF/s)"
     return text
 

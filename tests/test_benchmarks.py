@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,20 @@ BENCHMARK = harness.Benchmark(
     cases=(),
     tiny=(harness.Case("one", {"value": 2.0}, targets={"other": 2.9, "best": 3.1}, rounds=4),),
 )
+
+
+def test_a_time_too_short_to_measure_is_zero_and_no_error() -> None:
+    case = replace(BENCHMARK.tiny[0], work=1e9, targets={"other": 2.0})
+    measured = {
+        "rung": harness.Measured([0.0] * 12),
+        "other": harness.Measured([3.0] * 12),
+    }
+    result = harness.Result(case, measured)
+    assert result.ratio("other") == math.inf
+    assert measured["rung"].spread == 0.0
+    assert "inf" in harness.verdict(result)
+    harness.show([result], BENCHMARK, Console(width=150))
+    json.dumps(result.record())
 
 
 def test_medians_ratios_and_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:

@@ -230,6 +230,10 @@ class Planning:
         lowered = "lowered" if self._lower is None else "traced"
         return "\0".join(("recipe", lowered, *parts))
 
+    def anew(self) -> Planning:
+        """The same, with nothing worked out."""
+        return Planning(self.given, self.aliases, self.machine, self._lower, self.fixed)
+
     def unit(self, key: str, name: str) -> Unit:
         """What the compiler takes for a kernel that is only known by its key."""
 
@@ -284,6 +288,10 @@ class CompiledGraph:
     def kernels(self) -> tuple[CompiledKernel, ...]:
         """The kernel of each call."""
         return self._planning.kernels
+
+    def planning(self) -> Planning:
+        """What it is made from, with nothing worked out yet."""
+        return self._planning.anew()
 
     @property
     def aliases(self) -> Mapping[int, int]:

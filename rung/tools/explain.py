@@ -21,7 +21,8 @@ from rung.core.source import NOWHERE
 from rung.tensor.creation import asarray
 from rung.tensor.jit import Jit
 from rung.tensor.tensor import Tensor
-from rung.tools.explanation import LEVELS, explain
+from rung.tools.compile_report import compile_report
+from rung.tools.explanation import LEVELS, compiled_program, explain
 
 LANGUAGES: Final = {"llvm": "llvm", "asm": "gas"}
 _TYPE = re.compile(r"\s*(\w+)\s*\[([\d,\s]*)\]\s*")
@@ -116,6 +117,9 @@ def command(
     ] = None,
     level: Annotated[str, typer.Option(help=f"one of {', '.join(LEVELS)}; else the overview")] = "",
     kernel: Annotated[int | None, typer.Option(help="this kernel alone")] = None,
+    compile: Annotated[
+        bool, typer.Option("--compile", help="where the time of compiling it goes")
+    ] = False,
 ) -> None:
     """Show every level of a function: lines, graph, kernels, schedules, LLVM IR, assembly, times.
 
@@ -126,13 +130,24 @@ def command(
         )
     function = load(place)
     texts = arg if arg is not None else annotated(function)
-    found = explain(function, *[example(t) for t in texts])
+    arguments = [example(t) for t in texts]
+    if compile:
+        print_compile_report(function, arguments)
+        return
+    found = explain(function, *arguments)
     text = found.text(level, kernel)
     console = Console()
     if not console.is_terminal or not level:
         console.print(text, markup=False, highlight=console.is_terminal, soft_wrap=True)
         return
     console.print(Syntax(text, LANGUAGES.get(level, "python"), background_color="default"))
+
+
+def print_compile_report(function: Any, arguments: list[Any]) -> None:
+    """Say where the time of compiling a function goes."""
+    name, program = compiled_program(function, *arguments)
+    text = compile_report(program, name, function, *arguments).text()
+    Console().print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def register(app: typer.Typer) -> None:

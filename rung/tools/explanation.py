@@ -289,6 +289,20 @@ def explain(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Explanat
     machine. `function` may be under `rung.jit` already; it is traced, not run, so no state changes.
 
     Raises TraceError for what cannot be traced, RungError for a function that computes nothing."""
+    return explain_program(*_compiled(function, *args, **kwargs))
+
+
+def compiled_program(
+    function: Callable[..., Any], *args: Any, **kwargs: Any
+) -> tuple[str, CompiledGraph | Script]:
+    """The name of a function and its program in machine code; raises as `explain` does."""
+    name, runnable, aliases = _compiled(function, *args, **kwargs)
+    return name, machine_program(runnable, aliases)
+
+
+def _compiled(
+    function: Callable[..., Any], *args: Any, **kwargs: Any
+) -> tuple[str, Runnable, dict[int, int]]:
     compiled = function if isinstance(function, Jit) else jit(function)
     try:
         found = compiled.compile(*args, **kwargs)
@@ -299,7 +313,7 @@ def explain(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Explanat
         raise RungError(f"explain: {compiled.name} computes nothing: its results are constants")
     aliases = {s.output: s.alias for s in (*found.states, *found.placed_states) if s.alias >= 0}
     aliases |= {output: alias for _, output, alias in found.donations}
-    return explain_program(compiled.name, found.runnable, aliases)
+    return compiled.name, found.runnable, aliases
 
 
 def explain_program(name: str, runnable: Runnable, aliases: Mapping[int, int]) -> Explanation:

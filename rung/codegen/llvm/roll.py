@@ -1,9 +1,9 @@
 """Unrolled loops that are emitted as loops: what comes after the sum of a register tile.
 
-A tile is kept in registers because its loops are unrolled. What is then computed from it (a bias, an
-activation, the update of an optimizer) would be written out for every row of the tile, which is
-most of the code of many kernels and gains nothing: the tile is laid out in memory, and a loop over
-its rows does the rest.
+A tile is kept in registers because its loops are unrolled. What is then computed from it (a bias,
+an activation, the update of an optimizer) would be written out for every row of the tile, which is
+most of the code of many kernels and gains nothing: the tile is stored, and a loop over its rows
+does the rest.
 
     for m in unroll(14):                  for m in unroll(14):
         for n in vector(16):                  for n in vector(16):
@@ -116,7 +116,7 @@ def _copy(s: Stmt, tiles: dict[Read, None], copied: dict[Buffer, Buffer]) -> Stm
         return Block(tuple(seen)) if seen else None
     if isinstance(s, For):
         body = _copy(s.body, tiles, copied)
-        return None if body is None else replace(s, body=body)
+        return replace(s, body=body) if isinstance(body, Block) else None
     found = dict.fromkeys(e for e in walk(*stmt_exprs(s)) if isinstance(e, Read) and e in tiles)
     stores = [
         Store(copied[e.source], e.index, read(e.source, e.index, e.dtype))
@@ -152,9 +152,10 @@ def _tile_reads(s: For) -> Iterator[Read]:
     """What is read of registers along the loop."""
     for c in walk_stmts(s):
         for e in walk(*stmt_exprs(c)):
-            if isinstance(e, Read) and isinstance(e.source, Buffer):
-                if e.source.role == "register" and s.axis in _all_variables(e.index):
-                    yield e
+            if not isinstance(e, Read) or not isinstance(e.source, Buffer):
+                continue
+            if e.source.role == "register" and s.axis in _all_variables(e.index):
+                yield e
 
 
 def _all_variables(index: tuple[Expr, ...]) -> set[Var]:

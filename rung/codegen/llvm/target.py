@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -152,6 +153,30 @@ def emit_object(ir_text: str, target: Target, optimize: bool = True) -> bytes:
     """
     with _parsed(ir_text, target, optimize) as module:
         return bytes(target_machine(target).emit_object(module))
+
+
+@dataclass(frozen=True, slots=True)
+class CompileTimes:
+    """Seconds that LLVM takes to read and check a text, for its passes, and for the code, of which
+    there are `nbytes`."""
+
+    parse_s: float
+    passes_s: float
+    code_s: float
+    nbytes: int
+
+
+def compile_times(ir_text: str, target: Target) -> CompileTimes:
+    """How long the parts of `emit_object` take; raises as that does."""
+    machine = target_machine(target)
+    start = time.perf_counter()
+    with _parsed(ir_text, target, False) as module:
+        parsed = time.perf_counter()
+        _optimize(module, machine, ir_text)
+        optimized = time.perf_counter()
+        nbytes = len(machine.emit_object(module))
+        end = time.perf_counter()
+    return CompileTimes(parsed - start, optimized - parsed, end - optimized, nbytes)
 
 
 def emit_assembly(ir_text: str, target: Target, optimize: bool = True) -> str:
