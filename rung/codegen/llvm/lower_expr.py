@@ -96,6 +96,8 @@ class ExprLowering:
         self._reach: dict[Expr, Reach] = {}
         self._unrolled: dict[tuple[Expr, ...], Expr] = {}
         self._addresses: dict[Hashable, Address] = {}
+        self._lanes_known: Lanes | None = None
+        self._known_in_lanes: list[Hashable] = []
 
     def bind_size(self, size: Size, value: Val) -> None:
         """A size has a value throughout."""
@@ -110,6 +112,22 @@ class ExprLowering:
         yield
         while len(self._order) > mark:
             self._memo.pop(self._order.pop(), None)
+
+    @contextmanager
+    def known_in_lanes(self) -> Iterator[None]:
+        """What is emitted in a vector loop without a mask serves the next one of the same lanes:
+        the rows of a tile share the vectors of its columns."""
+        mark = len(self._order)
+        yield
+        self._known_in_lanes += self._order[mark:]
+
+    def use_known_in(self, lanes: Lanes) -> None:
+        """Before a vector loop: what other lanes have computed is forgotten."""
+        if lanes != self._lanes_known:
+            self._lanes_known = lanes
+            for key in self._known_in_lanes:
+                self._memo.pop(key, None)
+            self._known_in_lanes.clear()
 
     def forget(self, buffer: Buffer) -> None:
         """The buffer changes: values read from it are no longer valid."""

@@ -132,11 +132,16 @@ class StmtLowering(ExprLowering):
                 f"{self.f.name}: vector loop {s.axis!r} inside vector loop {self.lanes.axis!r}"
             )
         width = s.lanes or s.axis.extent
-        self.lanes = Lanes(s.axis, width)
-        with self.scope():
-            if not (isinstance(extent, Const) and extent.value >= width):
+        lanes = Lanes(s.axis, width)
+        self.use_known_in(lanes)
+        self.lanes = lanes
+        if isinstance(extent, Const) and extent.value >= width:
+            with self.known_in_lanes():
+                self.run(s.body)
+        else:
+            with self.scope():
                 self.mask = self.f.lane_mask(width, self.emit(extent))
-            self.run(s.body)
+                self.run(s.body)
         self.lanes = self.mask = None
 
     def _transposed(self, s: For) -> bool:
@@ -146,7 +151,9 @@ class StmtLowering(ExprLowering):
             return False
         source, target = copy.source.source, copy.store.buffer
         assert isinstance(source, Buffer)
-        self.lanes = Lanes(copy.vector.axis, copy.rows)
+        lanes = Lanes(copy.vector.axis, copy.rows)
+        self.use_known_in(lanes)
+        self.lanes = lanes
         with self.scope():
             reads, writes = [], []
             for column in range(copy.columns):

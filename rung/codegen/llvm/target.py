@@ -22,7 +22,7 @@ _AVX2_FEATURES = "+avx,+avx2,+fma,+f16c,+bmi,+bmi2,+lzcnt,+popcnt"
 _AVX512_FEATURES = _AVX2_FEATURES + ",+avx512f,+avx512bw,+avx512cd,+avx512dq,+avx512vl"
 _CONTEXT_LINES = 3
 _DEFINE = re.compile(r"^define .*?@([\w.$]+)\(", re.MULTILINE)
-LONG_FUNCTION = 1000
+LONG_FUNCTION = 4000
 """Lines from which a function gets the passes of level 1."""
 
 
