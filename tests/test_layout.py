@@ -28,6 +28,8 @@ MAX_FUNCTION_LINES = 60
 MAX_SETTINGS = 20
 GRAPH_KINDS = {"Expr", "Read", "Call", "Value", "Node"}
 BOUNDED = {
+    "codegen/llvm/roll.py:_copies": "along a loop nest",
+    "codegen/llvm/roll.py:_copy": "along a loop nest",
     "ir/expr.py:ifloordiv": "the divisor grows or falls at each step",
     "ir/expr.py:imod": "the divisor falls at each step",
     "ir/expr.py:compare": "the coefficients fall at each step",
