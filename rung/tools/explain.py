@@ -22,7 +22,7 @@ from rung.tensor.creation import asarray
 from rung.tensor.jit import Jit
 from rung.tensor.tensor import Tensor
 from rung.tools.compile_report import compile_report
-from rung.tools.explanation import LEVELS, compiled_program, explain
+from rung.tools.explanation import LEVELS, explain
 
 LANGUAGES: Final = {"llvm": "llvm", "asm": "gas"}
 _TYPE = re.compile(r"\s*(\w+)\s*\[([\d,\s]*)\]\s*")
@@ -131,23 +131,17 @@ def command(
     function = load(place)
     texts = arg if arg is not None else annotated(function)
     arguments = [example(t) for t in texts]
-    if compile:
-        print_compile_report(function, arguments)
-        return
     found = explain(function, *arguments)
+    if compile:
+        report = compile_report(found.program, found.name, function, *arguments)
+        Console().print(report.text(), markup=False, highlight=False, soft_wrap=True)
+        return
     text = found.text(level, kernel)
     console = Console()
     if not console.is_terminal or not level:
         console.print(text, markup=False, highlight=console.is_terminal, soft_wrap=True)
         return
     console.print(Syntax(text, LANGUAGES.get(level, "python"), background_color="default"))
-
-
-def print_compile_report(function: Any, arguments: list[Any]) -> None:
-    """Say where the time of compiling a function goes."""
-    name, program = compiled_program(function, *arguments)
-    text = compile_report(program, name, function, *arguments).text()
-    Console().print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def register(app: typer.Typer) -> None:

@@ -186,6 +186,7 @@ class Explanation:
     host_calls: tuple[HostReport, ...]
     memory: MemoryReport
     roof: Roof
+    program: CompiledGraph | Script
 
     @property
     def lowered(self) -> Graph:
@@ -289,20 +290,6 @@ def explain(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Explanat
     machine. `function` may be under `rung.jit` already; it is traced, not run, so no state changes.
 
     Raises TraceError for what cannot be traced, RungError for a function that computes nothing."""
-    return explain_program(*_compiled(function, *args, **kwargs))
-
-
-def compiled_program(
-    function: Callable[..., Any], *args: Any, **kwargs: Any
-) -> tuple[str, CompiledGraph | Script]:
-    """The name of a function and its program in machine code; raises as `explain` does."""
-    name, runnable, aliases = _compiled(function, *args, **kwargs)
-    return name, machine_program(runnable, aliases)
-
-
-def _compiled(
-    function: Callable[..., Any], *args: Any, **kwargs: Any
-) -> tuple[str, Runnable, dict[int, int]]:
     compiled = function if isinstance(function, Jit) else jit(function)
     try:
         found = compiled.compile(*args, **kwargs)
@@ -313,7 +300,7 @@ def _compiled(
         raise RungError(f"explain: {compiled.name} computes nothing: its results are constants")
     aliases = {s.output: s.alias for s in (*found.states, *found.placed_states) if s.alias >= 0}
     aliases |= {output: alias for _, output, alias in found.donations}
-    return compiled.name, found.runnable, aliases
+    return explain_program(compiled.name, found.runnable, aliases)
 
 
 def explain_program(name: str, runnable: Runnable, aliases: Mapping[int, int]) -> Explanation:
@@ -326,6 +313,7 @@ def explain_program(name: str, runnable: Runnable, aliases: Mapping[int, int]) -
         passes=tuple(reports),
         kernels=tuple(_kernel_reports(program)),
         host_calls=tuple(_host_report(c.node) for c in _host_calls(program)),
+        program=program,
         memory=_memory_report(program, aliases),
         roof=roof(),
     )

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 import rung
 from rung.tools.cli import make_app
 from rung.tools.compile_report import PARALLEL, PARTS, compile_report
-from rung.tools.explanation import compiled_program
+from rung.tools.explanation import explain
 
 PROGRAM = """
 import rung
@@ -29,7 +29,7 @@ def test_all_parts_and_kernels_are_counted() -> None:
         return (x @ x).softmax(-1).sum(0)
 
     x = rung.ones((24, 24))
-    found = compile_report(compiled_program(f, x)[1], "f", f, x)
+    found = compile_report(explain(f, x).program, "f", f, x)
     assert set(found.seconds) == set(PARTS)
     assert all(found.seconds[part] > 0.0 for part in (*PARALLEL, "tracing", "plan", "passes"))
     assert len(found.kernels) >= 2
