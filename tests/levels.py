@@ -317,7 +317,7 @@ def check_eager(drawn: RandomGraph, truth: Truth) -> list[Mismatch]:
     for a in inputs:
         a.flags.writeable = False
     with np.errstate(all="ignore"):
-        outputs = [np.asarray(a) for a in plan.run(inputs, scalars)]
+        outputs = [np.asarray(a) for a in plan.results(inputs, scalars)]
     wrong = [
         Mismatch("eager", k, f"is {a.dtype}{list(a.shape)}, not {t}")
         for k, (a, t) in enumerate(zip(outputs, plan.types, strict=True))

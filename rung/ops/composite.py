@@ -30,6 +30,7 @@ from rung.ir.node import (
     provenance,
 )
 from rung.ir.op import Array, Attrs, Cost, EagerKernel, Op
+from rung.ir.replay import Replay
 from rung.ir.types import TensorType
 
 Static = bool | int | float | str | None | DType | tuple[int, ...] | tuple[tuple[int, int], ...]
@@ -286,3 +287,20 @@ def _trace(
 
 
 RECORDS = (COMPOSITE,)
+
+
+def as_composite(replay: Replay, name: str, types: Sequence[TensorType]) -> Replay:
+    """The same results by one composite, of those given values (of `types`) that matter."""
+    given = len(types)
+    made = dict.fromkeys(i for i in replay.outputs if i >= given)
+    read = {i for step in replay.steps for i in step[2] if i < given}
+    params = {i: parameter(k, f"x{k}", types[i]) for k, i in enumerate(sorted(read))}
+    values: list[Any] = [params.get(i) for i in range(given)]
+    for op, attrs, operands, _, via in replay.steps:
+        with provenance(NOWHERE.with_via(via) if via else NOWHERE):
+            values += op.build([values[i] for i in operands], attrs)
+    body = make_graph(name, params.values(), [values[i] for i in made])
+    results = tuple([v.type for v in body.outputs])
+    step = (COMPOSITE, CompositeAttrs(name, body), tuple(params), results, "")
+    place = {i: given + k for k, i in enumerate(made)}
+    return Replay((step,), tuple([place.get(i, i) for i in replay.outputs]))

@@ -41,7 +41,7 @@ class EagerPlan:
 
     `inputs`: number and type of each input; `constants`: positions of the steps whose scalar each
     run gives anew; `outputs`: the numbers of the results. Values have numbers as in `Linear`.
-    `fresh` says which results lie in aligned memory of their own."""
+    `fresh` are the values that lie in aligned memory of their own."""
 
     def __init__(
         self,
@@ -61,18 +61,19 @@ class EagerPlan:
                 types[at] = type
         self.types = [types[n] for n in outputs]
         self._rows = _rows(steps, types, set(outputs))
-        fresh = {row[3] for row in self._rows if row[0] == _INTO}
-        self.fresh = [n in fresh for n in outputs]
+        self.fresh = {row[3] for row in self._rows if row[0] == _INTO}
 
     def run(
         self,
         arrays: Sequence[Array],
         constants: Sequence[Scalar],
         place: Callable[[int], Source] | None = None,
-    ) -> list[Array]:
-        """The results for arrays of the types of the inputs, and for the scalars of the constants
-        in the order of their steps. They may be views of inputs, or of each other. Of what a kernel
-        raises, `place` (if it is given) says by the number of the step which line it is of."""
+        keep: bool = False,
+    ) -> list[Any]:
+        """All values, by their numbers, for arrays of the types of the inputs and the scalars of
+        the constants in the order of their steps. They may be views of inputs, or of each other;
+        what is no result is let go after its last use unless `keep`. Of what a kernel raises,
+        `place` (if it is given) says by the number of the step which line it is of."""
         values: list[Any] = [None] * self._size
         for number, array in zip(self._inputs, arrays, strict=True):
             values[number] = array
@@ -99,8 +100,9 @@ class EagerPlan:
                 else:
                     for b, a in enumerate(at, to):
                         values[b] = values[a]
-                for a in dead:
-                    values[a] = None
+                if dead and not keep:
+                    for a in dead:
+                        values[a] = None
         except RungError as e:
             if place is None:
                 raise
@@ -108,6 +110,11 @@ class EagerPlan:
         except MemoryError as e:
             where = None if place is None else place(number)
             raise AllocationError(str(e), source=where, fix=_SMALLER) from None
+        return values
+
+    def results(self, arrays: Sequence[Array], constants: Sequence[Scalar]) -> list[Array]:
+        """The results alone."""
+        values = self.run(arrays, constants)
         return [values[n] for n in self.outputs]
 
 
@@ -136,7 +143,7 @@ def _row(
         return _CONSTANT, _scalar(attrs.dtype.numpy), (), first
     if op is after:
         return _PASS, _nothing, operands[: len(results)], first
-    kernel = eager_kernel(op, attrs, [types[a] for a in operands], results)
+    kernel = eager_kernel(op, attrs, tuple([types[a] for a in operands]), results)
     if len(results) != 1:
         return _SEVERAL, kernel, operands, first
     if isinstance(kernel, np.ufunc) and results[0].nbytes >= POOLED_BYTES:
@@ -158,8 +165,9 @@ def _scalar(dtype: np.dtype[Any]) -> EagerKernel:
     return lambda value: np.array(value, dtype)
 
 
+@lru_cache(maxsize=1 << 14)
 def eager_kernel(
-    op: Op, attrs: Attrs, types: Sequence[TensorType], results: Sequence[TensorType]
+    op: Op, attrs: Attrs, types: tuple[TensorType, ...], results: tuple[TensorType, ...]
 ) -> EagerKernel:
     """A function of arrays that computes an op at once: its `eager` kernel, else its body, else its
     reference. One result is an array, several are a tuple."""
@@ -168,19 +176,19 @@ def eager_kernel(
         if found is not None:
             return found
     if op.decompose is not None:
-        return _body(op, attrs, tuple(types))
+        return _body(op, attrs, types)
     ref = op.ref
     if len(results) == 1:
         return lambda *arrays: ref(attrs, arrays)[0]
     return lambda *arrays: ref(attrs, arrays)
 
 
-@lru_cache(maxsize=1 << 13)
 def _body(op: Op, attrs: Attrs, types: tuple[TensorType, ...]) -> EagerKernel:
     plan, scalars = graph_plan(op_body(op, attrs, types))
     if len(plan.outputs) == 1:
-        return lambda *arrays: plan.run(arrays, scalars)[0]
-    return lambda *arrays: tuple(plan.run(arrays, scalars))
+        (output,) = plan.outputs
+        return lambda *arrays: plan.run(arrays, scalars)[output]
+    return lambda *arrays: tuple(plan.results(arrays, scalars))
 
 
 def graph_plan(graph: Graph) -> tuple[EagerPlan, list[Scalar]]:

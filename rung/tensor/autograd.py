@@ -102,11 +102,18 @@ def backward(
             fix="set requires_grad on the parameters, and do not compute under no_grad()",
         )
     with _GradMode(enabled=create_graph):
-        found = unrecorded(vjp_of_nodes, [value], [v for _, v in uses], [cotangent])
+        found = _cotangents([value], [v for _, v in uses], [cotangent])
         for tensor, total in _by_tensor(uses, found):
             _accumulate(tensor, total, create_graph)
     if not (retain_graph or create_graph):
         _let_go(self, seen)
+
+
+def _cotangents(
+    outputs: Sequence[Value], inputs: Sequence[Value], cotangents: Sequence[Value]
+) -> list[Value | None]:
+    whole = state.trace is None and not state.mapping
+    return unrecorded(vjp_of_nodes, outputs, inputs, cotangents, whole)
 
 
 def _cotangent(x: Tensor, value: Value, gradient: Tensor | None) -> Value:
@@ -311,7 +318,7 @@ def value_and_grad(
 
         value = _scalar(result)
         seed = [full_like(value, 1)]
-        found = unrecorded(vjp_of_nodes, [value], primals.values, seed)
+        found = _cotangents([value], primals.values, seed)
         tracked = primals.tracked(value)
         gradients = primals.gradients(found, tracked)
         settled = settle(result)
@@ -361,7 +368,7 @@ def vjp(function: Function, *primals: Any) -> tuple[Any, Function]:
         if theirs != structure:
             raise GradientError(f"vjp: cotangent {theirs} for a result {structure}")
         seeds = [graph_value(as_tensor(c)) for c in cotangents]
-        found = unrecorded(vjp_of_nodes, values, given.values, seeds)
+        found = _cotangents(values, given.values, seeds)
         return given.gradients(found, tracked)
 
     return tree.unflatten(structure, [given.settled(v, tracked) for v in values]), pull_back

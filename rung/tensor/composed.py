@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import wraps
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 from rung.core.source import NOWHERE, user_source
 from rung.ir.node import (
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 _MAX_BODIES = 1 << 12
 Results = tuple["Tensor", ...]
+P = ParamSpec("P")
 
 
 def composed(
@@ -60,20 +61,82 @@ def _composed(function: Callable[..., Sequence[Tensor]], eager: CallRule) -> Cal
                 bodies.clear()
             bodies[key] = found
             claim(found[0].body, eager)
-        attrs, types = found
-        values = tuple([graph_value(t) for t in tensors])
-        there = sources()
-        place = there[-1] if there else user_source()
-        results = Node(COMPOSITE, values, attrs, place, types).results
-        requires, depth = inherit(tensors)
-        return tuple(
-            [
-                new_tensor(v, requires_grad=requires and v.type.dtype.is_float, depth=depth)
-                for v in results
-            ]
-        )
+        return _node(*found, tensors)
 
     return build
+
+
+def one_node(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
+    """`function` as one node of its name, where it is called outside of `jit` and of functions for
+    many values, with tensors and plain values. What it computes must depend on types and values of
+    the arguments alone, and not look at tensors."""
+    bodies: dict[Any, tuple[CompositeAttrs, tuple[TensorType, ...]]] = {}
+    name = function.__name__
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> Tensor:
+        form = _form(args, kwargs)
+        if form is None or state.trace is not None or state.mapping or state.recorder is not None:
+            return function(*args, **kwargs)
+        found = bodies.get(form)
+        tensors = [x for x in (*args, *kwargs.values()) if isinstance(x, TensorState)]
+        if found is None:
+            found = _body(name, _of_tensors(function, args, kwargs), [t._type for t in tensors], {})
+            if len(bodies) >= _MAX_BODIES:
+                bodies.clear()
+            bodies[form] = found
+        return _node(*found, tensors)[0]
+
+    return call
+
+
+def _form(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What a body depends on; None for arguments that are neither tensors nor plain."""
+    form: list[Any] = []
+    for x in (*args, *kwargs.values()):
+        if isinstance(x, TensorState):
+            if x._weak:
+                return None
+            form.append(x._type)
+        elif x is None or type(x) in (bool, int, str):
+            form.append((type(x), x))
+        elif type(x) is float:
+            form.append(x.hex())
+        else:
+            return None
+    return (*form, *kwargs)
+
+
+def _of_tensors(
+    function: Callable[..., Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Callable[..., Sequence[Tensor]]:
+    """`function` of the tensors among its arguments, the others as they are."""
+
+    def of_tensors(*tensors: Tensor) -> Sequence[Tensor]:
+        following = iter(tensors)
+        placed = [next(following) if isinstance(x, TensorState) else x for x in args]
+        named = {
+            k: next(following) if isinstance(x, TensorState) else x for k, x in kwargs.items()
+        }
+        return [function(*placed, **named)]
+
+    return of_tensors
+
+
+def _node(
+    attrs: CompositeAttrs, types: tuple[TensorType, ...], tensors: Sequence[TensorState]
+) -> Results:
+    values = tuple([graph_value(t) for t in tensors])
+    there = sources()
+    place = there[-1] if there else user_source()
+    results = Node(COMPOSITE, values, attrs, place, types).results
+    requires, depth = inherit(tensors)
+    return tuple(
+        [
+            new_tensor(v, requires_grad=requires and v.type.dtype.is_float, depth=depth)
+            for v in results
+        ]
+    )
 
 
 def _body(

@@ -26,6 +26,7 @@ from rung.ops.dropout import dropout as _dropout
 from rung.tensor import elementwise as e
 from rung.tensor import reductions
 from rung.tensor.checks import check_labels, check_target, checked, table_row
+from rung.tensor.composed import one_node
 from rung.tensor.creation import one_hot as one_hot
 from rung.tensor.linalg import vector_norm
 from rung.tensor.operate import Operand, as_tensor, cast_to, one_axis, torch_names
@@ -483,6 +484,7 @@ def nll_loss(
     return reduced(loss, reduction)
 
 
+@one_node
 @rounded_once
 def mse_loss(x: Operand, target: Operand, reduction: str = "mean") -> Tensor:
     """Squared difference."""
@@ -490,6 +492,7 @@ def mse_loss(x: Operand, target: Operand, reduction: str = "mean") -> Tensor:
     return reduced(e.square(e.subtract(x, target)), reduction)
 
 
+@one_node
 @rounded_once
 def l1_loss(x: Operand, target: Operand, reduction: str = "mean") -> Tensor:
     """Absolute difference."""
@@ -497,6 +500,7 @@ def l1_loss(x: Operand, target: Operand, reduction: str = "mean") -> Tensor:
     return reduced(e.abs(e.subtract(x, target)), reduction)
 
 
+@one_node
 @rounded_once
 def huber_loss(x: Operand, target: Operand, reduction: str = "mean", delta: float = 1.0) -> Tensor:
     """Half the squared difference up to `delta`, linear beyond."""
@@ -507,6 +511,7 @@ def huber_loss(x: Operand, target: Operand, reduction: str = "mean", delta: floa
     return reduced(inner * (away - inner * 0.5), reduction)
 
 
+@one_node
 @rounded_once
 def binary_cross_entropy_with_logits(
     logits: Operand,

@@ -54,12 +54,13 @@ class Linear:
     - `inputs`: (number, type) of each buffer or placeholder, and `holders` those; `placeholders`:
       whether some of them are;
     - `constants`: the values of the scalar constants, and `constant_steps` where they stand;
-    - `outputs`: numbers; `key`: everything but holders, sources and constants.
+    - `outputs`: numbers; `key`: everything but holders, sources and constants;
+    - `numbers`: those of all values, where that was asked for.
     """
 
     __slots__ = (
-        "constant_steps", "constants", "holders", "inputs", "key", "outputs", "placeholders",
-        "steps",
+        "constant_steps", "constants", "holders", "inputs", "key", "numbers", "outputs",
+        "placeholders", "steps",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -71,12 +72,19 @@ class Linear:
         self.constant_steps: list[int] = []
         self.outputs: list[int] = []
         self.key = _EMPTY
+        self.numbers: dict[Value, int] | None = None
 
 
-def linearize(values: Sequence[Value], realized: Mapping[int, Buffer]) -> Linear:
-    """The graph of `values`. One whose `id` is in `realized` is an input: its buffer is known."""
+def linearize(
+    values: Sequence[Value], realized: Mapping[int, Buffer], numbered: bool = False
+) -> Linear:
+    """The graph of `values`. One whose `id` is in `realized` is an input: its buffer is known.
+    `numbered`: with the numbers of all values, which are held with them."""
     found = Linear()
-    _Walk(found, realized).run(values)
+    walk = _Walk(found, realized)
+    walk.run(values)
+    if numbered:
+        found.numbers = walk.numbers
     return found
 
 

@@ -16,6 +16,7 @@ from rung.ops.loss import binary_cross_entropy as _binary
 from rung.tensor import elementwise as e
 from rung.tensor import reductions as r
 from rung.tensor.checks import check_labels, check_target, checked
+from rung.tensor.composed import one_node
 from rung.tensor.creation import arange
 from rung.tensor.functional import floats, logsigmoid, reduced, softplus
 from rung.tensor.linalg import vector_norm
@@ -41,6 +42,7 @@ def p_norm(x: Operand, p: float = 2.0, axis: int = -1, keepdims: bool = False) -
     return vector_norm(floats(x), axis, keepdims, ord=p)
 
 
+@one_node
 @rounded_once
 def pairwise_distance(
     x1: Operand, x2: Operand, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False
@@ -49,6 +51,7 @@ def pairwise_distance(
     return p_norm(floats(x1) - floats(x2) + eps, p, -1, keepdim)
 
 
+@one_node
 @rounded_once
 def cosine_similarity(x1: Operand, x2: Operand, dim: int = 1, eps: float = 1e-8) -> Tensor:
     """Σ x1 x2 / (max(|x1|, eps) max(|x2|, eps)) along `dim`; the other dims broadcast."""
@@ -61,6 +64,7 @@ def cosine_similarity(x1: Operand, x2: Operand, dim: int = 1, eps: float = 1e-8)
 # ---- losses of a number
 
 
+@one_node
 @rounded_once
 def smooth_l1_loss(
     x: Operand, target: Operand, reduction: str = "mean", beta: float = 1.0
@@ -76,6 +80,7 @@ def smooth_l1_loss(
     return reduced(inner * (away - inner * 0.5) / beta, reduction)
 
 
+@one_node
 @rounded_once
 def poisson_nll_loss(
     x: Operand,
@@ -138,6 +143,7 @@ def binary_cross_entropy(
     return reduced(_weighted(loss, weight), reduction)
 
 
+@one_node
 @rounded_once
 def kl_div(
     x: Operand, target: Operand, reduction: str = "mean", log_target: bool = False
@@ -156,6 +162,7 @@ def kl_div(
     return reduced(loss, reduction)
 
 
+@one_node
 @rounded_once
 def soft_margin_loss(x: Operand, target: Operand, reduction: str = "mean") -> Tensor:
     """log(1 + exp(-target x)) for targets of 1 and -1."""

@@ -241,13 +241,14 @@ def _compute(targets: Sequence[TensorState]) -> bool:
     values = [v for v in found if v is not None]
     if len(values) < len(found):  # a signal handler has computed it meanwhile
         return False
-    linear = linearize(values, _realized)
+    numbered = comes_eagerly() and any(t.keeps_graph for t in targets)
+    linear = linearize(values, _realized, numbered)
     if linear.placeholders and any(isinstance(h, Example) for h in linear.holders):
         values = [_from_outside(v) for v in values]
         for tensor, value in zip(targets, values, strict=True):
             tensor._value = value
         del value
-        linear = linearize(values, _realized)
+        linear = linearize(values, _realized, numbered)
     if linear.placeholders:
         _refuse_placeholders(linear)
     positions = _unique_outputs(linear)
@@ -446,7 +447,15 @@ def _execute_apart(
     """Run a program that writes over nothing (its fused form, or this plan), and give the tensors
     that are still pending their buffers. What comes between finds the ones as good as the
     others."""
-    outputs = _fused(linear, family) if plan is None else run_eagerly(plan, linear)
+    if plan is None:
+        outputs = _fused(linear, family)
+    else:
+        outputs, kept = run_eagerly(plan, linear)
+        for value, buffer in kept:
+            _note_realized(value)
+            _realized[id(value)] = buffer
+        del kept[:]
+    linear.numbers = value = None  # type: ignore[assignment]
     values.reverse()
     for tensor, at in zip(targets, positions, strict=True):
         value, buffer = values.pop(), outputs[at]

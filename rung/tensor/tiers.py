@@ -16,15 +16,18 @@ from typing import Any
 import numpy as np
 
 from rung.core.settings import settings
+from rung.ir.node import Value
 from rung.ir.types import TensorType
 from rung.ops.control import HOLDERS
+from rung.ops.creation import constant
 from rung.runtime.background import State
 from rung.runtime.copies import SUPPORTED
 from rung.runtime.eager import EagerPlan
 from rung.runtime.memory import ALIGNMENT
-from rung.tensor.leaf import Buffer, new_buffer
+from rung.tensor.leaf import LEAF, Buffer, new_buffer
 from rung.tensor.linear import Linear
 from rung.tensor.programs import Coming, Family, compile_beside, note_compiling, program_key
+from rung.tensor.ruled import TRANSPARENT
 
 START = 3
 """The look at which compiling begins."""
@@ -32,6 +35,7 @@ _OP_S, _FLOP_S, _BYTE_S = 2e-6, 1 / 20e9, 1 / 5e9
 _COMPILE_S = 5e-3
 """What is assumed of an op computed eagerly, and of one in a program that is compiled."""
 _PATIENCE = 1.5
+_POLL_EVERY = 8
 _COPIED = 4096
 """Results from this size on lie where vectors do."""
 
@@ -66,9 +70,11 @@ def eager_plan(family: Family, linear: Linear, aliases: Mapping[int, int]) -> Ea
         if family.wait < 0:
             family.wait = _looks_to_wait(linear)
         coming = compile_beside(family, linear, aliases, "lazy", family.wait)
-    if family.looks < coming.at or _has_failed(coming):
+    if family.looks < coming.at:
+        if family.looks % _POLL_EVERY == 0:
+            coming.job.poll()  # which moves on what waits to be compiled
         return family.eager
-    return None
+    return family.eager if _has_failed(coming) else None
 
 
 def _has_failed(coming: Coming) -> bool:
@@ -96,30 +102,64 @@ def _looks_to_wait(linear: Linear) -> int:
     return max(1, math.ceil(_PATIENCE * _COMPILE_S * len(linear.steps) / max(seconds, _OP_S)))
 
 
-def run_eagerly(plan: EagerPlan, linear: Linear) -> list[Buffer]:
-    """The results of a pending graph, in buffers of their own. Raises what an op raises, on its
+Kept = list[tuple[Value, Buffer]]
+
+
+def run_eagerly(plan: EagerPlan, linear: Linear) -> tuple[list[Buffer], Kept]:
+    """The results of a pending graph, in buffers of their own, and what was computed on the way to
+    them, if the graph is kept for a derivative: that reads it. Raises what an op raises, on its
     line, and AllocationError."""
     holders: Sequence[Buffer] = linear.holders  # type: ignore[assignment]
     arrays = [b.array for b in holders]
-    steps = linear.steps
+    steps, numbers = linear.steps, linear.numbers
     with np.errstate(all="ignore"):
-        found = plan.run(arrays, linear.constants, lambda number: steps[number][3])
-    seen = set(map(id, arrays))
+        found = plan.run(
+            arrays, linear.constants, lambda number: steps[number][3], numbers is not None
+        )
+    taken = set(map(id, arrays))
     buffers: list[Buffer] = []
-    for array, type, fresh in zip(found, plan.types, plan.fresh, strict=True):
-        buffers.append(_buffer(array, type, fresh and id(array) not in seen, seen))
-        seen.add(id(array))
-    return buffers
+    for number, type in zip(plan.outputs, plan.types, strict=True):
+        array = found[number]
+        buffer = _buffer(array, type, number in plan.fresh, taken)
+        if buffer is None:
+            buffer = new_buffer(type)
+            buffer.array[...] = array
+        buffers.append(buffer)
+    return buffers, _kept(linear, found, arrays)
 
 
-def _buffer(array: Any, type: TensorType, fresh: bool, seen: set[int]) -> Buffer:
-    """A buffer for a result: its own memory where nobody else has that."""
-    if fresh:
+def _kept(linear: Linear, found: Sequence[Any], inputs: Sequence[Any]) -> Kept:
+    """The values that lie dense in memory which is that of no input; nothing is written there."""
+    if linear.numbers is None:
+        return []
+    given = {id(_owner(a)) for a in inputs}
+    kept: Kept = []
+    for value, number in linear.numbers.items():
+        array = found[number]
+        if value.node.op in _NOT_KEPT or not isinstance(array, np.ndarray):
+            continue
+        if array.flags.c_contiguous and id(_owner(array)) not in given:
+            kept.append((value, Buffer(array, value.type, owned=False)))
+    return kept
+
+
+def _owner(array: Any) -> Any:
+    """What the memory of an array belongs to."""
+    while isinstance(array, np.ndarray) and array.base is not None:
+        array = array.base
+    return array
+
+
+_NOT_KEPT = frozenset((LEAF, constant, *TRANSPARENT))
+
+
+def _buffer(array: Any, type: TensorType, fresh: bool, taken: set[int]) -> Buffer | None:
+    """A buffer over the memory of an array, where nobody else has that (its id is then `taken`) and
+    vectors can lie there; else None."""
+    if not isinstance(array, np.ndarray) or id(array) in taken:
+        return None
+    own = array.base is None and array.flags.c_contiguous
+    if fresh or (own and (type.nbytes < _COPIED or array.ctypes.data % ALIGNMENT == 0)):
+        taken.add(id(array))
         return Buffer(array, type, owned=True)
-    if isinstance(array, np.ndarray):
-        own = array.base is None and array.flags.c_contiguous and id(array) not in seen
-        if own and (type.nbytes < _COPIED or array.ctypes.data % ALIGNMENT == 0):
-            return Buffer(array, type, owned=True)
-    buffer = new_buffer(type)
-    buffer.array[...] = array
-    return buffer
+    return None

@@ -13,7 +13,7 @@ from rung.ir.op import Attrs, Op, OwnAttrs
 from rung.ir.replay import Replay, replay_of
 from rung.ir.subgraph import between
 from rung.ir.types import TensorType
-from rung.ops.composite import CompositeAttrs
+from rung.ops.composite import CompositeAttrs, as_composite
 from rung.transform.grad import vjp_node
 from rung.transform.jvp import check_inputs, check_types
 from rung.transform.transpose import Cotangents, pull_back
@@ -21,22 +21,30 @@ from rung.transform.transpose import Cotangents, pull_back
 
 @keeping_sources
 def vjp_of_nodes(
-    outputs: Sequence[Value], inputs: Sequence[Value], cotangents: Cotangents
+    outputs: Sequence[Value], inputs: Sequence[Value], cotangents: Cotangents, whole: bool
 ) -> list[Value | None]:
-    """As `vjp_values`, for graphs whose nodes need not be interned (pending ones)."""
+    """As `vjp_values`, for graphs whose nodes need not be interned (pending ones). `whole`: what a
+    rule builds of several nodes becomes one composite."""
     check_inputs("vjp", inputs)
     check_types("vjp", "cotangent", outputs, cotangents)
-    return pull_back(between(outputs, inputs), outputs, inputs, cotangents, _vjp_node)
+    rule = _whole_vjp if whole else _vjp_node
+    return pull_back(between(outputs, inputs), outputs, inputs, cotangents, rule)
 
 
-def _vjp_node(node: Node, cotangents: Cotangents, wanted: Sequence[int]) -> Cotangents:
+def _whole_vjp(node: Node, cotangents: Cotangents, wanted: Sequence[int]) -> Cotangents:
+    return _vjp_node(node, cotangents, wanted, whole=True)
+
+
+def _vjp_node(
+    node: Node, cotangents: Cotangents, wanted: Sequence[int], whole: bool = False
+) -> Cotangents:
     if isinstance(node.attrs, OwnAttrs):
         return vjp_node(node, cotangents, wanted)
     inputs = node.inputs
     types = tuple([v.type for v in inputs])
     same = tuple(map(inputs.index, inputs)) if len(set(inputs)) < len(inputs) else None
     there = tuple([ct is not None for ct in cotangents])
-    rule = _rule(node.op, node.attrs, types, same, there, tuple(wanted))
+    rule = _rule(node.op, node.attrs, types, same, there, tuple(wanted), whole)
     if rule is None:
         return vjp_node(node, cotangents, wanted)
     values = [*inputs, *node.results]
@@ -52,6 +60,7 @@ def _rule(
     same: tuple[int, ...] | None,
     there: tuple[bool, ...],
     wanted: tuple[int, ...],
+    whole: bool,
 ) -> Replay | None:
     """From (operands…, results…, cotangents that are there…) to the cotangents of the operands.
     `same`: for each operand the number of the first that it is. None where the rule cannot be told
@@ -67,7 +76,16 @@ def _rule(
         found = vjp_node(results[0].node, given, wanted)
     except RungError:
         return None
-    return replay_of([*params, *results, *(ct for ct in given if ct is not None)], found)
+    values = [*params, *results, *(ct for ct in given if ct is not None)]
+    replay = replay_of(values, found)
+    if replay is None or not whole or len(replay.steps) < _WHOLE:
+        return replay
+    name = attrs.name if isinstance(attrs, CompositeAttrs) else op.name
+    return as_composite(replay, f"{name}_vjp", [v.type for v in values])
+
+
+_WHOLE = 3
+"""Steps from which on a rule becomes a composite."""
 
 
 def _has_own_rule(op: Op, attrs: Attrs, types: tuple[TensorType, ...]) -> bool:
