@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import struct
 import sys
+import threading
 from collections import OrderedDict, deque
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from rung.ir.types import TensorType
 from rung.runtime.background import BackgroundCompile
 from rung.runtime.breath import NativeCall, Turn
 from rung.runtime.eager import EagerPlan
+from rung.runtime.forks import hold_at_fork
 from rung.runtime.program import CompiledGraph
 from rung.tensor.executor import Program, compiled_beside, current_executor
 from rung.tensor.leaf import LISTED, Buffer, new_buffer, tensor_type
@@ -141,7 +143,7 @@ class Family:
 
     def __init__(self, num_constants: int) -> None:
         self.seen: list[set[Hashable]] = [set() for _ in range(num_constants)]
-        self.lifted = [False] * num_constants
+        self.lifted: tuple[bool, ...] = (False,) * num_constants
         self.programs: dict[Hashable, Runnable] = {}
         self.looks = 0
         self.wait = -1
@@ -150,21 +152,12 @@ class Family:
 
     def note(self, constants: Sequence[Scalar]) -> None:
         """Remember the constants of a graph that has no program yet."""
+        lifted = self.lifted
         for i, value in enumerate(constants):
-            if not self.lifted[i]:
+            if not lifted[i]:
                 self.seen[i].add(_bits(value))
-                self.lifted[i] = len(self.seen[i]) >= LIFT_AFTER
-
-    def exact(self, constants: Sequence[Scalar]) -> tuple[Hashable, ...]:
-        """The constants that are part of a program, None for the lifted ones."""
-        if not constants:
-            return ()
-        return tuple(
-            [
-                None if lift else _bits(value)
-                for lift, value in zip(self.lifted, constants, strict=True)
-            ]
-        )
+                if len(self.seen[i]) >= LIFT_AFTER:  # anew: other threads go on with what they read
+                    self.lifted = lifted = (*lifted[:i], True, *lifted[i + 1 :])
 
 
 def _bits(value: Scalar) -> Hashable:
@@ -197,23 +190,24 @@ def family_of(linear: Linear, lasting: bool = True) -> Family:
     """What is known of the structure of a pending graph. Of one that has not come before only its
     hash is kept, unless it is `lasting`: many come once, and never again."""
     key = linear.key
-    family = _families.get(key)
-    if family is not None:
-        if len(_families) > _MAX_FAMILIES // 2:
-            _families.move_to_end(key)
+    with _looking_up:
+        family = _families.get(key)
+        if family is not None:
+            if len(_families) > _MAX_FAMILIES // 2:
+                _families.move_to_end(key)
+            return family
+        family = Family(len(linear.constants))
+        if not lasting and hash(key) not in _once:
+            if len(_once) >= _MAX_ONCE:
+                _once.clear()
+            _once.add(hash(key))
+            return family
+        if not lasting:
+            family.looks = 1
+        _families[key] = family
+        if len(_families) > _MAX_FAMILIES:
+            _families.popitem(last=False)
         return family
-    family = Family(len(linear.constants))
-    if not lasting and hash(key) not in _once:
-        if len(_once) >= _MAX_ONCE:
-            _once.clear()
-        _once.add(hash(key))
-        return family
-    if not lasting:
-        family.looks = 1
-    _families[key] = family
-    if len(_families) > _MAX_FAMILIES:
-        _families.popitem(last=False)
-    return family
 
 
 def find_program(
@@ -224,27 +218,44 @@ def find_program(
     share a buffer."""
     if family is None:
         family = family_of(linear)
-    found = family.programs.get(program_key(family, linear, aliases))
+    lifted = family.lifted
+    found = family.programs.get(_key(lifted, linear, aliases))
     if found is None:
-        family.note(linear.constants)
-        key = program_key(family, linear, aliases)
-        found = family.programs.get(key)
-        if found is None:
-            coming = family.coming.pop(key, None)
-            if coming is None:
-                graph, steps = build_graph(linear, family.lifted, name), linear.steps
-            else:
-                coming.job.wait()
-                graph, steps = coming.graph, coming.steps
-            found = family.programs[key] = _compile(graph, steps, len(linear.inputs), aliases)
-    scalars = [v for v, lift in zip(linear.constants, family.lifted, strict=True) if lift]
-    return found, scalars
+        with _compiling:
+            family.note(linear.constants)
+            lifted = family.lifted
+            key = _key(lifted, linear, aliases)
+            found = family.programs.get(key)
+            if found is None:
+                coming = family.coming.pop(key, None)
+                if coming is None:
+                    graph, steps = build_graph(linear, lifted, name), linear.steps
+                else:
+                    coming.job.wait()
+                    graph, steps = coming.graph, coming.steps
+                found = _compile(graph, steps, len(linear.inputs), aliases)
+                family.programs[key] = found
+    return found, [v for v, lift in zip(linear.constants, lifted, strict=True) if lift]
+
+
+_looking_up = threading.RLock()
+_compiling = threading.RLock()
+"""Held while a program is compiled, so that no two threads compile the same."""
+hold_at_fork(_compiling)
+hold_at_fork(_looking_up)
 
 
 def program_key(family: Family, linear: Linear, aliases: Mapping[int, int]) -> Hashable:
     """What a program of the family is known by."""
+    return _key(family.lifted, linear, aliases)
+
+
+def _key(lifted: Sequence[bool], linear: Linear, aliases: Mapping[int, int]) -> Hashable:
     pairs = tuple(aliases.items()) if aliases else ()
-    return current_executor(), pairs, family.exact(linear.constants)
+    if not lifted:
+        return current_executor(), pairs
+    constants = zip(lifted, linear.constants, strict=True)
+    return current_executor(), pairs, *[None if lift else _bits(v) for lift, v in constants]
 
 
 def _compile(
