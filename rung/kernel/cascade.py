@@ -12,7 +12,7 @@ from math import prod
 
 from rung.core.dtype import float32
 from rung.core.errors import ScheduleError
-from rung.ir.expr import Expr, Read, raw_call, read, transform, variables, walk
+from rung.ir.expr import Const, Expr, Read, raw_call, read, transform, variables, walk
 from rung.kernel.combine import identity
 from rung.kernel.deps import Access, accesses, local_buffers, pinned
 from rung.kernel.loop import (
@@ -44,6 +44,9 @@ FEW_TERMS = 16
 MANY_TERMS = 256
 """Terms, and parts, for the tile of a contraction, which has no registers for a second one, and for
 running sums, in which each level costs an addition for each element."""
+SIZED_TERMS = 32
+"""Terms, and parts, where the number of terms depends on sizes: each level is a loop that a few
+terms go through as well."""
 WIDE = "_s_s_s"
 """Sums over loops of this many levels of parts are kept in f64 registers: to add to these costs
 nothing there, and what is left over of the parts, and the lanes, are added up without an error."""
@@ -269,7 +272,8 @@ def in_parts(kernel: Kernel, vector_bytes: int, axes: Iterable[str] = ()) -> Ker
     """The kernel with no long sum of floats that is added up one term after the other, as far as
     its loops (those over `axes`, if given) allow."""
     only = set(axes)
-    while (step := _next_cascade(kernel.body, kernel.body, vector_bytes, only)) is not None:
+    sized = bool(kernel.sizes)
+    while (step := _next_cascade(kernel.body, kernel.body, vector_bytes, only, sized)) is not None:
         try:
             kernel = step.apply(kernel)
         except ScheduleError:
@@ -296,11 +300,13 @@ def _kept_in_f64(kernel: Kernel) -> Kernel:
     return kernel
 
 
-def _next_cascade(s: Stmt, whole: Stmt, vector_bytes: int, only: Set[str]) -> Cascade | None:
+def _next_cascade(
+    s: Stmt, whole: Stmt, vector_bytes: int, only: Set[str], sized: bool
+) -> Cascade | None:
     """The step for the first loop of `s`, innermost ones first, that adds up too many terms. Loops
     over one axis, those of the tiles at the edges, are cut alike: as the largest tile is."""
     for c in children(s):
-        found = _next_cascade(c, whole, vector_bytes, only)
+        found = _next_cascade(c, whole, vector_bytes, only, sized)
         if found is not None:
             return found
     if only and not (isinstance(s, For) and s.axis.name in only):
@@ -317,6 +323,8 @@ def _next_cascade(s: Stmt, whole: Stmt, vector_bytes: int, only: Set[str]) -> Ca
         iterations, most = max(terms // each, 1), max(2 * terms, FEW_TERMS)
         if terms == TERMS and s.axis.name.endswith("_s"):
             iterations = most = TERMS
+        if sized and not isinstance(s.extent, Const):
+            iterations = most = max(iterations, SIZED_TERMS)
         if each * s.axis.extent > most and s.axis.extent > iterations:
             return Cascade(s.axis.name, iterations)
     return None

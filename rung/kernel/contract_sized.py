@@ -76,12 +76,13 @@ class SizedTiling(ContractionTiling):
         return any(f.axis is v and not isinstance(f.extent, Const) for f in loops)
 
     def _chosen(self, rows: Var, columns: Var) -> Tiles:
-        """The tile with the least predicted time; of a power of two of rows if these vary."""
+        """The tile with the least predicted time; of a power of two of rows if these vary, and
+        narrow if the columns do, of which it leaves half a tile over on average."""
         many, wide = (USUAL if self._is_sized(v) else v.extent for v in (rows, columns))
         powers = self._is_sized(rows)
         found = [
             Tiles(1, height, vectors)
-            for vectors in range(1, 7)
+            for vectors in range(1, 3 if self._is_sized(columns) else 7)
             for height in range(1, (self.registers - 1 - vectors) // vectors + 1)
             if not powers or (height & (height - 1) == 0 and height <= 16)
         ]

@@ -9,7 +9,7 @@ limits of its variables follows from inequalities that hold at all probes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import combinations, combinations_with_replacement
@@ -76,7 +76,8 @@ Monomial = tuple[int, ...]
 class Fit:
     """Polynomials of the sizes through the values that integers have at the probes."""
 
-    def __init__(self, probes: Probes) -> None:
+    def __init__(self, probes: Probes, guess: bool = False) -> None:
+        """`guess`: the simplest polynomial will do, even if nothing is left to check it on."""
         self.probes = probes
         numbers = range(len(probes.sizes))
         monomials: list[Monomial] = []
@@ -85,7 +86,7 @@ class Fit:
         self._rows = {m: [prod(v[i] for i in m) for v in probes.values] for m in monomials}
         self._bases = [
             chosen
-            for number in range(1, min(MOST_TERMS, len(probes.values) - 1) + 1)
+            for number in range(1, min(MOST_TERMS, len(probes.values) - (not guess)) + 1)
             for chosen in combinations(monomials, number)
         ]
         self._found: dict[tuple[int, ...], Expr | None] = {}
@@ -110,15 +111,22 @@ class Fit:
             as_float = self._quotient(values, dtype)
         return as_float if dtype is dt.float64 else raw_call("cast", (as_float,), dtype)
 
-    def _quotient(self, values: Sequence[float], dtype: dt.DType) -> Expr:
-        round_to = dtype.numpy.type
+    def quotient(
+        self, values: Sequence[float], round_to: Callable[[float], object] = float
+    ) -> tuple[float, Expr]:
+        """A number and the integers by which it is divided to give `values`, as rounded by
+        `round_to`. Raises NotGeneral if there are none."""
         for row in self._rows.values():
-            top = [v * r for v, r in zip(values, row, strict=True)]
-            near = float(f"{top[0]:.12g}")
-            if all(round_to(near / r) == round_to(v) for v, r in zip(values, row, strict=True)):
-                below = raw_call("cast", (self.integer(row, "a number"),), dt.float64)
-                return raw_call("divide", (const(near, dt.float64), below), dt.float64)
+            top = float(f"{values[0] * row[0]:.12g}")
+            pairs = zip(values, row, strict=True)
+            if all(r and round_to(top / r) == round_to(v) for v, r in pairs):
+                return top, self.integer(row, "a number")
         raise NotGeneral(f"a number is no quotient of the sizes: {list(values)}")
+
+    def _quotient(self, values: Sequence[float], dtype: dt.DType) -> Expr:
+        top, below = self.quotient(values, dtype.numpy.type)
+        divisor = raw_call("cast", (below,), dt.float64)
+        return raw_call("divide", (const(top, dt.float64), divisor), dt.float64)
 
     def _fit(self, values: tuple[int, ...]) -> Expr | None:
         if len(set(values)) == 1:
@@ -216,8 +224,8 @@ class Generaliser:
             return Alloc(self.buffer(tuple(s.buffer for s in stmts if isinstance(s, Alloc))))
         if isinstance(first, Store | Accumulate):
             return self._store(first, [s for s in stmts if isinstance(s, Store | Accumulate)])
-        if isinstance(first, Opaque) and all(s is first for s in stmts):
-            return first
+        if isinstance(first, Opaque):
+            return self._opaque([s for s in stmts if isinstance(s, Opaque)])
         raise NotGeneral(f"a {type(first).__name__.lower()} depends on the size")
 
     def _loop(self, loops: Sequence[For]) -> Stmt:
@@ -242,6 +250,15 @@ class Generaliser:
         if len({s.combine for s in stmts if isinstance(s, Accumulate)}) > 1:
             raise NotGeneral("kernels accumulate in different ways")
         return Accumulate(buffer, index, first.combine, value, guard)
+
+    def _opaque(self, stmts: Sequence[Opaque]) -> Stmt:
+        first = stmts[0]
+        if len({(s.name, s.options) for s in stmts}) > 1:
+            raise NotGeneral(f"{first.name} is of rows whose length depends on the size")
+        outputs = tuple(self.buffer(bs) for bs in zip(*(s.outputs for s in stmts), strict=True))
+        inputs = tuple(self.buffer(bs) for bs in zip(*(s.inputs for s in stmts), strict=True))
+        row = self.expr(tuple(s.row for s in stmts))
+        return Opaque(first.name, outputs, inputs, row, first.options)
 
     def _guard(self, guards: Sequence[Expr | None]) -> Expr | None:
         there = tuple(g for g in guards if g is not None)

@@ -18,7 +18,7 @@ import numpy as np
 
 from rung.codegen.llvm.target import host
 from rung.core.errors import IndexingError
-from rung.ir.expr import Expr, Size, size
+from rung.ir.expr import Expr, Size, size, sized_value
 from rung.ir.node import Graph, Node
 from rung.ir.types import TensorType
 from rung.kernel.generalise import Fit, Generaliser, NotGeneral, Probes
@@ -95,6 +95,21 @@ class _SizedCall:
     """For each parameter its temporary memory, where it is that."""
 
 
+@dataclass(frozen=True, eq=False)
+class _SizedCheck:
+    """A check of positions whose range may depend on sizes."""
+
+    node: Node
+    low: Expr
+    high: Expr
+
+    def attrs(self, sizes: Mapping[Size, int]) -> RangeAttrs:
+        """The range at these sizes."""
+        assert isinstance(self.node.attrs, RangeAttrs)
+        low, high = (sized_value(e, sizes) for e in (self.low, self.high))
+        return replace(self.node.attrs, low=low, high=high)
+
+
 class SizedProgram:
     """A program for all values of its sizes within [`low`, `high`]."""
 
@@ -124,7 +139,7 @@ class SizedProgram:
         self._calls = _general_calls(plans, general, fit)
         self._outputs = _general_types([[v.type for v in g.outputs] for g in graphs], fit)
         self.num_inputs = len(graphs[0].params)
-        self.checks = plans[0].checks
+        self.checks = _general_checks([p.checks for p in plans], fit)
 
     def _load(self) -> None:
         """Compile the kernels, or take them from the cache."""
@@ -195,7 +210,7 @@ class SizedProgram:
         alone = sum(work(c.kernel, values) for c in calls) < ALONE_WORK
         recipe = builder.build(alone)
         executable = recipe.executable(self.libraries, self.num_inputs, len(types))
-        return SizedRun(self, executable, types)
+        return SizedRun(self, values, executable, types)
 
 
 class _SizedBuilder(RecipeBuilder):
@@ -220,9 +235,14 @@ class SizedRun:
     """A program at one size: see `rung.tensor.executor.Program`. `launch` as in CompiledGraph."""
 
     def __init__(
-        self, program: SizedProgram, executable: Executable, output_types: tuple[TensorType, ...]
+        self,
+        program: SizedProgram,
+        sizes: Mapping[Size, int],
+        executable: Executable,
+        output_types: tuple[TensorType, ...],
     ) -> None:
         self.program = program
+        self.sizes = sizes
         self.executable = executable
         self.output_types = output_types
         self.launch = None if len(executable.faults) else executable.run
@@ -241,10 +261,10 @@ class SizedRun:
             raise self._error(faults)
 
     def _error(self, faults: Sequence[int]) -> IndexingError:
-        checks: Sequence[Node] = self.program.checks
-        node, word = next((n, w) for n, w in zip(checks, faults, strict=True) if w)
-        assert isinstance(node.attrs, RangeAttrs)
-        return fault_error(node.attrs, node.inputs[0].dtype, word, node.source)
+        checks = self.program.checks
+        check, word = next((c, w) for c, w in zip(checks, faults, strict=True) if w)
+        dtype, source = check.node.inputs[0].dtype, check.node.source
+        return fault_error(check.attrs(self.sizes), dtype, word, source)
 
 
 def _shape_at(shape: Shape, numbers: Iterator[int]) -> Shape:
@@ -253,6 +273,19 @@ def _shape_at(shape: Shape, numbers: Iterator[int]) -> Shape:
         return shape
     phases = tuple((symbol, next(numbers)) for symbol, _ in shape.phases)
     return replace(shape, phases=phases, grids=())
+
+
+def _general_checks(checks: Sequence[Sequence[Node]], fit: Fit) -> list[_SizedCheck]:
+    """The checks for all sizes."""
+    found = []
+    for row in zip(*checks, strict=True):
+        attrs = [n.attrs for n in row if isinstance(n.attrs, RangeAttrs)]
+        if len({replace(a, low=0, high=0) for a in attrs}) > 1:
+            raise NotGeneral("positions are checked in other ways at other sizes")
+        low = fit.integer([a.low for a in attrs], "the range of a position")
+        high = fit.integer([a.high for a in attrs], "the range of a position")
+        found.append(_SizedCheck(row[0], low, high))
+    return found
 
 
 def _general_types(
@@ -271,8 +304,6 @@ def _general_calls(plans: Sequence[Plan], general: Generaliser, fit: Fit) -> lis
     """The planned calls for all sizes. Raises NotGeneral where plans differ."""
     if len({len(p.calls) for p in plans}) > 1:
         raise NotGeneral("the program has other kernels at other sizes")
-    if len({tuple(c.attrs for c in p.checks) for p in plans}) > 1:
-        raise NotGeneral("the range of a position depends on the size")
     found: list[_SizedCall] = []
     for row in zip(*(p.calls for p in plans), strict=True):
         first = row[0]

@@ -589,7 +589,7 @@ def _plan(
     in_sight = [s.output for s in found.states if s.alias < 0]
     in_sight += [at for _, at in found.replaced]
     places_of = dict.fromkeys(in_sight, IN_SIGHT) | aliases
-    runnable, scalars = find_program(linear, places_of, trace.name)
+    runnable, scalars = find_program(linear, places_of, trace.name, dynamic=trace.dynamic)
     found.runnable = runnable
     found.steps = linear.steps
     found.scalar_buffers = runnable.scalar_buffers(scalars)

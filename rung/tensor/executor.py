@@ -138,6 +138,11 @@ def _show(title: str, text: str) -> None:
     print(f"# ---- {title}\n{text}", file=sys.stderr)
 
 
+def is_compiling() -> bool:
+    """Whether graphs are compiled to machine code."""
+    return current_executor() is compiled
+
+
 def current_executor() -> Executor:
     """The executor that the settings ask for."""
     return interpreted if settings().interpret else compiled

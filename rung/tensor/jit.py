@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_MAX_SIGNATURES = 256
+_MAX_SIGNATURES = 1024
 _MAX_ENTRIES = 16
 """So many traces are kept of one signature, which differ in what they have read from outside."""
 
@@ -121,11 +121,14 @@ class Jit(Wrapper, Generic[P, R]):
 
     forgotten = {"_entries": dict, "_last": lambda: None, "_reasons": list}  # noqa: RUF012
 
-    def __init__(self, function: Callable[P, R], donate: tuple[int, ...], name: str) -> None:
+    def __init__(
+        self, function: Callable[P, R], donate: tuple[int, ...], name: str, dynamic: bool = True
+    ) -> None:
         super().__init__(function)
         self.function = function
         self.donate = donate
         self.name = name
+        self.dynamic = dynamic
         self._entries: dict[_Signature, list[Compiled]] = {}
         self._last: Compiled | None = None
         self._reasons: list[str] = []
@@ -224,7 +227,7 @@ class Jit(Wrapper, Generic[P, R]):
 
     def _trace(self, leaves: list[Any], signature: _Signature) -> Compiled:
         self._note_reason(signature)
-        trace = Trace(self.name)
+        trace = Trace(self.name, self.dynamic)
         before, tracer, there = state.trace, sys.gettrace(), sources()
         depth = len(there)
         state.trace = trace
@@ -379,6 +382,7 @@ def jit(
     *,
     donate: int | Sequence[int] = (),
     name: str | None = None,
+    dynamic: bool = True,
 ) -> Any:
     """Compile a function at its first call with each signature: the structure of its arguments,
     dtypes and shapes of tensors and arrays, which arguments are the same tensor, and the values of
@@ -399,6 +403,10 @@ def jit(
     `donate`: positional arguments whose buffers the results may take over; those tensors are gone
     after the call. Where a gradient is followed through a call (`requires_grad` arguments, or
     parameters without a `backward()` inside), the function runs lazily as part of that graph.
+    `dynamic`: whether a function whose graph comes again with another size (a batch, a length) gets
+    kernels for all sizes, so that further sizes cost a trace and a plan, and no compilation. Sizes
+    of 0 and 1 are compiled by themselves, and so is what cannot be generic: `rung.recompiles()`
+    says why. With `dynamic=False` each size is.
     Raises TraceError for what depends on values: `bool(x)`, `x.item()`, `x.numpy()`.
 
         @rung.jit
@@ -408,9 +416,9 @@ def jit(
     positions = (donate,) if isinstance(donate, int) else tuple(donate)
     at_least("jit", 0, donate=min(positions, default=0))
     if function is None:
-        return lambda given: jit(given, donate=positions, name=name)
+        return lambda given: jit(given, donate=positions, name=name, dynamic=dynamic)
     label = name or getattr(function, "__name__", type(function).__name__)
-    return Jit(function, positions, label)
+    return Jit(function, positions, label, dynamic)
 
 
 def guard(read: Callable[[], Hashable], what: str) -> None:

@@ -12,7 +12,7 @@ import struct
 import sys
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from sys import getrefcount
 
@@ -27,9 +27,11 @@ from rung.runtime.breath import NativeCall, Turn
 from rung.runtime.eager import EagerPlan
 from rung.runtime.forks import hold_at_fork
 from rung.runtime.program import CompiledGraph
-from rung.tensor.executor import Program, compiled_beside, current_executor
+from rung.runtime.sized import SizedRun
+from rung.tensor.executor import Program, compiled_beside, current_executor, is_compiling
 from rung.tensor.leaf import LISTED, Buffer, new_buffer, tensor_type
 from rung.tensor.linear import Key, Linear, Step, build_graph
+from rung.tensor.sizes import clear_structures, num_sized, sized_program
 
 LIFT_AFTER = 3
 _MAX_FAMILIES = 2048
@@ -41,26 +43,34 @@ _KEPT = 3
 class Runnable:
     """A compiled program with its graph, and buffers ready for its small outputs. `steps`: those of
     the pending graph that it was compiled for. `launch`: see `CompiledGraph`; None if what it runs
-    may fail."""
+    may fail. A program that serves many sizes has a function that makes the `graph`."""
 
-    __slots__ = ("_kept", "graph", "launch", "program", "scalar_types", "steps", "types")
+    __slots__ = ("_graph", "_kept", "launch", "program", "scalar_types", "steps", "types")
 
     def __init__(
         self,
         program: Program,
-        graph: Graph,
+        graph: Graph | Callable[[], Graph],
         scalar_types: Sequence[TensorType],
         steps: Sequence[Step] = (),
     ) -> None:
         self.program = program
-        self.launch = program.launch if isinstance(program, CompiledGraph) else None
-        self.graph = graph
+        self.launch = program.launch if isinstance(program, CompiledGraph | SizedRun) else None
+        self._graph = graph
         self.scalar_types = scalar_types
         self.steps = steps
-        self.types = [tensor_type(v.type.dtype, v.type.shape) for v in graph.outputs]
+        types = program.output_types if callable(graph) else [v.type for v in graph.outputs]
+        self.types = [tensor_type(t.dtype, t.shape) for t in types]
         self._kept: list[list[Buffer] | None] = [
             [] if t.nbytes <= _KEPT_BYTES else None for t in self.types
         ]
+
+    @property
+    def graph(self) -> Graph:
+        """The graph as it was traced."""
+        if callable(self._graph):
+            self._graph = self._graph()
+        return self._graph
 
     def output_buffer(self, index: int) -> Buffer:
         """A buffer for output `index`: one that nobody holds any more, or a new one."""
@@ -211,31 +221,44 @@ def family_of(linear: Linear, lasting: bool = True) -> Family:
 
 
 def find_program(
-    linear: Linear, aliases: Mapping[int, int], name: str, family: Family | None = None
+    linear: Linear,
+    aliases: Mapping[int, int],
+    name: str,
+    family: Family | None = None,
+    dynamic: bool = True,
 ) -> tuple[Runnable, list[Scalar]]:
     """The program for a pending graph (of this `family`, where that is known), compiled if there is
     none yet, and the values for its lifted constants. `aliases`: output index -> input index that
-    share a buffer."""
+    share a buffer. `dynamic`: it may be one for all sizes."""
     if family is None:
         family = family_of(linear)
     lifted = family.lifted
     found = family.programs.get(_key(lifted, linear, aliases))
     if found is None:
         with _compiling:
-            family.note(linear.constants)
+            found = _new_program(linear, aliases, name, family, dynamic)
             lifted = family.lifted
-            key = _key(lifted, linear, aliases)
-            found = family.programs.get(key)
-            if found is None:
-                coming = family.coming.pop(key, None)
-                if coming is None:
-                    graph, steps = build_graph(linear, lifted, name), linear.steps
-                else:
-                    coming.job.wait()
-                    graph, steps = coming.graph, coming.steps
-                found = _compile(graph, steps, len(linear.inputs), aliases)
-                family.programs[key] = found
     return found, [v for v, lift in zip(linear.constants, lifted, strict=True) if lift]
+
+
+def _new_program(
+    linear: Linear, aliases: Mapping[int, int], name: str, family: Family, dynamic: bool
+) -> Runnable:
+    """The program for a pending graph, unless another thread has made it meanwhile."""
+    family.note(linear.constants)
+    key = _key(family.lifted, linear, aliases)
+    found = family.programs.get(key)
+    if found is None and dynamic:
+        found = _sized(family, linear, aliases, name)
+    if found is None:
+        coming = family.coming.pop(key, None)
+        if coming is None:
+            graph, steps = build_graph(linear, family.lifted, name), linear.steps
+        else:
+            coming.job.wait()
+            graph, steps = coming.graph, coming.steps
+        found = family.programs[key] = _compile(graph, steps, len(linear.inputs), aliases)
+    return found
 
 
 _looking_up = threading.RLock()
@@ -243,6 +266,30 @@ _compiling = threading.RLock()
 """Held while a program is compiled, so that no two threads compile the same."""
 hold_at_fork(_compiling)
 hold_at_fork(_looking_up)
+
+
+def _sized(
+    family: Family, linear: Linear, aliases: Mapping[int, int], name: str
+) -> Runnable | None:
+    """A program for any size, if the structure of a pending graph has come with another one."""
+    if not is_compiling() or program_key(family, linear, aliases) in family.coming:
+        return None
+    num_made, num_tries = num_sized()
+    found = sized_program(linear, aliases, name)
+    if num_sized()[1] > num_tries:
+        _num_compiled[0] += num_sized()[0] - num_made
+        why = found if isinstance(found, str) else "compiled once for all sizes"
+        note_compiling(f"{name}: {len(linear.steps)} ops have come with another size: {why}")
+    if isinstance(found, str):
+        return None
+    sized, sizes, program = found
+    lifted = sized.template.lifted
+    family.lifted = list(lifted)
+    pairs = zip(linear.constant_steps, lifted, strict=True)
+    scalars = [linear.steps[at][5][0] for at, lift in pairs if lift]
+    runnable = Runnable(program, lambda: sized.graph(sizes, name), scalars, linear.steps)
+    family.programs[program_key(family, linear, aliases)] = runnable
+    return runnable
 
 
 def program_key(family: Family, linear: Linear, aliases: Mapping[int, int]) -> Hashable:
@@ -290,3 +337,4 @@ def clear_programs() -> None:
     """Forget all programs of this process (those on disk stay)."""
     _families.clear()
     _once.clear()
+    clear_structures()

@@ -41,12 +41,13 @@ class Trace:
     """The tensors that a function under trace reads and writes outside itself."""
 
     __slots__ = (
-        "arguments", "captured", "grads", "guards", "inputs", "name", "overlay", "stand_ins",
-        "tracked", "written",
+        "arguments", "captured", "dynamic", "grads", "guards", "inputs", "name", "overlay",
+        "stand_ins", "tracked", "written",
     )  # fmt: skip
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, dynamic: bool = True) -> None:
         self.name = name
+        self.dynamic = dynamic
         self.arguments: dict[int, Argument] = {}
         self.stand_ins: dict[int, Argument] = {}
         self.captured: dict[int, TensorState] = {}
