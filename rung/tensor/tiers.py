@@ -18,6 +18,7 @@ import numpy as np
 from rung.core.settings import settings
 from rung.ir.node import Value
 from rung.ir.types import TensorType
+from rung.ops.composite import CompositeAttrs
 from rung.ops.control import HOLDERS
 from rung.ops.creation import constant
 from rung.runtime.background import State
@@ -32,9 +33,8 @@ from rung.tensor.ruled import TRANSPARENT
 START = 3
 """The look at which compiling begins."""
 _OP_S, _FLOP_S, _BYTE_S = 2e-6, 1 / 20e9, 1 / 5e9
-_COMPILE_S = 5e-3
-"""What is assumed of an op computed eagerly, and of one in a program that is compiled."""
-_PATIENCE = 1.5
+_COMPILE_S = 1e-2
+"""What is assumed of an op computed eagerly, and of one in a program that is compiled beside."""
 _POLL_EVERY = 8
 _COPIED = 4096
 """Results from this size on lie where vectors do."""
@@ -94,12 +94,14 @@ def _has_failed(coming: Coming) -> bool:
 def _looks_to_wait(linear: Linear) -> int:
     """How many looks last as long as compiling, by what the graph says alone."""
     types: dict[int, TensorType] = dict(linear.inputs)
-    seconds = 0.0
+    ops, seconds = 0, _OP_S
     for op, attrs, operands, _, first, results in linear.steps:
         types.update(enumerate(results, first))
         cost = op.cost(attrs, [types[n] for n in operands], results)
-        seconds += _OP_S + cost.flops * _FLOP_S + cost.bytes * _BYTE_S
-    return max(1, math.ceil(_PATIENCE * _COMPILE_S * len(linear.steps) / max(seconds, _OP_S)))
+        own = len(attrs.body.nodes) if isinstance(attrs, CompositeAttrs) else 1
+        ops += own
+        seconds += own * _OP_S + cost.flops * _FLOP_S + cost.bytes * _BYTE_S
+    return max(1, math.ceil(_COMPILE_S * ops / seconds))
 
 
 Kept = list[tuple[Value, Buffer]]
