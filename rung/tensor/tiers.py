@@ -21,6 +21,7 @@ from rung.ir.types import TensorType
 from rung.ops.composite import CompositeAttrs
 from rung.ops.control import HOLDERS
 from rung.ops.creation import constant
+from rung.ops.eager.blas import one_thread
 from rung.runtime.background import State
 from rung.runtime.copies import SUPPORTED
 from rung.runtime.eager import EagerPlan
@@ -114,7 +115,7 @@ def run_eagerly(plan: EagerPlan, linear: Linear) -> tuple[list[Buffer], Kept]:
     holders: Sequence[Buffer] = linear.holders  # type: ignore[assignment]
     arrays = [b.array for b in holders]
     steps, numbers = linear.steps, linear.numbers
-    with np.errstate(all="ignore"):
+    with np.errstate(all="ignore"), one_thread:
         found = plan.run(
             arrays, linear.constants, lambda number: steps[number][3], numbers is not None
         )

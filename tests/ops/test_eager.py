@@ -21,6 +21,7 @@ from rung.ops.contraction import DotAttrs, dot_general
 from rung.ops.convolution import ConvAttrs, conv
 from rung.ops.cumulative import ScanAttrs
 from rung.ops.cumulative import cumulative_sum as cumsum
+from rung.ops.eager import blas
 from rung.ops.families import ReduceAttrs, is_narrow
 from rung.ops.pooling import PutAttrs, WindowAttrs, window_argmax, window_max, window_put
 from rung.ops.reduction import reduce_max
@@ -384,3 +385,31 @@ def test_a_wrong_kernel_is_found():
         check(total, lambda x: np.asarray(x.sum() * np.float32(1.001)))
 
 
+
+
+# ---- threads of BLAS
+
+
+def test_blas_gets_its_threads_back():
+    """One thread within, all of them in large products there, and afterwards."""
+    functions = blas._functions()
+    if functions is None:
+        pytest.skip("NumPy has another BLAS")
+    count, tell = functions
+    before = count()
+    seen: list[int] = []
+    tell(2)
+    try:
+        with blas.one_thread:
+            seen.append(count())
+            with blas.one_thread:
+                blas.threaded(lambda: seen.append(count()), blas.LARGE)()
+                blas.threaded(lambda: seen.append(count()), blas.LARGE - 1)()
+            seen.append(count())
+        seen.append(count())
+        with pytest.raises(ZeroDivisionError), blas.one_thread:
+            blas.threaded(lambda: 1 / 0, blas.LARGE)()
+        seen.append(count())
+    finally:
+        tell(before)
+    assert seen == [1, 2, 1, 1, 2, 2]

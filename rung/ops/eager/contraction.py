@@ -11,6 +11,7 @@ import numpy as np
 
 from rung.ir.op import Array
 from rung.ir.types import Shape, TensorType
+from rung.ops.eager.blas import threaded
 from rung.ops.eager.elementwise import Kernel, is_narrow
 from rung.ops.eager.reduction import sum_last
 
@@ -77,7 +78,8 @@ def contract(
         return _flat(a, b, result, free, contracted, (m, k, n))
     left = _dims((*batch[0], *free[0], *contracted[0]), a.rank, (*lead, m, k), a.shape)
     right = _dims((*batch[1], *contracted[1], *free[1]), b.rank, (*lead, k, n), b.shape)
-    return _shaped(_joined(left, right, np.matmul), (*lead, m, n), result.shape)
+    product = threaded(np.matmul, prod(lead) * m * k * n)
+    return _shaped(_joined(left, right, product), (*lead, m, n), result.shape)
 
 
 def _flat(
@@ -93,7 +95,7 @@ def _flat(
     rows, columns = (m,) if free[0] else (), (n,) if free[1] else ()
     left = _dims((*free[0], *contracted[0]), a.rank, (*rows, k), a.shape)
     right = _dims((*contracted[1], *free[1]), b.rank, (k, *columns), b.shape)
-    product = np.dot if rows or columns else _vectors
+    product = threaded(np.dot, m * k * n) if rows or columns else _vectors
     return _shaped(_joined(left, right, product), (*rows, *columns), result.shape)
 
 

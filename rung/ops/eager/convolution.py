@@ -22,6 +22,7 @@ import numpy as np
 
 from rung.ir.op import Array
 from rung.ir.types import Shape, TensorType
+from rung.ops.eager.blas import threaded
 from rung.ops.eager.elementwise import Kernel, is_narrow
 from rung.ops.window import Window
 
@@ -296,6 +297,7 @@ def _by_image(
     extents, strides = tuple(n for n, _ in order), tuple(s for _, s in order)
     step = max(_CACHED // (depth * width), 1)
     kernel, shape, dtype, offset = (outputs, depth), result.shape, seen.dtype, seen.offset
+    product = threaded(np.matmul, outputs * depth * width * min(step, images))
 
     def run(x: Array, weight: Array) -> Array:
         view: Array = np.ndarray(extents, dtype, seen.array(x), offset, strides)
@@ -304,7 +306,7 @@ def _by_image(
         for begin in range(0, images, step):
             end = min(begin + step, images)
             matrices = view[begin:end].reshape(end - begin, depth, width)
-            np.matmul(factor, matrices, out=found[begin:end])
+            product(factor, matrices, out=found[begin:end])
         return found.reshape(shape)
 
     return run

@@ -16,6 +16,7 @@ import numpy as np
 from rung.core import dtype as dt
 from rung.ir.op import Array, EagerKernel
 from rung.ir.types import Shape, TensorType
+from rung.ops.eager.blas import threaded
 from rung.ops.eager.contraction import differs
 from rung.ops.eager.elementwise import SMALL, Kernel
 from rung.ops.eager.reduction import float_sum
@@ -478,9 +479,10 @@ def linear(x: TensorType, weight: TensorType, result: TensorType, biased: bool) 
     if x.dtype.bits < 32 or not x.dtype.is_float or not result.size or not x.size:
         return None
     rows, shape = (x.size // x.shape[-1], x.shape[-1]), result.shape
+    product = threaded(np.dot, x.size * weight.shape[0])
 
     def kernel(x: Array, weight: Array, *bias: Array) -> Array:
-        y: Array = np.dot(x.reshape(rows), weight.T)
+        y: Array = product(x.reshape(rows), weight.T)
         if biased:
             y += bias[0]
         return y.reshape(shape)
