@@ -35,6 +35,7 @@ from rung.ops.broadcast import broadcast_to, reduce_sum, reshape
 from rung.ops.contraction import dot_general, matmul
 from rung.ops.convolution import ConvAttrs, conv
 from rung.ops.cumulative import cumulative_sum
+from rung.ops.eager.blas import one_thread
 from rung.ops.families import add
 from rung.ops.indexing import scatter_add, take
 from rung.ops.movement import concat, flip, pad, permute, slice_
@@ -296,7 +297,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.set_num_threads(given.threads)
     torch.set_grad_enabled(False)
     cases = [c for group in GROUPS for c in group() if given.only in c.name]
-    with np.errstate(all="ignore"):
+    with np.errstate(all="ignore"), one_thread:
         rows = [measure(c, given.rounds) for c in cases]
     show(rows, Console())
     if given.json:

@@ -232,6 +232,8 @@ def large_cases() -> Iterator[Case]:
         yield Case(cumsum, filled(cumsum, TensorType(d, (5, 999))), ScanAttrs(1), True)
     products = (
         ((5000,), (5000,), DotAttrs(contract=((0,), (0,)))),
+        ((3, 5003), (5003, 20), DotAttrs(contract=((1,), (0,)))),
+        ((5003, 20), (5003,), DotAttrs(contract=((0,), (0,)))),
         ((9, 70), (70, 33), DotAttrs(contract=((1,), (0,)))),
         ((9, 8, 70), (33, 70), DotAttrs(contract=((2,), (1,)))),
         ((2, 9, 4, 8), (2, 6, 4, 8), DotAttrs(((0, 2), (0, 2)), ((3,), (3,)))),

@@ -13,7 +13,7 @@ from rung.ir.op import Array
 from rung.ir.types import Shape, TensorType
 from rung.ops.eager.blas import threaded
 from rung.ops.eager.elementwise import Kernel, is_narrow
-from rung.ops.eager.reduction import sum_last
+from rung.ops.eager.reduction import sum_last, sum_middle
 
 Dims = tuple[int, ...]
 Place = tuple[int, int]
@@ -22,6 +22,7 @@ Factor = Callable[[Array], Array]
 
 _LONG_DOT: Final = 4096
 """The products of longer vectors are added up in parts."""
+_NARROW, _PART = 16, 256
 
 
 def _dims(order: Dims, rank: int, shape: Shape, now: Shape) -> Factor | None:
@@ -53,6 +54,18 @@ def _vectors(a: Array, b: Array) -> Any:
     if len(a) <= _LONG_DOT:
         return np.dot(a, b)
     return sum_last((a * b).reshape(1, -1))[0]
+
+
+def _in_parts(a: Array, b: Array) -> Array:
+    """The product of a[m, k] and b[k, n] of which one is narrow, added up in parts, since BLAS adds
+    up all of k one after the other then."""
+    (m, k), n = a.shape, b.shape[1]
+    count = k // _PART
+    whole = count * _PART
+    left = a[:, :whole].reshape(m, count, _PART).transpose(1, 0, 2)
+    parts = np.matmul(left, b[:whole].reshape(count, _PART, n))
+    total = sum_middle(parts.reshape(1, count, m * n)).reshape(m, n)
+    return total if whole == k else total + np.dot(a[:, whole:], b[whole:])
 
 
 def contract(
@@ -93,9 +106,16 @@ def _flat(
     """A product without batch dims: of matrices, or of a matrix and a vector."""
     m, k, n = sizes
     rows, columns = (m,) if free[0] else (), (n,) if free[1] else ()
+    skinny = k > _LONG_DOT and min(m, n) <= _NARROW and bool(rows or columns)
+    if skinny:
+        rows, columns = (m,), (n,)
     left = _dims((*free[0], *contracted[0]), a.rank, (*rows, k), a.shape)
     right = _dims((*contracted[1], *free[1]), b.rank, (k, *columns), b.shape)
-    product = threaded(np.dot, m * k * n) if rows or columns else _vectors
+    product: Callable[..., Any] = _vectors
+    if rows or columns:
+        product = threaded(np.dot, m * k * n)
+    if skinny:
+        product = _in_parts
     return _shaped(_joined(left, right, product), (*rows, *columns), result.shape)
 
 

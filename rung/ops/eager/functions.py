@@ -19,7 +19,7 @@ from rung.ir.types import Shape, TensorType
 from rung.ops.eager.blas import threaded
 from rung.ops.eager.contraction import differs
 from rung.ops.eager.elementwise import SMALL, Kernel
-from rung.ops.eager.reduction import float_sum
+from rung.ops.eager.reduction import float_sum, ones
 from rung.ops.eager.special import BLOCK, in_blocks, normal_into
 
 _F64: Final = dt.float64.numpy
@@ -32,28 +32,13 @@ Exact = Callable[..., tuple[Array, ...]]
 # ---- rows of exponentials
 
 
-class _Ones:
-    """Vectors of ones, parts of one that grows."""
-
-    def __init__(self) -> None:
-        self.whole: Array = np.ones(1024)
-
-    def __call__(self, n: int) -> Array:
-        if n > self.whole.size:
-            self.whole = np.ones(2 * n)
-        return self.whole[:n]
-
-
-_ones: Final = _Ones()
-
-
 def _exponentials(x: Array, out: Array, finite_top: bool = False) -> tuple[Array, Any]:
     """exp(x - top) of rows x into `out` (f64), its sums [rows, 1], and top. One top serves for all
     rows of f32, unless they are too far apart. A top that is not finite can be made 0."""
     top: Any = x.max()
     np.subtract(x, top, out=out, dtype=_F64)
     np.exp(out, out=out)
-    total = out.dot(_ones(x.shape[1])).reshape(-1, 1)
+    total = out.dot(ones(x.shape[1])).reshape(-1, 1)
     if x.itemsize == 4 and total.min() > _LEAST:
         return total, top
     top = x.max(1, keepdims=True)
@@ -61,7 +46,7 @@ def _exponentials(x: Array, out: Array, finite_top: bool = False) -> tuple[Array
         top = np.where(np.isfinite(top), top, top.dtype.type(0))
     np.subtract(x, top, out=out, dtype=_F64)
     np.exp(out, out=out)
-    return out.dot(_ones(x.shape[1])).reshape(-1, 1), top
+    return out.dot(ones(x.shape[1])).reshape(-1, 1), top
 
 
 def _softmax(x: Array, out: Array, work: Array) -> None:

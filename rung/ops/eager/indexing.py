@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from rung.core import dtype as dt
 from rung.ir.op import Array
 from rung.ir.types import Shape, TensorType
 from rung.ops.eager.elementwise import Kernel, is_narrow
@@ -125,6 +126,17 @@ def scatter(ins: Types, batch_dims: int) -> Kernel:
     return kernel
 
 
+def _counted_up(rows: Callable[[Array], Array], size: int, shape: Shape) -> Kernel:
+    """Single elements of f32 added up in f64."""
+
+    def kernel(x: Array, index: Array, updates: Array) -> Array:
+        total = np.bincount(rows(index), updates.reshape(-1), size).reshape(shape)
+        total += x
+        return total.astype(x.dtype)
+
+    return kernel
+
+
 def combined(function: Any, ins: Types, batch_dims: int) -> Kernel | None:
     """x with the updates combined with what stands at their positions."""
     x, index, updates = ins
@@ -134,6 +146,8 @@ def combined(function: Any, ins: Types, batch_dims: int) -> Kernel | None:
         return lambda x, index, updates: x
     rows, matrix = _flat_rows(x.shape, index.shape, batch_dims)
     width, shape = matrix[1], x.shape
+    if width == 1 and function is np.add and x.dtype is dt.float32 and x.size <= 4 * updates.size:
+        return _counted_up(rows, matrix[0], shape)
 
     def kernel(x: Array, index: Array, updates: Array) -> Array:
         found, flat = x.copy("C"), rows(index)

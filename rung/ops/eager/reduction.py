@@ -1,15 +1,13 @@
 """Reductions. Sums of floats are products with a vector of ones.
 
 BLAS adds up rows and columns several times faster than `np.add.reduce`, and no slower where the
-summed dim is not the last one in memory. Longer sums than `LONG` are added up in parts of `PART`
-terms, and the sums of the parts in the same way, so that the rounding error grows with the
-logarithm of the length.
+summed dim is not the last one in memory. BLAS adds many terms one after the other, so longer sums
+than `LONG` are first halved, which costs one pass, and what is left is added up in f64.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from itertools import groupby
 from math import prod
 from typing import Any, Final
@@ -26,8 +24,8 @@ Function = Callable[..., Any]
 
 LONG: Final = 128
 """How many terms may be added up in one product."""
-PART: Final = 64
-"""How many are where there are more."""
+HALVINGS: Final = 3
+"""How often more terms are added in pairs before."""
 _FEW: Final = 512
 """Fewer elements in each of many products than this, and the calls of BLAS cost more."""
 _ONES: Final = {d.numpy: np.ones(LONG, d.numpy) for d in (dt.float32, dt.float64)}
@@ -41,24 +39,41 @@ def _same(x: Array) -> Array:
 # ---- sums of floats
 
 
-@lru_cache(maxsize=1024)
-def _part(n: int) -> int:
-    """The length of equal parts of n terms, 1 if there are none that are long and short enough."""
-    return next((p for p in (PART, *range(LONG, PART // 4, -1)) if n % p == 0), 1)
+class _Ones:
+    """Vectors of ones, parts of one that grows."""
+
+    def __init__(self) -> None:
+        self.whole: Array = np.ones(1024)
+
+    def __call__(self, n: int) -> Array:
+        if n > self.whole.size:
+            self.whole = np.ones(2 * n)
+        return self.whole[:n]
+
+
+ones: Final = _Ones()
+"""n ones, f64."""
+
+
+def _halved(x: Array, axis: int) -> Array:
+    """The sums of the first and second halves along an axis, of these, and once more."""
+    y = x.swapaxes(0, axis)
+    for _ in range(HALVINGS):
+        half, odd = divmod(len(y), 2)
+        z: Array = y[:half] + y[half : 2 * half]
+        if odd:
+            z[0] += y[-1]
+        y = z
+    return y.swapaxes(0, axis)
 
 
 def sum_last(x: Array) -> Array:
     """The sums over the last dim of x[rows, n]."""
-    ones, (rows, n) = _ONES[x.dtype], x.shape
+    n = x.shape[1]
     if n <= LONG:
-        return np.asarray(np.dot(x, ones[:n]))
-    part = _part(n)
-    if part > 1:
-        parts = np.dot(x.reshape(-1, part), ones[:part])
-        return sum_last(parts.reshape(rows, n // part))
-    whole = n // PART * PART
-    parts = np.matmul(x[:, :whole].reshape(rows, n // PART, PART), ones[:PART])
-    return np.asarray(sum_last(parts) + np.dot(x[:, whole:], ones[: n - whole]))
+        return np.asarray(np.dot(x, _ONES[x.dtype][:n]))
+    wide = _halved(x, 1).astype(_F64)
+    return np.asarray(np.dot(wide, ones(wide.shape[1]))).astype(x.dtype)
 
 
 def sum_middle(x: Array) -> Array:
@@ -66,20 +81,12 @@ def sum_middle(x: Array) -> Array:
     a, n, b = x.shape
     if n * b < _FEW and a > 8:
         return np.asarray(np.add.reduce(x, axis=1)) if n <= LONG else sum_last(_rows(x))
-    ones = _ONES[x.dtype]
     if n <= LONG:
-        return np.asarray(np.matmul(ones[:n], x))
+        return np.asarray(np.matmul(_ONES[x.dtype][:n], x))
     if b < 8 and a > 1:
         return sum_last(_rows(x)).reshape(a, b)
-    count = n // PART
-    whole = count * PART
-    ones = ones[:PART]
-    part = x if whole == n else x[:, :whole]
-    parts = np.matmul(ones, part.reshape(a, count, PART, b))
-    total = sum_middle(parts)
-    if whole < n:
-        total = total + np.matmul(ones[: n - whole], x[:, whole:])
-    return total
+    wide = _halved(x, 1).astype(_F64)
+    return np.asarray(np.matmul(ones(wide.shape[1]), wide)).astype(x.dtype)
 
 
 def _rows(x: Array) -> Array:
