@@ -641,10 +641,14 @@ def rebuild(e: Call, args: tuple[Expr, ...]) -> Expr:
     return raw_call(e.op, args, e.dtype)
 
 
-def transform(e: Expr, leaf: Callable[[Expr], Expr | None]) -> Expr:
+def transform(
+    e: Expr, leaf: Callable[[Expr], Expr | None], memo: dict[Expr, Expr] | None = None
+) -> Expr:
     """`e` with every sub-expression for which `leaf` returns a replacement replaced (top down, each
-    shared sub-expression once)."""
-    memo: dict[Expr, Expr] = {}
+    shared sub-expression once). `memo` is what earlier calls with the same `leaf` have made."""
+    memo = {} if memo is None else memo
+    if e in memo:
+        return memo[e]
     stack = [e]
     opened: set[Expr] = set()  # those whose parts are done, or come before them on the stack
     while stack:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from rung.core.source import Source
-from rung.ir.expr import Expr, Read, read, transform, var
+from rung.ir.expr import Expr, Read, Var, read, transform, var
 from rung.ir.node import Value
 from rung.kernel.group import Storage
 from rung.kernel.loop import (
@@ -22,7 +22,7 @@ from rung.kernel.loop import (
     map_stmts,
     walk_stmts,
 )  # fmt: skip
-from rung.kernel.rewrite import block, map_exprs, substitute_stmt
+from rung.kernel.rewrite import block, map_exprs
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,24 +59,23 @@ def finish(
     local = [x.buffer for p in phases for x in walk_stmts(p) if isinstance(x, Alloc)]
     for i, b in enumerate(dict.fromkeys(local)):
         names[b] = Buffer(f"t{i}", b.dtype, b.shape, b.role)
-    renamed = tuple(number_axes([rename(p, names) for p in phases]))
+    numbers = axis_numbers(phases)
+    renamed = tuple(_renamed(p, names, numbers) for p in phases)
     kernel = Kernel("kernel", tuple(names[b] for b in params), Block(renamed), sources)
     return KernelCall(kernel, tuple(storage.elements.owner(b) for b in params), group)
 
 
-def number_axes(phases: Sequence[Stmt]) -> list[Stmt]:
-    """Number the loop variables by their order of appearance: `a17_0`, `k17_0` become `a0`,
-    `k1`."""
+def axis_numbers(phases: Sequence[Stmt]) -> dict[Var, Expr]:
+    """The loop variables numbered by their order of appearance: `a0` for `a17_0`, `k1` for
+    `k17_0`."""
     axes = dict.fromkeys(x.axis for p in phases for x in walk_stmts(p) if isinstance(x, For))
-    new = {v: var(f"{v.name[0]}{i}", v.extent) for i, v in enumerate(axes)}
+    return {v: var(f"{v.name[0]}{i}", v.extent) for i, v in enumerate(axes)}
 
-    def renumbered(x: Stmt) -> Stmt | None:
-        if not isinstance(x, For):
-            return None
-        axis = new[x.axis]
-        return replace(x, axis=axis, body=block(substitute_stmt(x.body, {x.axis: axis})))
 
-    return [map_stmts(p, renumbered) for p in phases]
+def number_axes(phases: Sequence[Stmt]) -> list[Stmt]:
+    """Phases with their loop variables numbered."""
+    numbers = axis_numbers(phases)
+    return [_renamed(p, {}, numbers) for p in phases]
 
 
 def _collect(e: Expr, used: dict[Buffer, None]) -> None:
@@ -94,15 +93,28 @@ def _collect(e: Expr, used: dict[Buffer, None]) -> None:
 
 def rename(s: Stmt, names: dict[Buffer, Buffer]) -> Stmt:
     """`s` with buffers replaced."""
+    return _renamed(s, names, {})
+
+
+def _renamed(s: Stmt, names: dict[Buffer, Buffer], axes: Mapping[Var, Expr]) -> Stmt:
+    """`s` with buffers and loop variables replaced."""
+    memo: dict[Expr, Expr] = {}
 
     def leaf(x: Expr) -> Expr | None:
+        if isinstance(x, Var):
+            return axes.get(x)
         if isinstance(x, Read) and x.source in names:
-            index = tuple(transform(i, leaf) for i in x.index)
-            guard = None if x.guard is None else transform(x.guard, leaf)
-            return read(names[x.source], index, guard=guard)
+            index = tuple([f(i) for i in x.index])
+            return read(names[x.source], index, guard=None if x.guard is None else f(x.guard))
         return None
 
+    def f(e: Expr) -> Expr:
+        return transform(e, leaf, memo)
+
     def rewrite(x: Stmt) -> Stmt | None:
+        if isinstance(x, For):
+            axis = axes.get(x.axis, x.axis)
+            return replace(x, axis=axis, body=block(x.body)) if axis is not x.axis else None
         if isinstance(x, Store):
             return Store(names.get(x.buffer, x.buffer), x.index, x.value, x.guard)
         if isinstance(x, Accumulate):
@@ -111,8 +123,9 @@ def rename(s: Stmt, names: dict[Buffer, Buffer]) -> Stmt:
         if isinstance(x, Alloc):
             return Alloc(names.get(x.buffer, x.buffer))
         if isinstance(x, Opaque):
-            outputs = tuple(names[b] for b in x.outputs)
-            return Opaque(x.name, outputs, tuple(names[b] for b in x.inputs), x.row, x.options)
+            outputs = tuple(names.get(b, b) for b in x.outputs)
+            inputs = tuple(names.get(b, b) for b in x.inputs)
+            return Opaque(x.name, outputs, inputs, x.row, x.options)
         return None
 
-    return map_stmts(map_exprs(s, lambda e: transform(e, leaf)), rewrite)
+    return map_stmts(map_exprs(s, f), rewrite)

@@ -112,20 +112,25 @@ def substitute_stmt(s: Stmt, mapping: dict[Var, Expr]) -> Stmt:
 def replace_buffer(s: Stmt, old: Buffer, place: PlaceMap) -> Stmt:
     """`s` with every access of `old` made one of what `place(index)` gives."""
 
+    memo: dict[Expr, Expr] = {}
+
     def leaf(e: Expr) -> Expr | None:
         if isinstance(e, Read) and e.source is old:
-            buffer, index = place(tuple(transform(i, leaf) for i in e.index))
-            return read(buffer, index, e.dtype, e.guard and transform(e.guard, leaf))
+            buffer, index = place(tuple([f(i) for i in e.index]))
+            return read(buffer, index, e.dtype, e.guard and f(e.guard))
         return None
+
+    def f(e: Expr) -> Expr:
+        return transform(e, leaf, memo)
 
     def visit(x: Stmt) -> Stmt:
         if isinstance(x, Block):
             return block(*[visit(c) for c in x.stmts])
         if isinstance(x, For):
-            return For(x.axis, transform(x.extent, leaf), block(visit(x.body)), x.kind, x.lanes)
+            return For(x.axis, f(x.extent), block(visit(x.body)), x.kind, x.lanes)
         if isinstance(x, If):
-            return If(transform(x.condition, leaf), block(visit(x.body)))
-        new = map_exprs(x, lambda e: transform(e, leaf))
+            return If(f(x.condition), block(visit(x.body)))
+        new = map_exprs(x, f)
         if isinstance(new, Store | Accumulate) and new.buffer is old:
             buffer, index = place(new.index)
             return replace(new, buffer=buffer, index=index)
