@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import operator
 import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from math import gcd
 from types import MappingProxyType
 from typing import ClassVar, Protocol
@@ -18,6 +19,14 @@ from weakref import WeakValueDictionary
 
 from rung.core import dtype as dt
 from rung.core.dtype import DType
+
+
+_FEW = 4096
+"""Index constants up to this size are kept, and found at once."""
+
+
+_KEPT = 1 << 14
+"""Results of index arithmetic that are remembered."""
 
 
 class ReadSource(Protocol):
@@ -151,6 +160,17 @@ def size(name: str, low: int, high: int) -> Size:
 
 def const(value: bool | int | float, dtype: DType = dt.int64) -> Const:
     """A constant; the Python value is brought to the kind of `dtype`."""
+    if dtype is dt.int64 and type(value) is int and -_FEW <= value <= _FEW:
+        return _index(value)
+    return _const(value, dtype)
+
+
+@lru_cache(maxsize=None)
+def _index(value: int) -> Const:
+    return _const(value, dt.int64)
+
+
+def _const(value: bool | int | float, dtype: DType) -> Const:
     value = bool(value) if dtype.is_bool else int(value) if dtype.is_integer else float(value)
     key = (Const, _bits(value), dtype.name)
     found = Expr._table.get(key)
@@ -324,6 +344,10 @@ def _recombine_one(terms: dict[Expr, int]) -> dict[Expr, int] | None:
 def order_key(e: Expr) -> str:
     """What terms are sorted by: the text of a small expression, a digest of a large one, whose
     text may be exponentially long because parts are shared."""
+    try:
+        return e._order
+    except AttributeError:
+        pass
     for x in postorder(e, known=_HAS_ORDER):
         text = _shallow_text(x, [c._order for c in x.children()])
         x._order = text if len(text) <= 160 else hashlib.sha256(text.encode()).hexdigest()
@@ -344,7 +368,10 @@ def _shallow_text(x: Expr, keys: Sequence[str]) -> str:
 def from_terms(terms: Mapping[Expr, int], constant: int) -> Expr:
     """The canonical expression of a linear form: by falling coefficient, the constant last."""
     total: Expr | None = None
-    for term, scale in sorted(terms.items(), key=lambda kv: (-kv[1], order_key(kv[0]))):
+    pairs: Iterable[tuple[Expr, int]] = terms.items()
+    if len(terms) > 1:
+        pairs = sorted(pairs, key=lambda kv: (-kv[1], order_key(kv[0])))
+    for term, scale in pairs:
         part = term if scale == 1 else raw_call("multiply", (term, const(scale)), dt.int64)
         total = part if total is None else raw_call("add", (total, part), dt.int64)
     if total is None:
@@ -354,6 +381,7 @@ def from_terms(terms: Mapping[Expr, int], constant: int) -> Expr:
     return total
 
 
+@lru_cache(maxsize=_KEPT)
 def iadd(a: Expr, b: Expr | int) -> Expr:
     """a + b on indices."""
     b = const(b) if isinstance(b, int) else b
@@ -361,6 +389,7 @@ def iadd(a: Expr, b: Expr | int) -> Expr:
     return from_terms(terms, constant)
 
 
+@lru_cache(maxsize=_KEPT)
 def isub(a: Expr, b: Expr | int) -> Expr:
     """a - b on indices."""
     b = const(b) if isinstance(b, int) else b
@@ -472,6 +501,7 @@ def _coarse_part(a: Expr, d: int) -> tuple[Expr, Expr, int] | None:
     return None
 
 
+@lru_cache(maxsize=_KEPT)
 def ifloordiv(a: Expr, d: int) -> Expr:
     """a // d for a positive constant d, using the bounds of loop variables."""
     if d == 1:
@@ -498,6 +528,7 @@ def ifloordiv(a: Expr, d: int) -> Expr:
     return iadd(whole, raw_call("floor_divide", (rest, const(d)), dt.int64))
 
 
+@lru_cache(maxsize=_KEPT)
 def imod(a: Expr, d: int) -> Expr:
     """a % d (result in [0, d)) for a positive constant d."""
     if d == 1:
