@@ -65,7 +65,7 @@ def finish(
     return KernelCall(kernel, tuple(storage.elements.owner(b) for b in params), group)
 
 
-def axis_numbers(phases: Sequence[Stmt]) -> dict[Var, Expr]:
+def axis_numbers(phases: Sequence[Stmt]) -> dict[Var, Var]:
     """The loop variables numbered by their order of appearance: `a0` for `a17_0`, `k1` for
     `k17_0`."""
     axes = dict.fromkeys(x.axis for p in phases for x in walk_stmts(p) if isinstance(x, For))
@@ -96,7 +96,7 @@ def rename(s: Stmt, names: dict[Buffer, Buffer]) -> Stmt:
     return _renamed(s, names, {})
 
 
-def _renamed(s: Stmt, names: dict[Buffer, Buffer], axes: Mapping[Var, Expr]) -> Stmt:
+def _renamed(s: Stmt, names: dict[Buffer, Buffer], axes: Mapping[Var, Var]) -> Stmt:
     """`s` with buffers and loop variables replaced."""
     memo: dict[Expr, Expr] = {}
 
