@@ -11,7 +11,7 @@ import hashlib
 import operator
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from math import gcd
 from types import MappingProxyType
 from typing import ClassVar, Protocol
@@ -19,7 +19,6 @@ from weakref import WeakValueDictionary
 
 from rung.core import dtype as dt
 from rung.core.dtype import DType
-
 
 _FEW = 4096
 """Index constants up to this size are kept, and found at once."""
@@ -165,7 +164,7 @@ def const(value: bool | int | float, dtype: DType = dt.int64) -> Const:
     return _const(value, dtype)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _index(value: int) -> Const:
     return _const(value, dt.int64)
 
