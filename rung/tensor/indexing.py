@@ -223,7 +223,9 @@ def getitem(x: Tensor, index: object) -> Tensor:
         return view
     if not any(isinstance(i, TensorState) for i in items):
         shape = _basic_shape(items)
-        return apply(lambda v: reshaped(_sliced(v, _dim_items(items)), shape), x)
+        cuts = _dim_items(items)
+        key = ("slice", tuple(cuts), shape)
+        return apply(lambda v: reshaped(_sliced(v, cuts), shape), x, key=key)
     return _gathered(x, items)
 
 

@@ -207,7 +207,7 @@ def cast_to(x: Tensor, dtype: DType | None) -> Tensor:
     """The tensor in `dtype` (None: as it is)."""
     if dtype is None or x.dtype is dtype:
         return x
-    return apply(lambda v: cast_value(v, dtype), x)
+    return apply(lambda v: cast_value(v, dtype), x, key=("cast", dtype))
 
 
 def common_dtype(operands: Sequence[Operand]) -> DType:

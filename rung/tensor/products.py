@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from string import ascii_letters, ascii_lowercase, ascii_uppercase
 from typing import TYPE_CHECKING, Any
 
@@ -22,16 +22,18 @@ if TYPE_CHECKING:
     from rung.tensor.tensor import Tensor
 
 
-def _product(build: Callable[[Value, Value], Value], x: Operand, y: Operand) -> Tensor:
+def _product(
+    build: Callable[[Value, Value], Value], x: Operand, y: Operand, key: Hashable = None
+) -> Tensor:
     a, b = as_tensor(x), as_tensor(y)
     dtype = a.dtype if a.dtype is b.dtype else dt.promote(a.dtype, b.dtype)
-    return apply(lambda v, w: build(cast_value(v, dtype), cast_value(w, dtype)), a, b)
+    return apply(lambda v, w: build(cast_value(v, dtype), cast_value(w, dtype)), a, b, key=key)
 
 
 def matmul(x1: Operand, x2: Operand, /) -> Tensor:
     """Matrix product over the last two dims, `[…, m, k] @ […, k, n] -> […, m, n]`; leading dims
     broadcast, a vector is a row (left) or a column (right). 16-bit floats are summed in f32."""
-    return _product(c.matmul, x1, x2)
+    return _product(c.matmul, x1, x2, "matmul")
 
 
 def tensordot(

@@ -44,10 +44,12 @@ Axis = int | Sequence[int] | None
 
 
 def _reduce(
-    name: str, build: Callable[..., Value], x: Tensor, axis: Axis, keepdims: bool
+    name: str, build: Callable[..., Value], x: Tensor, axis: Axis, keepdims: bool, also: float = 0
 ) -> Tensor:
+    """`build` over some dims; beside its name, it depends on `also`."""
     axes = all_axes(name, axis, x.ndim)
-    return apply(lambda v: _kept(build(v, dims=axes), axes, keepdims), x)
+    key = (name, axes, keepdims, also)
+    return apply(lambda v: _kept(build(v, dims=axes), axes, keepdims), x, key=key)
 
 
 def _kept(value: Value, axes: tuple[int, ...], keepdims: bool) -> Value:
@@ -132,7 +134,7 @@ def var(
     def build(v: Value, dims: tuple[int, ...]) -> Value:
         return _var_value(v, dims, correction)
 
-    return _reduce("var", build, _floats(x), axis, keepdims)
+    return _reduce("var", build, _floats(x), axis, keepdims, correction)
 
 
 def _var_value(v: Value, dims: tuple[int, ...], correction: float) -> Value:

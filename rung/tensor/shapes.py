@@ -70,7 +70,7 @@ def reshape(
         )
     if wanted == x.shape:
         return copied(x) if copy else x
-    return apply(lambda v: reshaped(v, wanted), x)
+    return apply(lambda v: reshaped(v, wanted), x, key=("reshape", wanted))
 
 
 def _inferred(x: Tensor, shape: Shape) -> Shape:
@@ -114,7 +114,7 @@ def permute_dims(x: Operand, /, axes: Sequence[int]) -> Tensor:
             f"permute_dims: axes {tuple(axes)} do not name each dim of {x._type} once",
             fix=f"give an order of 0 … {x.ndim - 1}",
         )
-    return apply(lambda v: permuted(v, order), x)
+    return apply(lambda v: permuted(v, order), x, key=("permute", order))
 
 
 def swapaxes(x: Operand, axis1: int, axis2: int) -> Tensor:
@@ -185,7 +185,7 @@ def broadcast_to(x: Operand, /, shape: Sequence[int]) -> Tensor:
     if lead >= 0:
         kept = (0,) * lead + x.shape
         wanted = tuple(k if n == -1 else n for n, k in zip(wanted, kept, strict=True))
-    return apply(lambda v: broadcasted(v, wanted), x)
+    return apply(lambda v: broadcasted(v, wanted), x, key=("broadcast", wanted))
 
 
 def broadcast_arrays(*arrays: Operand) -> list[Tensor]:
