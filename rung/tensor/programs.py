@@ -233,7 +233,8 @@ def find_program(
     if family is None:
         family = family_of(linear)
     lifted = family.lifted
-    found = family.programs.get(_key(lifted, linear, aliases))
+    key = _key(lifted, linear, aliases)
+    found = family.programs.get(key if dynamic else (key, _STATIC))
     if found is None:
         with _compiling:
             found = _new_program(linear, aliases, name, family, dynamic)
@@ -247,6 +248,8 @@ def _new_program(
     """The program for a pending graph, unless another thread has made it meanwhile."""
     family.note(linear.constants)
     key = _key(family.lifted, linear, aliases)
+    if not dynamic:
+        key = key, _STATIC
     found = family.programs.get(key)
     if found is None and dynamic:
         found = _sized(family, linear, aliases, name)
@@ -261,6 +264,7 @@ def _new_program(
     return found
 
 
+_STATIC = "of this size alone"
 _looking_up = threading.RLock()
 _compiling = threading.RLock()
 """Held while a program is compiled, so that no two threads compile the same."""
