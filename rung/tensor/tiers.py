@@ -161,7 +161,7 @@ def _buffer(array: Any, type: TensorType, fresh: bool, taken: set[int]) -> Buffe
     vectors can lie there; else None."""
     if not isinstance(array, np.ndarray) or id(array) in taken:
         return None
-    own = array.base is None and array.flags.c_contiguous
+    own = array.base is None and array.flags.c_contiguous and array.flags.writeable
     if fresh or (own and (type.nbytes < _COPIED or array.ctypes.data % ALIGNMENT == 0)):
         taken.add(id(array))
         return Buffer(array, type, owned=True)

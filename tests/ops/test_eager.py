@@ -106,8 +106,9 @@ def check(case: Case, kernel: Callable[..., Array | tuple[Array, ...]]) -> None:
         a.flags.writeable = False
     with np.errstate(all="ignore"):
         made = kernel(*case.operands)
-    outputs = made if isinstance(made, tuple) else (made,)
     wanted = case.ref()
+    assert isinstance(made, tuple) == (len(wanted) > 1), f"{case}: gives {type(made)}"
+    outputs = made if isinstance(made, tuple) else (made,)
     assert len(outputs) == len(wanted), case
     for ours, theirs in zip(outputs, wanted, strict=True):
         assert isinstance(ours, np.ndarray), f"{case}: gives a {type(ours).__name__}"

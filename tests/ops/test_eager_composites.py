@@ -61,7 +61,9 @@ def kernel_of(node: Node) -> Callable[..., Array | tuple[Array, ...]] | None:
     return node.op.eager(node.attrs, [v.type for v in node.inputs], list(node.types))
 
 
-def results(made: Array | tuple[Array, ...]) -> tuple[Array, ...]:
+def results(node: Node, made: Array | tuple[Array, ...]) -> tuple[Array, ...]:
+    """What a kernel gives: an array for one result, a tuple for several."""
+    assert isinstance(made, tuple) == (len(node.types) > 1), f"{node.op}: {type(made)}"
     return made if isinstance(made, tuple) else (made,)
 
 
@@ -164,7 +166,7 @@ def test_kernels_of_composites(call: Call):
             for a in given:
                 a.flags.writeable = False
             with np.errstate(all="ignore"):
-                made = results(kernel(*given))
+                made = results(node, kernel(*given))
             assert [type_of(a) for a in made] == list(node.types), call
             assert all(isinstance(a, np.ndarray) for a in made), call
             for ours, truth in zip(made, exact, strict=True):
@@ -221,7 +223,7 @@ def test_extreme_values(call: Call):
     kernel = kernel_of(node)
     assert kernel is not None
     with np.errstate(all="ignore"):
-        made = results(kernel(*call.arrays))
+        made = results(node, kernel(*call.arrays))
     for ours, theirs in zip(made, evaluate_quietly(node, call.arrays), strict=True):
         np.testing.assert_array_equal(np.isnan(ours), np.isnan(theirs), repr(call))
         finite = np.isfinite(theirs)
@@ -287,7 +289,7 @@ def check_bits(function, shapes, static, dtype, scalar_dtypes, scalars=None):
     assert kernel is not None
     before = [a.copy() for a in arrays]
     with np.errstate(all="ignore"):
-        made = results(kernel(*arrays))
+        made = results(node, kernel(*arrays))
         body, scalars = graph_plan(node.attrs.body)
         values = body.run(arrays, scalars)
         wanted = [values[n] for n in body.outputs]

@@ -15,9 +15,11 @@ import pytest
 import rung
 from rung.core.errors import AllocationError, IndexingError, LoweringError, RungError
 from rung.core.settings import configure
+from rung.ops.creation import array
 from rung.runtime.background import BackgroundCompile, State
 from rung.tensor import programs, tiers
 from rung.tensor.programs import clear_programs, num_compiled
+from rung.tensor.state import new_tensor
 
 HERE = Path(__file__)
 
@@ -239,3 +241,16 @@ def test_wrong_programs_fail_alike() -> None:
         configure(tier=tier)
         with pytest.raises(RungError):
             rung.linalg.solve(rung.zeros((2, 2)), rung.ones(2)).numpy()
+
+
+def test_a_constant_array_that_is_a_result_has_memory_of_its_own() -> None:
+    """What a user writes there does not change the constant."""
+    configure(tier="eager")
+
+    def made() -> rung.Tensor:
+        return new_tensor(array(np.arange(3.0)))
+
+    first = made()
+    rung.evaluate(first)
+    np.from_dlpack(first)[0] = 9.0
+    assert np.asarray(made()).tolist() == [0.0, 1.0, 2.0]

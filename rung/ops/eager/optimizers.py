@@ -85,7 +85,9 @@ def sgd(types: Sequence[TensorType], static: Mapping[str, Any]) -> EagerKernel |
     momentum = np.array(static["momentum"], dtype)
     decay = np.array(static["weight_decay"], dtype) if static["weight_decay"] else None
 
-    def kernel(g: Array, lr: Array, count: Array, p: Array, *buffers: Array) -> tuple[Array, ...]:
+    def kernel(
+        g: Array, lr: Array, count: Array, p: Array, *buffers: Array
+    ) -> Array | tuple[Array, ...]:
         if maximize or decay is not None:
             g = _gradient(g, p, maximize, decay)
         kept = []
@@ -96,6 +98,6 @@ def sgd(types: Sequence[TensorType], static: Mapping[str, Any]) -> EagerKernel |
             g = g + velocity * momentum if nesterov else velocity
         y: Array = g * lr.astype(dtype)
         np.subtract(p, y, out=y)
-        return y, *kept
+        return (y, *kept) if kept else y
 
     return kernel

@@ -19,7 +19,7 @@ from rung.ir.types import TensorType
 from rung.ops.eager.elementwise import as_array, is_narrow
 
 Types = Sequence[TensorType]
-BLOCK: Final = 16384
+BLOCK: Final = 32768
 """Elements that are worked on at a time."""
 _FEW: Final = 48
 """Up to so many elements Python's own function is faster."""
