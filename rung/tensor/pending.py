@@ -258,6 +258,8 @@ def _compute(targets: Sequence[TensorState]) -> bool:
     family = family_of(linear, lasting=not comes_eagerly())
     aliases = _aliases(linear, targets, positions)
     plan = eager_plan(family, linear, aliases)
+    if plan is None:
+        linear.numbers = None  # which hold the values, and so the memory of operands
     if plan is not None or not aliases:
         del found
         _execute_apart(linear, targets, values, positions, family, plan)

@@ -254,3 +254,21 @@ def test_a_constant_array_that_is_a_result_has_memory_of_its_own() -> None:
     rung.evaluate(first)
     np.from_dlpack(first)[0] = 9.0
     assert np.asarray(made()).tolist() == [0.0, 1.0, 2.0]
+
+
+def test_state_is_updated_in_place_once_a_program_is_fused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also where the result of the step keeps its graph."""
+    take_over_at(monkeypatch, 2)
+    w = rung.tensor(W, requires_grad=True)
+    total = rung.zeros((8, 3))
+    total.numpy()
+    places: list[int] = []
+    for _ in range(12):
+        loss = (w * w).sum()
+        total += w.detach() * 2
+        loss.item()
+        places.append(total._buffer.pointer)
+    assert num_compiled() > 0
+    assert places[-1] == places[-2] == places[-3]
