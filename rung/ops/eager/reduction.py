@@ -2,7 +2,8 @@
 
 BLAS adds up rows and columns several times faster than `np.add.reduce`, and no slower where the
 summed dim is not the last one in memory. BLAS adds many terms one after the other, so longer sums
-than `LONG` are first halved, which costs one pass, and what is left is added up in f64.
+than `LONG` are first halved, which costs one pass, and what is left, if it is long, is added up in
+f64.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ Function = Callable[..., Any]
 LONG: Final = 128
 """How many terms may be added up in one product."""
 HALVINGS: Final = 3
-"""How often more terms are added in pairs before."""
+"""How often, at most, more terms are added in pairs before."""
 _FEW: Final = 512
 """Fewer elements in each of many products than this, and the calls of BLAS cost more."""
 _ONES: Final = {d.numpy: np.ones(LONG, d.numpy) for d in (dt.float32, dt.float64)}
@@ -55,16 +56,25 @@ ones: Final = _Ones()
 """n ones, f64."""
 
 
+def _units(dtype: np.dtype[Any], n: int) -> Array:
+    """n ones of a dtype, of f32 no more than `LONG`."""
+    return ones(n) if dtype == _F64 else _ONES[dtype][:n]
+
+
 def _halved(x: Array, axis: int) -> Array:
-    """The sums of the first and second halves along an axis, of these, and once more."""
+    """The sums of the first and second halves along an axis, of these, and so on; in f64 where many
+    are left."""
     y = x.swapaxes(0, axis)
     for _ in range(HALVINGS):
         half, odd = divmod(len(y), 2)
+        if len(y) <= LONG:
+            break
         z: Array = y[:half] + y[half : 2 * half]
         if odd:
             z[0] += y[-1]
         y = z
-    return y.swapaxes(0, axis)
+    y = y.swapaxes(0, axis)
+    return y if y.shape[axis] <= LONG else y.astype(_F64)
 
 
 def sum_last(x: Array) -> Array:
@@ -72,8 +82,9 @@ def sum_last(x: Array) -> Array:
     n = x.shape[1]
     if n <= LONG:
         return np.asarray(np.dot(x, _ONES[x.dtype][:n]))
-    wide = _halved(x, 1).astype(_F64)
-    return np.asarray(np.dot(wide, ones(wide.shape[1]))).astype(x.dtype)
+    wide = _halved(x, 1)
+    total = np.dot(wide, _units(wide.dtype, wide.shape[1]))
+    return np.asarray(total).astype(x.dtype, copy=False)
 
 
 def sum_middle(x: Array) -> Array:
@@ -85,8 +96,9 @@ def sum_middle(x: Array) -> Array:
         return np.asarray(np.matmul(_ONES[x.dtype][:n], x))
     if b < 8 and a > 1:
         return sum_last(_rows(x)).reshape(a, b)
-    wide = _halved(x, 1).astype(_F64)
-    return np.asarray(np.matmul(ones(wide.shape[1]), wide)).astype(x.dtype)
+    wide = _halved(x, 1)
+    total = np.matmul(_units(wide.dtype, wide.shape[1]), wide)
+    return np.asarray(total).astype(x.dtype, copy=False)
 
 
 def _rows(x: Array) -> Array:
@@ -112,9 +124,8 @@ def _steps(shape: Shape, dims: tuple[int, ...]) -> list[tuple[int, int, int]]:
 def _dense_sum(shape: Shape, dims: tuple[int, ...], result: Shape) -> Kernel:
     """The sum of a float array that is dense in memory."""
     steps = _steps(shape, dims)
-    if len(steps) == 1 and steps[0][2] == 1:
-        rows = steps[0][:2]
-        return lambda x: sum_last(x.reshape(rows)).reshape(result)
+    if len(steps) == 1 and steps[0][1] <= LONG and 1 in steps[0][::2]:
+        return _short_sum(shape, steps[0], result)
 
     def kernel(x: Array) -> Array:
         for a, n, b in steps:
@@ -122,6 +133,21 @@ def _dense_sum(shape: Shape, dims: tuple[int, ...], result: Shape) -> Kernel:
         return x.reshape(result)
 
     return kernel
+
+
+def _short_sum(shape: Shape, step: tuple[int, int, int], result: Shape) -> Kernel:
+    """One product: of rows, or of one block of columns."""
+    a, n, b = step
+    units = {dtype: whole[:n] for dtype, whole in _ONES.items()}
+    if a == b == 1:
+        return lambda x: np.asarray(np.dot(x.reshape(n), units[x.dtype])).reshape(result)
+    if b == 1:
+        if shape == (a, n) and result == (a,):
+            return lambda x: np.dot(x, units[x.dtype])
+        return lambda x: np.dot(x.reshape(a, n), units[x.dtype]).reshape(result)
+    if shape == (n, b) and result == (b,):
+        return lambda x: np.dot(units[x.dtype], x)
+    return lambda x: np.dot(units[x.dtype], x.reshape(n, b)).reshape(result)
 
 
 def memory_order(x: Array) -> tuple[int, ...]:
