@@ -28,6 +28,7 @@ GENERATORS = {
     "graphs": "random graphs through every level",
     "eager": "random graphs op by op, by the kernels of NumPy",
     "operands": "every function on repeated, aliased, broadcast, empty, strided and 0-d operands",
+    "sizes": "programs whose sizes change from call to call, by kernels for all sizes",
     "styles": "one program run eagerly, lazily, under jit, in loops and under vmap",
     "extremes": "every function at 0, tiny, huge, infinite, NaN and saturated arguments",
     "sums": "sums and cumulative operations of 10^3 to 10^8 terms",

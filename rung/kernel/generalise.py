@@ -53,7 +53,7 @@ from rung.kernel.loop import (
 
 MOST_DEGREE: Final = 3
 """Sizes that are multiplied with each other, at most."""
-MOST_TERMS: Final = 3
+MOST_TERMS: Final = 4
 """Terms of a polynomial, at most."""
 
 

@@ -69,8 +69,8 @@ def probe_values(number: int, primes: Sequence[int]) -> tuple[Sizes, ...]:
     """The values of `number` sizes at each probe, all different."""
     if not 1 <= number <= 3:
         raise NotGeneral(f"{number} sizes vary")
-    count = 3 if number == 1 else 4
-    return tuple(tuple(primes[i * 4 + p] for i in range(number)) for p in range(count))
+    count = {1: 4, 2: 5, 3: 4}[number]
+    return tuple(tuple(primes[i * count + p] for i in range(number)) for p in range(count))
 
 
 def high_for(*seen: int) -> int:

@@ -184,8 +184,11 @@ class Template:
         columns = list(zip(*rows, strict=True))
         self.varying = [i for i, c in enumerate(columns) if len(set(c)) > 1]
         self.bases = _bases([(i, columns[i]) for i in self.varying if i < num_dims])
+        if not self.bases:  # sizes that no input has: of what is made by itself
+            whole = (i for i in self.varying if all(type(n) is int for n in columns[i]))
+            self.bases = _bases([(i, columns[i]) for i in whole])
         if not self.bases:
-            raise NotGeneral("what differs are no dims of inputs")
+            raise NotGeneral("what differs are no sizes")
         if len(self.bases) > MOST_SIZES:
             raise NotGeneral(f"{len(self.bases)} sizes vary")
         values = tuple(zip(*(columns[i] for i in self.bases), strict=True))
