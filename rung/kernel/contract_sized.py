@@ -143,8 +143,12 @@ class SizedTiling(ContractionTiling):
             do(Branch(m))
         rows = [x for x in rows if self._has(x)]
         do(Reorder((*self.reduce, *rows, *columns)))
+        k = steps = self.reduce[-1]
+        outermost = self.reduce[0]
         if not any(map(self._is_sized, (x.axis for x in self.found.reduce))):
-            self._step_reduction(*self._short_sums())
+            part, terms = self._short_sums()
+            steps = self._step_reduction(part, terms)
+            outermost = outermost if len(self.reduce) > 1 else steps if part == k else f"{k}_s"
         nv, nl = f"{n}v", f"{n}l"
         do(Split(n, lanes, nv, nl), Peel(nv), *map(Unroll, rows))
         if self._has(nv):
@@ -152,6 +156,7 @@ class SizedTiling(ContractionTiling):
         do(Vectorize(nl, lanes))
         if len(columns) > 1:
             do(Vectorize(columns[-1], lanes))
+        self._leave_out(outermost, steps)
 
 
 def depends_on_sizes(loops: list[For]) -> bool:

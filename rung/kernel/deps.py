@@ -223,6 +223,8 @@ class _Sides:
             extent = self.extents_a.get(x)
             if extent is not None and extent is self.extents_b.get(x) and is_sized(extent):
                 return isub(extent, 1)
+        if isinstance(x, Call) and x.op == "remainder" and is_sized(x.args[1]):
+            return isub(x.args[1], 1)
         if isinf(low) or isinf(high):
             return None
         return const(int(max(abs(low), abs(high), high - low)))

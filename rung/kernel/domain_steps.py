@@ -71,8 +71,8 @@ class Narrow(Step):
                                                                             guard=m >= k_z + 1)
 
     A loop without a guard stays. The terms keep their order. Nothing but accumulations and hints
-    may be in the loop, which is a serial one, and the loops inside must have constant extents. Of
-    the guards the comparisons of sums of multiples of loop variables are made use of."""
+    may be in the loop, which is a serial one. Of the guards the comparisons of sums of multiples of
+    loop variables are made use of."""
 
     name = "narrow"
     axis: str
@@ -87,10 +87,8 @@ class Narrow(Step):
             return loop
         if any(isinstance(s, Store | If | Alloc | Opaque) for s in walk_stmts(loop.body)):
             self.fail(f"loop {self.axis!r} does more than accumulate")
-        n, inner = constant_extent(loop), _ranges(loop.body)
-        if n is None or inner is None:
-            self.fail(f"the extent of {self.axis!r} or of a loop inside is not a constant")
-        counted = [_Terms.of(s.guard, loop.axis, n, inner) for s in dict.fromkeys(sums)]
+        inner = _ranges(loop.body)
+        counted = [_Terms.of(s.guard, loop.axis, loop.extent, inner) for s in dict.fromkeys(sums)]
         if not any(c.bounded for c in counted) or loop.kind != "serial":
             self.fail(f"no comparison bounds loop {self.axis!r}, or it is not serial")
         return self._segments(loop, counted)
@@ -128,8 +126,8 @@ class _Terms:
     bounded: bool
 
     @staticmethod
-    def of(guard: Expr | None, axis: Var, n: int, inner: dict[Var, int]) -> _Terms:
-        """The terms of a loop of `n` over `axis` that a guard counts."""
+    def of(guard: Expr | None, axis: Var, end: Expr, inner: dict[Var, int]) -> _Terms:
+        """The terms of a loop up to `end` over `axis` that a guard counts."""
         rising: list[_Bound] = []
         falling: list[_Bound] = []
         kept: Expr | None = None
@@ -140,7 +138,6 @@ class _Terms:
             else:
                 (rising if bound.step > 0 else falling).append(bound)
         zero: Expr = const(0)
-        end: Expr = const(n)
         low = iminimum(reduce(imaximum, (b.low(b.most) for b in rising), zero), end)
         high = imaximum(reduce(iminimum, (b.high(b.most) for b in falling), end), low)
         first = iminimum(reduce(imaximum, (b.low(b.least) for b in rising), low), high)
@@ -201,15 +198,13 @@ def _touches(e: Expr, axis: Var, inner: dict[Var, int]) -> bool:
     return any(v is axis or v in inner for v in variables(e))
 
 
-def _ranges(s: Stmt) -> dict[Var, int] | None:
-    """The extents of the loops below a statement, None where one is not a constant."""
+def _ranges(s: Stmt) -> dict[Var, int]:
+    """The extents of the loops below a statement, at most."""
     found: dict[Var, int] = {}
     for x in walk_stmts(s):
         if isinstance(x, For):
             n = constant_extent(x)
-            if n is None:
-                return None
-            found[x.axis] = max(n, found.get(x.axis, 0))
+            found[x.axis] = max(x.axis.extent if n is None else n, found.get(x.axis, 0))
     return found
 
 
@@ -291,7 +286,7 @@ def _condition_of(s: Stmt, buffer: Buffer) -> Expr | None:
     """The condition for some iteration of the loops of `s` to look at `buffer`."""
     inner = _ranges(s)
     writes = any(isinstance(x, Store | Accumulate) and x.buffer is buffer for x in walk_stmts(s))
-    if inner is None or writes:
+    if writes:
         return None
     guards: set[Expr] = set()
     roots = (e for x in walk_stmts(s) for e in stmt_exprs(x))

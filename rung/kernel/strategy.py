@@ -123,11 +123,20 @@ class Scheduler:
                 self._inner_all(body.stmts)
 
     def _contraction_phase(self, found: SumNest) -> None:
-        if self.kernel.sizes:
-            SizedTiling(self, found).phase()
+        if not self.kernel.sizes:
+            tiling = WindowTiling(self, found)
+            tiling.phase() if tiling.applies else ContractionTiling.phase(tiling)
             return
-        tiling = WindowTiling(self, found)
-        tiling.phase() if tiling.applies else ContractionTiling.phase(tiling)
+        before = self.kernel
+        try:
+            window = WindowTiling(self, found)
+            if window.applies:
+                window.phase()
+                return
+        except ScheduleError:  # it cuts along a size
+            pass
+        self.kernel = before
+        SizedTiling(self, found).phase()
 
     # ---- maps
 
