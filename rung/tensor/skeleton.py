@@ -184,21 +184,40 @@ class Template:
         columns = list(zip(*rows, strict=True))
         self.varying = [i for i, c in enumerate(columns) if len(set(c)) > 1]
         self.bases = _bases([(i, columns[i]) for i in self.varying if i < num_dims])
-        if not self.bases:  # sizes that no input has: of what is made by itself
-            whole = (i for i in self.varying if all(type(n) is int for n in columns[i]))
-            self.bases = _bases([(i, columns[i]) for i in whole])
-        if not self.bases:
-            raise NotGeneral("what differs are no sizes")
-        if len(self.bases) > MOST_SIZES:
-            raise NotGeneral(f"{len(self.bases)} sizes vary")
-        values = tuple(zip(*(columns[i] for i in self.bases), strict=True))
-        limit = high(*(n for row in values for n in row))
-        self.sizes = tuple(size(f"n{k}", 0, limit) for k in range(len(self.bases)))
-        fit = Fit(Probes(self.sizes, values), guess=True)
         self.fixed = rows[-1]
-        self._forms = _compiled(self.sizes, [_form(columns[i], fit) for i in self.varying])
+        while not self._fits(columns, high):
+            pass
         constants = [linear.constants for _, linear in seen]
         self.lifted = [len(set(map(_exactly, c))) > 1 for c in zip(*constants, strict=True)]
+
+    def _fits(self, columns: Sequence[Sequence[Number]], high: Callable[..., int]) -> bool:
+        """Find how the numbers follow from the sizes. False where one does not, which then is a
+        size too: that of something that no input has."""
+        forms: list[tuple[float | None, Expr]] = []
+        rest: list[int] = []
+        if self.bases:
+            values = tuple(zip(*(columns[i] for i in self.bases), strict=True))
+            limit = high(*(n for row in values for n in row))
+            self.sizes = tuple(size(f"n{k}", 0, limit) for k in range(len(self.bases)))
+            fit = Fit(Probes(self.sizes, values), guess=True)  # type: ignore[arg-type]
+        for i in self.varying:
+            try:
+                if not self.bases:
+                    raise NotGeneral("what differs are no sizes")
+                forms.append(_form(columns[i], fit))
+            except NotGeneral:
+                rest.append(i)
+        sizes = (i for i in rest if all(type(n) is int and n >= 0 for n in columns[i]))
+        another = next(sizes, None)
+        if rest and another is None:
+            raise NotGeneral(f"a number does not follow from sizes: {list(columns[rest[0]])}")
+        if another is not None:
+            self.bases.append(another)
+        if len(self.bases) > MOST_SIZES:
+            raise NotGeneral(f"{len(self.bases)} sizes vary")
+        if not rest:
+            self._forms = _compiled(self.sizes, forms)
+        return not rest
 
     def numbers_at(self, sizes: Sequence[int]) -> list[Number]:
         """All numbers of the graph at these sizes."""

@@ -458,9 +458,6 @@ REFUSED = {
         "narrow('i')",
         "no comparison bounds loop 'i'",
     ),
-    "narrow other": (
-        TRIANGLE, "split('k', 3, 'k', 'l')\nnarrow('k')", "a loop inside is not a constant"
-    ),
     "skip seen": (SUM, "skip('k')", "is not used under one condition alone"),
     "skip two ways": (
         UNSEEN + "\n        y[20] = s[()]", "skip('k')", "is not used under one condition alone"
