@@ -269,6 +269,45 @@ def normalized(
             y *= weight[0]
         return y
 
+    if x.size > BLOCK and dims == tuple(range(x.rank - len(dims), x.rank)) and dims[0] > 0:
+        return _some_rows_at_a_time(x, dims, lambda part, own: normalized(
+            part, (1,), eps, own, weighted), exact)  # fmt: skip
+    return kernel
+
+
+class _Overflow(Exception):
+    """Raised for rows that only the reference can compute."""
+
+
+def _refuse(*operands: Array) -> tuple[Array, ...]:
+    raise _Overflow
+
+
+def _some_rows_at_a_time(
+    x: TensorType,
+    dims: tuple[int, ...],
+    kernel_of: Callable[[TensorType, Exact], Kernel | None],
+    exact: Exact,
+) -> Kernel:
+    """The kernel of a function of the rows along the last `dims`, some at a time, so that what is
+    between stays in the cache. Vectors are along the rows."""
+    shape, n = x.shape, prod(x.shape[d] for d in dims)
+    rows, step = x.size // n, max(BLOCK // n, 1)
+    full, last = (kernel_of(x.with_shape((k, n)), _refuse) for k in (step, rows % step or step))
+    assert full is not None and last is not None
+
+    def kernel(x: Array, *vectors: Array) -> Array:
+        flat = x.reshape(rows, n)
+        found = np.empty((rows, n), x.dtype)
+        own = [v.reshape(n) for v in vectors]
+        try:
+            for begin in range(0, rows, step):
+                part = flat[begin : begin + step]
+                found[begin : begin + step] = (full if len(part) == step else last)(part, *own)
+        except _Overflow:
+            return exact(x, *vectors)[0]
+        return found.reshape(shape)
+
     return kernel
 
 
@@ -278,6 +317,11 @@ def layer_norm(
     """x standardized over its last dims; `named` says whether weight and bias are given."""
     if not _fits(x):
         return None
+    if x.size > BLOCK and num_dims < x.rank:
+        dims = tuple(range(x.rank - num_dims, x.rank))
+        return _some_rows_at_a_time(
+            x, dims, lambda part, own: layer_norm(part, 1, eps, named, own), exact
+        )
     norm = Normalization(x, tuple(range(x.rank - num_dims, x.rank)), eps)
     scale, shift = "weight" in named, "bias" in named
 

@@ -2,13 +2,13 @@
 
 BLAS adds up rows and columns several times faster than `np.add.reduce`, and no slower where the
 summed dim is not the last one in memory. BLAS adds many terms one after the other, so longer sums
-than `LONG` are first halved, which costs one pass, and what is left, if it is long, is added up in
-f64.
+than `LONG` are added up in parts, rows by BLAS and columns in halves, and the parts in f64.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from itertools import groupby
 from math import prod
 from typing import Any, Final
@@ -27,6 +27,8 @@ LONG: Final = 128
 """How many terms may be added up in one product."""
 HALVINGS: Final = 3
 """How often, at most, more terms are added in pairs before."""
+PART: Final = 32
+"""How many terms of a row BLAS adds up at once: about one for each lane of its vectors."""
 _FEW: Final = 512
 """Fewer elements in each of many products than this, and the calls of BLAS cost more."""
 _ONES: Final = {d.numpy: np.ones(LONG, d.numpy) for d in (dt.float32, dt.float64)}
@@ -77,11 +79,21 @@ def _halved(x: Array, axis: int) -> Array:
     return y if y.shape[axis] <= LONG else y.astype(_F64)
 
 
+@lru_cache(maxsize=1024)
+def _part(n: int) -> int:
+    """The length of equal parts of n terms; 0 if there are none of about `PART` terms."""
+    return next((p for p in range(PART, PART // 4, -1) if n % p == 0), 0)
+
+
 def sum_last(x: Array) -> Array:
     """The sums over the last dim of x[rows, n]."""
-    n = x.shape[1]
+    rows, n = x.shape
     if n <= LONG:
         return np.asarray(np.dot(x, _ONES[x.dtype][:n]))
+    part = _part(n)
+    if part:
+        parts = np.dot(x.reshape(-1, part), _ONES[x.dtype][:part]).reshape(rows, n // part)
+        return np.asarray(np.dot(parts.astype(_F64), ones(n // part))).astype(x.dtype)
     wide = _halved(x, 1)
     total = np.dot(wide, _units(wide.dtype, wide.shape[1]))
     return np.asarray(total).astype(x.dtype, copy=False)
