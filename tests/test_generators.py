@@ -17,6 +17,7 @@ CASES: dict[str, int] = {
     "operands": 3000,
     "sums": 500,
     "styles": 250,
+    "sizes": 50,
     "indices": 1000,
     "interruptions": 500,
 }

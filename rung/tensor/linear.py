@@ -75,6 +75,14 @@ class Linear:
         self.numbers: dict[Value, int] | None = None
 
 
+    def bare(self) -> Linear:
+        """The same without what it was walked for: buffers, and the key."""
+        found = Linear()
+        found.steps, found.inputs, found.outputs = self.steps, self.inputs, self.outputs
+        found.constants, found.constant_steps = self.constants, self.constant_steps
+        return found
+
+
 def linearize(
     values: Sequence[Value], realized: Mapping[int, Buffer], numbered: bool = False
 ) -> Linear:

@@ -67,7 +67,7 @@ class Structure:
     def note(self, numbers: Numbers, linear: Linear) -> None:
         """Remember a graph."""
         if all(n != numbers or o.constants != linear.constants for n, o in self.seen):
-            self.seen = [*self.seen[1 - MOST_SEEN :], (numbers, linear)]
+            self.seen = [*self.seen[1 - MOST_SEEN :], (numbers, linear.bare())]
 
 
 _num_tries = [0]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,8 +12,10 @@ import pytest
 
 import rung
 from rung.core.errors import IndexingError
+from rung.core.settings import configure, settings
 from rung.nn import functional as F
 from rung.tensor.programs import clear_programs, num_compiled
+from rung.tensor.state import buffer_of
 
 SIZES = (3, 1, 7, 2, 16, 33, 50, 64, 17, 128)
 MOST_COMPILED = 3
@@ -159,3 +163,19 @@ def test_another_structure_of_numbers_is_not_taken_for_a_size() -> None:
     for n, start in ((8, 0), (12, 1), (20, 2), (30, 7), (9, 3), (40, 11)):
         x = floats(n, 5)
         agree(jitted(x, start), rung.asarray(x.numpy()[start : start + 4].sum(0)), n)
+
+
+def test_what_is_kept_of_a_graph_holds_no_buffer() -> None:
+    clear_programs()
+    before = settings().tier
+    configure(tier="fused")
+    try:
+        for n in (3, 4, 5):
+            x = floats(n, 3)
+            memory = weakref.ref(buffer_of(x).array)
+            (x * 2 + 1).numpy()
+            del x
+            gc.collect()
+            assert memory() is None
+    finally:
+        configure(tier=before)
