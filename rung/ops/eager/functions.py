@@ -23,6 +23,8 @@ from rung.ops.eager.reduction import float_sum, ones
 from rung.ops.eager.special import BLOCK, in_blocks, normal_into
 
 _F64: Final = dt.float64.numpy
+_AT_ONCE: Final = 8192
+"""So many elements stay in the cache without blocks."""
 _LEAST: Final = 1e-280
 """A sum of exponentials below this has lost terms: the maximum of the row is too far away."""
 Types = Sequence[TensorType]
@@ -456,14 +458,14 @@ def sigmoid(x: TensorType) -> Kernel | None:
     """1 / (1 + exp(-x))."""
     if not _fits(x):
         return None
-    return _few_sigmoid if x.size <= SMALL else lambda x: in_blocks(x, _F64, 1, _sigmoid)
+    return _few_sigmoid if x.size <= _AT_ONCE else lambda x: in_blocks(x, _F64, 1, _sigmoid)
 
 
 def silu(x: TensorType) -> Kernel | None:
     """x * sigmoid(x)."""
     if not _fits(x):
         return None
-    return _few_silu if x.size <= SMALL else lambda x: in_blocks(x, _F64, 1, _silu)
+    return _few_silu if x.size <= _AT_ONCE else lambda x: in_blocks(x, _F64, 1, _silu)
 
 
 def gelu(x: TensorType) -> Kernel | None:
