@@ -23,6 +23,7 @@ Factor = Callable[[Array], Array]
 _LONG_DOT: Final = 4096
 """The products of longer vectors are added up in parts."""
 _NARROW, _PART = 16, 256
+_KEPT: Final = 1 << 18
 
 
 def _dims(order: Dims, rank: int, shape: Shape, now: Shape) -> Factor | None:
@@ -142,9 +143,17 @@ def _outer(
 # ---- products of which only some terms count
 
 
-@lru_cache(maxsize=64)
 def differs(rows: int, columns: int, least: int) -> Array:
     """Where row - column >= `least`, as bool that cannot be written to."""
+    return (_kept_mask if rows * columns <= _KEPT else _mask_of)(rows, columns, least)
+
+
+@lru_cache(maxsize=64)
+def _kept_mask(rows: int, columns: int, least: int) -> Array:
+    return _mask_of(rows, columns, least)
+
+
+def _mask_of(rows: int, columns: int, least: int) -> Array:
     mask = np.greater_equal(np.subtract.outer(np.arange(rows), np.arange(columns)), least)
     mask.setflags(write=False)
     return mask

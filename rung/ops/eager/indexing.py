@@ -20,6 +20,7 @@ from rung.ops.eager.elementwise import Kernel, is_narrow
 
 Types = Sequence[TensorType]
 _INDEX: Final = np.dtype(np.int64)
+_KEPT: Final = 4096
 
 
 def held(index: Array, size: int) -> Array:
@@ -31,8 +32,13 @@ def held(index: Array, size: int) -> Array:
     return np.minimum(found, max(size - 1, 0), out=found)
 
 
-@lru_cache(maxsize=256)
 def _counted(n: int, step: int) -> Array:
+    """0, step, 2 step, …: n of them; of few, the same array again."""
+    return _few_counted(n, step) if n <= _KEPT else np.arange(n, dtype=_INDEX) * step
+
+
+@lru_cache(maxsize=256)
+def _few_counted(n: int, step: int) -> Array:
     count = np.arange(n, dtype=_INDEX) * step
     count.setflags(write=False)
     return count

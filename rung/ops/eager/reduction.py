@@ -45,10 +45,14 @@ def _same(x: Array) -> Array:
 class _Ones:
     """Vectors of ones, parts of one that grows."""
 
+    most: Final = 1 << 19
+
     def __init__(self) -> None:
         self.whole: Array = np.ones(1024)
 
     def __call__(self, n: int) -> Array:
+        if n > self.most:
+            return np.ones(n)
         if n > self.whole.size:
             self.whole = np.ones(2 * n)
         return self.whole[:n]
