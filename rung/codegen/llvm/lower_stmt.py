@@ -307,24 +307,40 @@ class StmtLowering(ExprLowering):
     # -- accumulation
 
     def _accumulate(self, s: Accumulate) -> None:
-        index, value = self._resolved(s.index), self.resolve(s.value)
-        buffer = s.buffer
-        if value.dtype is not buffer.dtype:
-            raise LoweringError(f"{self.f.name}: {value.dtype} value accumulated into {buffer!r}")
+        buffer, dtype = s.buffer, s.value.dtype
+        if dtype is not buffer.dtype:
+            raise LoweringError(f"{self.f.name}: {dtype} value accumulated into {buffer!r}")
+        index = self._resolved(s.index)
         address = self.address(buffer, index)
+        factors = self._factors(s)
         if self.lanes is not None and address.is_invariant:
-            self._reduce_lanes(s, address, index, value)
+            self._reduce_lanes(s, address, index, self.resolve(s.value))
             return
-        old = self.emit_lanes(read(buffer, index))
-        if s.combine == "add" and _is_product(value):
-            assert isinstance(value, Call)
-            new = self.f.fma(self.emit_lanes(value.args[0]), self.emit_lanes(value.args[1]), old)
+        old = self._current(buffer, address, index)
+        if factors is not None:
+            new = self.f.fma(*map(self.emit_lanes, factors), old)
         else:
-            new = self._combine(s.combine, buffer.dtype, old, self.emit_lanes(value))
+            new = self._combine(s.combine, dtype, old, self.emit_lanes(self.resolve(s.value)))
         if self.lanes is None:
             self._store_one(buffer, address, new)
         else:
             self._store_lanes(buffer, address, new)
+
+    def _factors(self, s: Accumulate) -> list[Expr] | None:
+        """The factors of a product that is added: rows and columns of a tile are resolved alone."""
+        value = s.value
+        if s.combine == "add" and not _is_product(value):
+            value = self.resolve(value)
+        if s.combine != "add" or not _is_product(value):
+            return None
+        assert isinstance(value, Call)
+        return [self.resolve(a) for a in value.args]
+
+    def _current(self, buffer: Buffer, address: Address, index: tuple[Expr, ...]) -> Val:
+        """What `buffer[index]` is, in every lane."""
+        if self.lanes is None or self.mask is not None or address.step != 1:
+            return self.emit_lanes(read(buffer, index))
+        return self.f.load_dtype(buffer.dtype.name, self.lanes.width, self.pointer(buffer, address))
 
     def _combine(self, op: str, dtype: DType, old: Val, value: Val) -> Val:
         # x86 tests the first operand of an extreme for NaN: not on the path from turn to turn.
