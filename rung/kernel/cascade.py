@@ -27,6 +27,7 @@ from rung.kernel.loop import (
     Store,
     children,
     map_stmts,
+    remembered,
     walk_stmts,
     with_body,
 )  # fmt: skip
@@ -171,7 +172,8 @@ class Cascade(Step):
         return replace(outer, body=block(*allocs, *starts, inside, *ends))
 
 
-def long_sums(loop: For) -> list[LongSum]:
+@remembered
+def long_sums(loop: For) -> tuple[LongSum, ...]:
     """The sums that a loop adds up."""
     private = local_buffers(loop.body)
     by_buffer: dict[Buffer, list[Access]] = {}
@@ -179,7 +181,7 @@ def long_sums(loop: For) -> list[LongSum]:
         if a.buffer not in private:
             by_buffer.setdefault(a.buffer, []).append(a)
     found = [_long_sum(loop, b, uses) for b, uses in by_buffer.items() if not b.dtype.is_bool]
-    return [x for x in found if x is not None]
+    return tuple(x for x in found if x is not None)
 
 
 def _adds_floats(s: Stmt) -> bool:
@@ -313,7 +315,7 @@ def _next_cascade(
         return None
     if not isinstance(s, For) or s.kind != "serial" or _most_terms(s) <= FEW_TERMS:
         return None
-    if not any(map(_adds_floats, walk_stmts(s.body))):
+    if not _has_float_sum(s):
         return None
     for x in long_sums(s):
         if not x.buffer.dtype.is_float:
@@ -330,6 +332,12 @@ def _next_cascade(
     return None
 
 
+@remembered
+def _has_float_sum(s: Stmt) -> bool:
+    return _adds_floats(s) or any(map(_has_float_sum, children(s)))
+
+
+@remembered
 def _most_terms(s: Stmt) -> int:
     """At most so many statements are performed."""
     inside = sum(map(_most_terms, children(s))) if children(s) else 1

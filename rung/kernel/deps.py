@@ -47,6 +47,7 @@ from rung.kernel.loop import (
     Opaque,
     Stmt,
     Store,
+    remembered,
     walk_stmts,
 )  # fmt: skip
 
@@ -85,8 +86,9 @@ def _accesses(s: Stmt, loops: tuple[For, ...]) -> Iterator[Access]:
         yield from _reads(loops, s.condition)
         yield from _accesses(s.body, loops)
     elif isinstance(s, Store | Accumulate):
-        guard = () if s.guard is None else (s.guard,)
-        yield from _reads(loops, s.value, *s.index, *guard)
+        for e in _own_reads(s):
+            assert isinstance(e.source, Buffer)
+            yield Access(e.source, e.index, False, None, loops)
         combine = s.combine if isinstance(s, Accumulate) else None
         yield Access(s.buffer, s.index, True, combine, loops)
     elif isinstance(s, Opaque):
@@ -95,6 +97,12 @@ def _accesses(s: Stmt, loops: tuple[For, ...]) -> Iterator[Access]:
             yield Access(b, (s.row,), False, None, loops, True)
         for b in s.outputs:
             yield Access(b, (s.row,), True, None, loops, True)
+
+
+@remembered
+def _own_reads(s: Store | Accumulate) -> tuple[Read, ...]:
+    guard = () if s.guard is None else (s.guard,)
+    return tuple(e for e in walk(s.value, *s.index, *guard) if isinstance(e, Read))
 
 
 def _reads(loops: tuple[For, ...], *roots: Expr) -> Iterator[Access]:

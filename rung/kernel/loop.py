@@ -23,10 +23,10 @@ from __future__ import annotations
 import keyword
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, dataclass, field, fields
-from functools import cache
+from functools import cache, wraps
 from itertools import chain
 from math import prod
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
 from rung.core.dtype import DType
@@ -172,6 +172,10 @@ class Stmt(Record):
         return found
 
 
+S = TypeVar("S", bound=Stmt)
+T = TypeVar("T")
+
+
 @dataclass(frozen=True, eq=False)
 class Block(Stmt):
     """Statements one after the other."""
@@ -300,6 +304,22 @@ def grid(phase: Stmt) -> Expr:
     if not (isinstance(phase, For) and phase.kind == "parallel"):
         return const(1)
     return phase.extent
+
+
+def remembered(find: Callable[[S], T]) -> Callable[[S], T]:
+    """`find`, which looks at a statement once: statements are interned, and one that a step leaves
+    alone is looked at after each."""
+    name = f"_{find.__module__}.{find.__qualname__}"
+
+    @wraps(find)
+    def found(s: S) -> T:
+        known: dict[str, Any] = s.__dict__
+        if name not in known:
+            known[name] = find(s)
+        result: T = known[name]
+        return result
+
+    return found
 
 
 def children(s: Stmt) -> tuple[Stmt, ...]:

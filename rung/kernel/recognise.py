@@ -14,6 +14,7 @@ from rung.kernel.loop import (
     Opaque,
     Stmt,
     Store,
+    remembered,
     walk_stmts,
 )  # fmt: skip
 
@@ -87,9 +88,14 @@ def reads(s: Stmt) -> list[Read]:
     """Every distinct read."""
     found: dict[Read, None] = {}
     for x in stores(s):
-        roots = (*x.index, x.value, *(() if x.guard is None else (x.guard,)))
-        found.update((e, None) for e in walk(*roots) if isinstance(e, Read))
+        found.update(dict.fromkeys(_own_reads(x)))
     return list(found)
+
+
+@remembered
+def _own_reads(s: Store | Accumulate) -> tuple[Read, ...]:
+    roots = (*s.index, s.value, *(() if s.guard is None else (s.guard,)))
+    return tuple(e for e in walk(*roots) if isinstance(e, Read))
 
 
 def element_bytes(s: Stmt) -> int:

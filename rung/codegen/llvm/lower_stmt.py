@@ -318,7 +318,8 @@ class StmtLowering(ExprLowering):
             return
         old = self._current(buffer, address, index)
         if factors is not None:
-            new = self.f.fma(*map(self.emit_lanes, factors), old)
+            left, right = map(self.emit_lanes, factors)
+            new = self.f.fma(left, right, old)
         else:
             new = self._combine(s.combine, dtype, old, self.emit_lanes(self.resolve(s.value)))
         if self.lanes is None:
