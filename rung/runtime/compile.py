@@ -56,12 +56,14 @@ class Unit:
     """Something to compile: `make()` is called only when `key` is not cached.
 
     Units with equal `key` are equal. `make` must depend on nothing but what the key stands for,
-    and it may run in a forked process. `name` is for error messages.
+    and it may run in a forked process. `name` is for error messages. `weight` says which units
+    take long, so that processes begin with these.
     """
 
     key: str
     make: Callable[[], Module]
     name: str = ""
+    weight: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +178,8 @@ def _run_workers(
 ) -> dict[int, tuple[bytes, bytes]]:
     """(kind, bytes) of the last record of each unit, from forked processes that share a queue."""
     source, sink = os.pipe()
-    os.write(sink, b"".join(_TOKEN.pack(i) for i in range(len(units))))
+    order = sorted(range(len(units)), key=lambda i: -units[i].weight)
+    os.write(sink, b"".join(map(_TOKEN.pack, order)))
     os.close(sink)
     files = [os.memfd_create("rung-objects") for _ in range(workers)]
     children: list[int] = []

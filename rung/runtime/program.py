@@ -54,6 +54,8 @@ from rung.runtime.executable import (
 from rung.runtime.loader import Library
 from rung.runtime.recipe import Recipe, Step
 
+_TILED_WEIGHT = 4
+"""How much longer a character of a naive kernel takes to compile if it becomes tiles."""
 ALONE_WORK = 30_000
 """Scalar operations below which a whole program runs on the calling thread."""
 
@@ -100,6 +102,7 @@ class CompiledKernel:
         parts = [text, group, repr(machine), target.triple, target.cpu, target.features]
         parts += sorted(fixed)
         self.key = hashlib.sha256("\0".join(parts).encode()).hexdigest()
+        self._weight = len(text) * (_TILED_WEIGHT if group == "contract" else 1)
         self._scheduled: Kernel | None = None
         self._lowered: LoweredKernel | None = None
 
@@ -125,7 +128,7 @@ class CompiledKernel:
 
     def unit(self) -> Unit:
         """What the compiler takes."""
-        return Unit(self.key, self._module, self.name)
+        return Unit(self.key, self._module, self.name, self._weight)
 
     def _module(self) -> Module:
         low = self.lowered
