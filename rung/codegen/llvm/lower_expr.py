@@ -179,6 +179,8 @@ class ExprLowering:
 
     def resolve(self, e: Expr) -> Expr:
         """`e` with the variables of unrolled loops replaced by their values."""
+        if not self.constants:
+            return e
         found = self._known_value(e)
         if found is None:
             for x in postorder(e, known=lambda x: self._known_value(x) is not None):
@@ -192,11 +194,12 @@ class ExprLowering:
 
     def _known_value(self, e: Expr) -> Expr | None:
         """What `resolve` gives, if that has been found before or is `e` itself."""
-        if not self.constants or isinstance(e, Const):
+        if isinstance(e, Const):
             return e
-        if self.reach(e).variables.isdisjoint(self.constants):
-            return e
-        return self._unrolled.get(self._unrolled_key(e))
+        found = self._reach.get(e)
+        variables = (self.reach(e) if found is None else found).variables
+        values = [c for v, c in self.constants.items() if v in variables]
+        return self._unrolled.get((e, *values)) if values else e
 
     def _resolve(self, e: Expr) -> Expr:
         """The same for an expression whose parts are known."""

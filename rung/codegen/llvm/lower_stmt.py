@@ -12,8 +12,10 @@ import numpy as np
 
 from rung.codegen.llvm import opaque, scalar_ops
 from rung.codegen.llvm.address import Address, Lanes
+from rung.codegen.llvm.builder import Function
 from rung.codegen.llvm.lower_expr import ExprLowering, Storage, num_elements
 from rung.codegen.llvm.roll import rolled
+from rung.codegen.llvm.target import Target
 from rung.codegen.llvm.transpose import TileCopy, find_tile_copy, interleave
 from rung.codegen.llvm.types import (
     Val,
@@ -47,6 +49,10 @@ class StmtLowering(ExprLowering):
     that are too large for registers."""
 
     in_memory: frozenset[Buffer] = frozenset()
+
+    def __init__(self, f: Function, target: Target):
+        super().__init__(f, target)
+        self._as_loop: dict[For, Block | None] = {}
 
     def run(self, s: Stmt) -> None:
         """Emit one statement."""
@@ -102,7 +108,9 @@ class StmtLowering(ExprLowering):
         """Emit an unrolled loop as a loop, where that is as fast."""
         if self.lanes is not None:
             return False
-        block = rolled(s, self.in_memory)
+        if s not in self._as_loop:
+            self._as_loop[s] = rolled(s, self.in_memory)
+        block = self._as_loop[s]
         if block is not None:
             self.run(block)
         return block is not None
