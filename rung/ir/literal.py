@@ -13,7 +13,7 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, Final
 
@@ -110,16 +110,27 @@ def _is_default(value: object, default: object) -> bool:
     return type(value) is type(default) and value == default and repr(value) == repr(default)
 
 
-def sub_graphs(value: object) -> Iterable[Graph]:
+def sub_graphs(value: object) -> Sequence[Graph]:
     """The graphs inside an attribute value."""
-    if isinstance(value, Graph):
-        yield value
-    elif isinstance(value, tuple):
-        for v in value:
-            yield from sub_graphs(v)
-    elif dataclasses.is_dataclass(value) and not isinstance(value, DType | TensorType | type):
-        for field in dataclasses.fields(value):
-            yield from sub_graphs(getattr(value, field.name))
+    found: list[Graph] = []
+    stack: list[Any] = [value]
+    while stack:
+        x = stack.pop()
+        if isinstance(x, Graph):
+            found.append(x)
+        elif isinstance(x, tuple):
+            stack.extend(reversed(x))
+        else:
+            stack.extend([getattr(x, name) for name in _fields_with_values(type(x))])
+    return found
+
+
+@cache
+def _fields_with_values(kind: type) -> tuple[str, ...]:
+    """The fields of a dataclass of attributes, the last first; none of anything else."""
+    if not dataclasses.is_dataclass(kind) or issubclass(kind, DType | TensorType):
+        return ()
+    return tuple(field.name for field in reversed(dataclasses.fields(kind)))
 
 
 # ---- reading

@@ -59,9 +59,15 @@ Slot = int
 
 def needs_script(graph: Graph) -> bool:
     """Whether some node of the graph, or of the graphs inside, is a loop, a branch or a host op."""
-    return any(
-        _is_cut(node) or any(map(needs_script, sub_graphs(node.attrs))) for node in graph.nodes
-    )
+    found, seen = [graph], {graph}
+    for g in found:
+        for node in g.nodes:
+            if _is_cut(node):
+                return True
+            inner = [sub for sub in sub_graphs(node.attrs) if sub not in seen]
+            seen.update(inner)
+            found += inner
+    return False
 
 
 def _is_cut(node: Node) -> bool:
