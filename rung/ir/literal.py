@@ -13,7 +13,7 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from functools import cache
 from typing import Any, Final
 
@@ -113,7 +113,7 @@ def _is_default(value: object, default: object) -> bool:
 def sub_graphs(value: object) -> Sequence[Graph]:
     """The graphs inside an attribute value."""
     found: list[Graph] = []
-    stack: list[Any] = [value]
+    stack = [value]
     while stack:
         x = stack.pop()
         if isinstance(x, Graph):
@@ -121,14 +121,17 @@ def sub_graphs(value: object) -> Sequence[Graph]:
         elif isinstance(x, tuple):
             stack.extend(reversed(x))
         else:
-            stack.extend([getattr(x, name) for name in _fields_with_values(type(x))])
+            kind: Hashable = type(x)
+            stack.extend([getattr(x, name) for name in _fields_with_values(kind)])
     return found
 
 
 @cache
-def _fields_with_values(kind: type) -> tuple[str, ...]:
+def _fields_with_values(kind: Hashable) -> tuple[str, ...]:
     """The fields of a dataclass of attributes, the last first; none of anything else."""
-    if not dataclasses.is_dataclass(kind) or issubclass(kind, DType | TensorType):
+    if not isinstance(kind, type) or issubclass(kind, DType | TensorType):
+        return ()
+    if not dataclasses.is_dataclass(kind):
         return ()
     return tuple(field.name for field in reversed(dataclasses.fields(kind)))
 
