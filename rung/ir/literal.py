@@ -13,7 +13,7 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, Final
 
@@ -121,17 +121,19 @@ def sub_graphs(value: object) -> Sequence[Graph]:
         elif isinstance(x, tuple):
             stack.extend(reversed(x))
         else:
-            kind: Hashable = type(x)
-            stack.extend([getattr(x, name) for name in _fields_with_values(kind)])
+            names = _FIELDS.get(type(x))
+            if names is None:
+                names = _FIELDS[type(x)] = _fields_with_values(type(x))
+            stack.extend([getattr(x, name) for name in names])
     return found
 
 
-@cache
-def _fields_with_values(kind: Hashable) -> tuple[str, ...]:
+_FIELDS: Final[dict[type, tuple[str, ...]]] = {}
+
+
+def _fields_with_values(kind: type) -> tuple[str, ...]:
     """The fields of a dataclass of attributes, the last first; none of anything else."""
-    if not isinstance(kind, type) or issubclass(kind, DType | TensorType):
-        return ()
-    if not dataclasses.is_dataclass(kind):
+    if not dataclasses.is_dataclass(kind) or issubclass(kind, DType | TensorType):
         return ()
     return tuple(field.name for field in reversed(dataclasses.fields(kind)))
 
