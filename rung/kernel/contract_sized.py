@@ -66,7 +66,7 @@ class SizedTiling(ContractionTiling):
         for copy in self.packed:
             do(Branch(copy.last))
             if copy.turned:
-                self._turn(copy.turned, copy.last)
+                self._turn_sized(copy.turned, copy.last)
             else:
                 self.s.vectorize(copy.last, lanes)
 
@@ -120,6 +120,23 @@ class SizedTiling(ContractionTiling):
             self.s.do(pack)
             turned = f"{name}_{used[-1]}" if along != 1 and across == 1 else ""
             self.packed.append(LaidOut(f"{name}_{self.n}", [], turned))
+
+    def _turn_sized(self, along: str, across: str) -> None:
+        """Copy squares that are transposed in registers, and what is left of them one by one."""
+        loops = self.s.loops(along)
+        if all(isinstance(f.extent, Const) for f in loops):
+            self._turn(along, across)
+            return
+        wide = max(f.axis.extent for f in self.s.loops(across))
+        if wide == 1 or max(f.axis.extent for f in loops) < self.lanes:
+            self.s.vectorize(across, self.lanes)
+            return
+        width = min(self.lanes, 1 << (wide - 1).bit_length())
+        outer, column, vectors, lane = (f"{along}_b", f"{along}_u", f"{across}_v", f"{across}_l")
+        do = self.s.do
+        do(Split(along, self.lanes, outer, column), Split(across, width, vectors, lane))
+        do(Reorder((outer, vectors, column, lane)))
+        do(Branch(column, f"{column}_r"), Branch(lane), Unroll(column), Vectorize(lane, width))
 
     def _cut_edges(self, m0: str) -> None:
         """Tiles of their own for what is left of columns and rows; then the sum outside of them."""

@@ -22,6 +22,7 @@ from rung.ir.expr import (
     Const,
     Expr,
     Read,
+    Size,
     Var,
     bounds,
     const,
@@ -228,14 +229,26 @@ class _Sides:
     def _most(self, x: Expr, low: float, high: float) -> Expr | None:
         """The greatest value of `x`, and of a difference of its values, in terms of sizes."""
         if isinstance(x, Var):
-            extent = self.extents_a.get(x)
-            if extent is not None and extent is self.extents_b.get(x) and is_sized(extent):
+            extent = self._extent(x)
+            if extent is not None and is_sized(extent):
                 return isub(extent, 1)
-        if isinstance(x, Call) and x.op == "remainder" and is_sized(x.args[1]):
-            return isub(x.args[1], 1)
+        if isinstance(x, Call) and x.op in ("remainder", "floor_divide") and is_sized(x.args[1]):
+            if x.op == "remainder":
+                return isub(x.args[1], 1)
+            whole = self._extent(x.args[0])
+            times = None if whole is None else _divided(whole, x.args[1])
+            if times is not None:
+                return isub(times, 1)
         if isinf(low) or isinf(high):
             return None
         return const(int(max(abs(low), abs(high), high - low)))
+
+    def _extent(self, x: Expr) -> Expr | None:
+        """How many values a loop variable has, if that is the same on both sides."""
+        if not isinstance(x, Var):
+            return None
+        a, b = self.extents_a.get(x), self.extents_b.get(x)
+        return b if a is None else a if b is None or a is b else None
 
     def _is_fixed(self, t: Expr) -> bool:
         """Whether a term has one value throughout."""
@@ -275,6 +288,17 @@ def _range(t: Expr) -> tuple[float, float]:
 
 def _sources(t: Expr) -> set[object]:
     return set() if isinstance(t, Var) else {r.source for r in walk(t) if isinstance(r, Read)}
+
+
+def _divided(whole: Expr, by: Expr) -> Expr | None:
+    """The number, size or product of two sizes by which `by` is multiplied in `whole`."""
+    sizes = sorted((e for e in walk(whole) if isinstance(e, Size)), key=lambda n: n.name)
+    tops, bottoms = linear_terms(whole)[0].values(), linear_terms(by)[0].values()
+    numbers = {c // d for c in tops for d in bottoms}
+    factors: list[Expr] = [const(c) for c in sorted(numbers) if c > 0]
+    factors += [*sizes, *(imul(a, b) for a in sizes for b in sizes)]
+    factors += [imul(a, c) for a in sizes for c in sorted(numbers) if c > 1]
+    return next((f for f in factors if imul(f, by) is whole), None)
 
 
 def _steps(terms: Mapping[Expr, int]) -> dict[Expr | None, Expr]:
@@ -357,15 +381,20 @@ def _zero_sized(deltas: list[Delta], offset: int) -> set[Expr] | None:
     for times in dict.fromkeys(d.times for d in deltas if d.times is not None):
         group = [d for d in deltas if d.times is times]
         rest = [d for d in deltas if d.times is not times]
-        reach: Expr = const(abs(offset))
+        up: Expr = const(max(offset, 0))
+        down: Expr = const(max(-offset, 0))
         for d in rest:
             if d.most is None:
                 break
             most = imul(d.most, abs(d.scale))
-            reach = iadd(reach, most if d.times is None else imul(most, d.times))
+            most = most if d.times is None else imul(most, d.times)
+            if d.scale > 0 or d.low < 0:
+                up = iadd(up, most)
+            if d.scale < 0 or d.low < 0:
+                down = iadd(down, most)
         else:
-            g = gcd(*(d.scale for d in group))
-            if not _is_below(reach, imul(times, g)):
+            step = imul(times, gcd(*(d.scale for d in group)))
+            if not (_is_below(up, step) and _is_below(down, step)):
                 continue
             first = _zero_terms([replace(d, times=None) for d in group], 0)
             second = _zero_terms(rest, offset)

@@ -127,7 +127,7 @@ class Fuse(Step):
         axis = var(self.into, inside.axis.extent * loop.axis.extent)
         if not inside.axis.extent:
             return Block(())
-        quotient, rest = _divided(axis, n)
+        quotient, rest = _divided(axis, n) if m is not const(1) else (const(0), axis)
         mapping: dict[Var, Expr] = {loop.axis: quotient, inside.axis: rest}
         return For(axis, imul(m, n), block(substitute_stmt(inside.body, mapping)), loop.kind)
 
