@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -16,6 +18,8 @@ import numpy as np
 import pytest
 
 import rung
+from rung.runtime import forks
+from rung.runtime.forks import hold_at_fork
 
 UNRAISABLE = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 """What is thrown within a finalizer ends there, and an open file may stay open."""
@@ -117,3 +121,36 @@ def test_ctrl_c_while_a_program_compiles(monkeypatch: pytest.MonkeyPatch) -> Non
         assert found.shape == (size, 16)
         assert np.isfinite(found).all()
     assert interrupted
+
+
+def test_a_fork_waits_for_locks_in_whatever_order_threads_take_them() -> None:
+    """A thread that holds the outer lock and wants the inner one, which is known first."""
+    inner, outer, stop = threading.RLock(), threading.RLock(), threading.Event()
+    hold_at_fork(inner)
+    hold_at_fork(outer)
+
+    def nest() -> None:
+        while not stop.is_set():
+            with outer:
+                time.sleep(1e-4)
+                with inner:
+                    pass
+
+    thread = threading.Thread(target=nest, daemon=True)
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    faulthandler.dump_traceback_later(60, exit=True)
+    try:
+        thread.start()
+        for _ in range(50):
+            child = os.fork()
+            if not child:
+                os._exit(0)
+            os.waitpid(child, 0)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+        sys.setswitchinterval(before)
+        stop.set()
+        thread.join()
+        forks._locks.remove(inner)
+        forks._locks.remove(outer)

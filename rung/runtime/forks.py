@@ -1,7 +1,8 @@
 """Forks: a child has the thread that forked and no other, and memory as it was at that moment.
 
-So a fork waits until no other thread is in the middle of something: it takes all locks first, in
-the order in which they were made known. What a child cannot have (worker threads) it forgets.
+So a fork waits until no other thread is in the middle of something: it takes all locks first. It
+waits for one only while it holds no other, whatever the order in which other threads take them.
+What a child cannot have (worker threads) it forgets.
 """
 
 from __future__ import annotations
@@ -56,9 +57,20 @@ def signals_blocked() -> Iterator[None]:
 
 
 def _before() -> None:
-    if not _forking.alone:
-        for lock in _locks:
-            lock.acquire()
+    locks = [] if _forking.alone else list(_locks)
+    waited = 0
+    while waited < len(locks):
+        locks[waited].acquire()
+        _forking.held.append(locks[waited])
+        taken = waited
+        waited = len(locks)
+        for i, lock in enumerate(locks):
+            if i == taken:
+                continue
+            if not lock.acquire(blocking=False):
+                _after()
+                waited = i
+                break
             _forking.held.append(lock)
 
 
