@@ -53,11 +53,16 @@ LEAST_HIGH: Final = 1 << 13
 """The greatest size that kernels are made for, at least."""
 PROBES: Final = (
     (1021, 1031, 1051, 1063, 1009, 1033, 1049, 1069, 1013, 1019, 1039, 1061),
-    (4099, 4111, 4127, 4157, 4091, 4129, 4139, 4177, 4093, 4133, 4153, 4159),
     (257, 269, 281, 311, 251, 271, 293, 313, 263, 277, 283, 307),
+    (4099, 4111, 4127, 4157, 4091, 4129, 4139, 4177, 4093, 4133, 4153, 4159),
+)
+PROBES_OF_SEVERAL: Final = (
+    (97, 101, 103, 107, 109, 113, 127, 131, 137, 139, 149, 151),
+    PROBES[1],
+    PROBES[0],
 )
 """Where sizes are probed: primes, so that nothing is equal by accident, near each other, so that
-fusion decides alike. Each row is tried in turn."""
+fusion decides alike; smaller where several sizes are multiplied. Each row is tried in turn."""
 MOST_PLANS: Final = 512
 """Plans that a program keeps, one for each size."""
 
@@ -120,7 +125,8 @@ class SizedProgram:
         where a graph cannot be compiled."""
         self.low, self.high, self.aliases = LOW, high, aliases
         self.sizes = tuple(size(f"n{i}", LOW, high) for i in range(number))
-        for last, primes in enumerate(PROBES, 1 - len(PROBES)):
+        rows = PROBES if number == 1 else PROBES_OF_SEVERAL
+        for last, primes in enumerate(rows, 1 - len(rows)):
             try:
                 self._generalise(graph_at, probe_values(number, primes), lower)
                 break
@@ -134,7 +140,11 @@ class SizedProgram:
         """Plan the program at each probe, and make one of the plans."""
         fit = Fit(Probes(self.sizes, values))
         graphs = [graph_at(v) for v in values]
-        plans = [make_plan(lower(g), self.aliases) for g in graphs]
+        plans: list[Plan] = []
+        for g in graphs:  # one by one: those that differ mostly do so at once
+            plans.append(make_plan(lower(g), self.aliases))
+            if _outline(plans[-1]) != _outline(plans[0]):
+                raise NotGeneral("the program has other kernels at other sizes")
         general = Generaliser(fit)
         self._calls = _general_calls(plans, general, fit)
         self._outputs = _general_types([[v.type for v in g.outputs] for g in graphs], fit)
@@ -298,6 +308,11 @@ def _general_types(
         dims = tuple(fit.integer(n, "a dim") for n in zip(*(t.shape for t in row), strict=True))
         found.append((row[0], dims))
     return found
+
+
+def _outline(plan: Plan) -> list[object]:
+    """What of a plan does not depend on sizes, if it is one for all."""
+    return [(c.group, len(c.memory), c.guarded, c.kernel.body.axes) for c in plan.calls]
 
 
 def _general_calls(plans: Sequence[Plan], general: Generaliser, fit: Fit) -> list[_SizedCall]:
