@@ -45,12 +45,14 @@ FEW_TERMS = 16
 MANY_TERMS = 256
 """Terms, and parts, for the tile of a contraction, which has no registers for a second one, and for
 running sums, in which each level costs an addition for each element."""
-SIZED_TERMS = 32
+SIZED_TERMS = 4
 """Terms, and parts, where the number of terms depends on sizes: each level is a loop that a few
 terms go through as well."""
 WIDE = "_s_s_s"
 """Sums over loops of this many levels of parts are kept in f64 registers: to add to these costs
 nothing there, and what is left over of the parts, and the lanes, are added up without an error."""
+SIZED_WIDE = "_s"
+"""The same, where parts are longer because the number of terms depends on sizes."""
 FEW_VECTORS = 8
 """Vectors of accumulators that leave registers for the sums of parts."""
 
@@ -287,8 +289,8 @@ def in_parts(kernel: Kernel, vector_bytes: int, axes: Iterable[str] = ()) -> Ker
 def _kept_in_f64(kernel: Kernel) -> Kernel:
     """The kernel with the sums of loops of many levels in f64 registers, and what these are
     gathered in."""
-    names = set(axis_names(kernel.body))
-    tops = [n for n in names if n.endswith(WIDE) and f"{n}_s" not in names]
+    names, wide_from = set(axis_names(kernel.body)), SIZED_WIDE if kernel.sizes else WIDE
+    tops = [n for n in names if n.endswith(wide_from) and f"{n}_s" not in names]
     loops = (f for n in sorted(tops) for f in loops_named(kernel.body, n))
     sums = dict.fromkeys(s.buffer for f in loops for s in long_sums(f) if not s.running)
     wide = [b for b in sums if b.role == "register" and b.dtype is float32]

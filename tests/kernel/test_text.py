@@ -162,7 +162,8 @@ def test_random_kernels(seed: int) -> None:
     kernel = Nests(Random(seed)).kernel()
     assert parse_kernel(kernel_text(kernel)) is kernel
     for s in kernel.phases:
-        assert parse_stmt(stmt_text(s), {b.name: b for b in kernel.params}) is s
+        sizes = {n.name: n for n in kernel.sizes}
+        assert parse_stmt(stmt_text(s), {b.name: b for b in kernel.params}, sizes) is s
 
 
 HEAD = "@kernel\ndef f(x: input(f32[4]), y: output(f32[4])):\n    "

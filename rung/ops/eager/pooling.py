@@ -39,7 +39,8 @@ def _apart(windows: Sequence[Window]) -> bool:
 def reduced(
     function: np.ufunc, x: TensorType, result: TensorType, windows: Sequence[Window], fill: float
 ) -> Kernel | None:
-    """The elements of each window combined by `function`; padding counts as `fill`."""
+    """The elements of each window combined by `function`; padding counts as `fill`. A sum starts
+    from 0, so that one of negative zeros is 0."""
     if is_narrow(x):
         return None
     if not result.size:
@@ -48,7 +49,10 @@ def reduced(
     seen, cuts = spread(x, windows, lead), _cuts(windows, result.shape[lead:])
     filler = None if fill == 0 else np.array(fill, x.dtype.numpy)
     first, others = cuts[0], cuts[1:]
+    start = np.array(0, x.dtype.numpy) if function is np.add else None
     if not others:
+        if start is not None:
+            return lambda x: function(seen.array(x, filler)[first], start)
         return lambda x: seen.array(x, filler)[first]
 
     def kernel(x: Array) -> Array:
@@ -56,6 +60,8 @@ def reduced(
         found: Array = function(whole[first], whole[others[0]])
         for cut in others[1:]:
             function(found, whole[cut], out=found)
+        if start is not None:
+            function(found, start, out=found)
         return found
 
     return kernel
