@@ -14,6 +14,7 @@ import argparse
 import faulthandler
 import importlib
 import json
+import os
 import subprocess
 import sys
 import time
@@ -37,6 +38,8 @@ GENERATORS = {
     "indices": "every function of positions or labels, one of them out of range, in every style",
     "files": "broken weights, checkpoints, states of optimizers, texts of graphs and kernels",
 }
+TIER = os.environ.get("RUNG_TIER", "fused")
+"""How lazy programs run, where a generator does not say."""
 CHUNK = 500
 MOST_SECONDS = 120
 """For one case; after that the process is ended and the case counts as hanging."""
@@ -71,7 +74,7 @@ def failures(found: Generator, seed: int) -> list[str]:
 
 def work(name: str, first: int, count: int) -> None:
     """Check seeds, a line of JSON before and after each."""
-    configure(cache=False, compile_jobs=1)
+    configure(cache=False, compile_jobs=1, tier=TIER)
     found = generator(name)
     for seed in range(first, first + count):
         print(json.dumps({"begin": seed}), flush=True)
@@ -117,7 +120,7 @@ def fuzz(name: str, first: int, cases: int, jobs: int) -> int:
 
 def show(name: str, seed: int) -> int:
     """Print one case and what is wrong with it."""
-    configure(cache=False)
+    configure(cache=False, tier=TIER)
     found = generator(name)
     lines = failures(found, seed)
     print(found.show(seed))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from tests.generate import extremes, peers_extremes, peers_rows
 from tests.generate.exact import FORMATS, Long, distance, exact, mp, slopes
 from tests.generate.extreme_functions import UNARY
 from tests.generate.extreme_rows import ROWS, check_rows
+from tests.remembered import forget
 
 FUNCTIONS = {f.name: f for f in (*UNARY, *ROWS)}
 WRONG: dict[str, Callable[[Any], Any]] = {
@@ -30,6 +31,14 @@ WRONG: dict[str, Callable[[Any], Any]] = {
     "atan": lambda x: rung.atan(x.detach()) + rung.atan(x) * 0.0,
     "floor": lambda x: rung.floor(x) + 0.0,
 }
+
+
+@pytest.fixture(autouse=True)
+def rules_as_they_are() -> Iterator[None]:
+    """What a test has changed is not remembered after it."""
+    yield
+    forget()
+
 
 
 def unary(name: str, dtype: str, **changed: Any) -> list[str]:
@@ -63,6 +72,7 @@ def test_half_precision_without_a_wider_type_is_found(monkeypatch: pytest.Monkey
     names = ("kl_div", "gaussian_nll_loss", "dot")
     assert not any(rows(name, "f16") for name in names)
     monkeypatch.setattr(precision, "NARROW", ())
+    forget()
     assert all(rows(name, "f16") for name in names)
 
 
@@ -71,6 +81,7 @@ def test_squares_that_overflow_are_found(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(
         reductions, "euclidean_norm", lambda x, dims: sqrt(reduce_sum(square(x), dims=dims))
     )
+    forget()
     assert rows("norm", "f32")
 
 

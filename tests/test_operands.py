@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any
 
@@ -16,6 +16,15 @@ from rung.transform import grad
 from tests.fuzz import failures
 from tests.generate import operands
 from tests.generate.operand_cases import CALLS, LEFT_OUT, function_named
+from tests.remembered import forget
+
+
+@pytest.fixture(autouse=True)
+def rules_as_they_are() -> Iterator[None]:
+    """What a test has changed is not remembered after it."""
+    yield
+    forget()
+
 
 
 def test_every_public_function_that_takes_tensors_has_a_case(capsys: Any) -> None:
@@ -74,6 +83,7 @@ def test_a_cotangent_given_to_each_place_is_found(monkeypatch: pytest.MonkeyPatc
 
     assert not found_in("F.linear", "reverse")
     monkeypatch.setattr(grad, "_by_body", wrong)
+    forget()
     assert found_in("F.linear", "reverse") > 3
     assert found_in("F.attention", "second", "map of reverse") > 3
 

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from rung.tensor.tensor import Tensor
 
 _MAX_BODIES = 1 << 12
+remembered: list[dict[Any, Any]] = []
+"""The bodies of all functions."""
 Results = tuple["Tensor", ...]
 P = ParamSpec("P")
 
@@ -49,6 +51,7 @@ def composed(
 
 def _composed(function: Callable[..., Sequence[Tensor]], eager: CallRule) -> Callable[..., Results]:
     bodies: dict[Any, tuple[CompositeAttrs, tuple[TensorType, ...]]] = {}
+    remembered.append(bodies)
     name = function.__name__.strip("_")
 
     @wraps(function)
@@ -71,6 +74,7 @@ def one_node(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
     many values, with tensors and plain values. What it computes must depend on types and values of
     the arguments alone, and not look at tensors."""
     bodies: dict[Any, tuple[CompositeAttrs, tuple[TensorType, ...]]] = {}
+    remembered.append(bodies)
     name = function.__name__
 
     @wraps(function)

@@ -478,7 +478,7 @@ def _execute_apart(
 
 def _fused(linear: Linear, family: Family) -> list[Buffer]:
     """The results of a fused program that writes over nothing."""
-    runnable, scalars = find_program(linear, {}, "lazy", family)
+    runnable, scalars = find_program(linear, {}, "lazy", family, dynamic=None)
     inputs: list[Buffer] = linear.holders  # type: ignore[assignment]
     outputs = [runnable.output_buffer(at) for at in range(len(runnable.types))]
     numbers = runnable.scalar_buffers(scalars)  # held until the program has run
@@ -496,7 +496,7 @@ def _execute(
 ) -> None:
     """Run the program and give the tensors their buffers, and the values that are still `alive`, in
     one breath: what came between would find state that is written over, but still pending."""
-    runnable, scalars = find_program(linear, aliases, "lazy", family)
+    runnable, scalars = find_program(linear, aliases, "lazy", family, dynamic=None)
     inputs: list[Buffer] = linear.holders  # type: ignore[assignment]
     outputs: list[Any] = [None] * len(runnable.types)
     for at, index in aliases.items():

@@ -225,16 +225,17 @@ def find_program(
     aliases: Mapping[int, int],
     name: str,
     family: Family | None = None,
-    dynamic: bool = True,
+    dynamic: bool | None = True,
 ) -> tuple[Runnable, list[Scalar]]:
     """The program for a pending graph (of this `family`, where that is known), compiled if there is
     none yet, and the values for its lifted constants. `aliases`: output index -> input index that
-    share a buffer. `dynamic`: it may be one for all sizes."""
+    share a buffer. `dynamic`: it may be one for all sizes; False asks for one of this size alone,
+    None takes one for all sizes if there is one, but makes none."""
     if family is None:
         family = family_of(linear)
     lifted = family.lifted
     key = _key(lifted, linear, aliases)
-    found = family.programs.get(key if dynamic else (key, _STATIC))
+    found = family.programs.get((key, _STATIC) if dynamic is False else key)
     if found is None:
         with _compiling:
             found = _new_program(linear, aliases, name, family, dynamic)
@@ -243,12 +244,12 @@ def find_program(
 
 
 def _new_program(
-    linear: Linear, aliases: Mapping[int, int], name: str, family: Family, dynamic: bool
+    linear: Linear, aliases: Mapping[int, int], name: str, family: Family, dynamic: bool | None
 ) -> Runnable:
     """The program for a pending graph, unless another thread has made it meanwhile."""
     family.note(linear.constants)
     key = _key(family.lifted, linear, aliases)
-    if not dynamic:
+    if dynamic is False:
         key = key, _STATIC
     found = family.programs.get(key)
     if found is None and dynamic:
