@@ -33,8 +33,8 @@ from rung.tensor.ruled import TRANSPARENT
 
 START = 3
 """The look at which compiling begins."""
-_OP_S, _FLOP_S, _BYTE_S = 2e-6, 1 / 20e9, 1 / 5e9
-_COMPILE_S = 1e-2
+_OP_S, _FLOP_S, _BYTE_S = 2e-6, 1 / 40e9, 1 / 8e9
+_COMPILE_S = 2.5e-3
 """What is assumed of an op computed eagerly, and of one in a program that is compiled beside."""
 _POLL_EVERY = 8
 _COPIED = 4096
