@@ -1,9 +1,12 @@
-"""What a call costs beside the work: jit of a tiny graph, lazy `x + 1` in a loop, a `while_loop`.
+"""What a call costs beside the work: jit of a tiny graph, lazy `x + 1` in a loop, building an op
+and a derivative without a look, a `while_loop`.
 
 python -m benchmarks.bench_overhead
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 
@@ -36,11 +39,27 @@ def prepare_rung(options: Options) -> Step:
             )[1]
         )
         return lambda: count(x)
+    if options["how"] in ("build", "backward"):
+        return passes(rung, options)
     place = [x]
 
     def step() -> None:
         place[0] = place[0] + 1.0
         rung.evaluate()
+
+    return step
+
+
+def passes(library: Any, options: Options) -> Step:
+    """`x + y`, or a forward and backward pass of four ops: rung only builds them, torch runs them."""
+    x, y, w = (library.ones(options["size"]) for _ in range(3))
+    if options["how"] == "build":
+        return lambda: x + y
+    w.requires_grad = True
+
+    def step() -> None:
+        w.grad = None
+        library.sum(library.tanh(w * x) * y).backward()
 
     return step
 
@@ -77,6 +96,8 @@ def prepare_torch(options: Options) -> Step:
     """The same in eager torch."""
     import torch
 
+    if options["how"] in ("build", "backward"):
+        return passes(torch, options)
     x = torch.ones(options["size"])
     place = [x]
 
@@ -121,6 +142,8 @@ CASES = (
     Case(f"jit call with {GUARDS} guards", {"how": "guards", "size": 16}, ("rung",)),
     Case("jit call that updates state", {"how": "step", "size": 16}, ("rung",)),
     Case("lazy x + 1 in a loop", {"how": "lazy", "size": 16}, PEERS, {"limit": 1.0}),
+    Case("building x + y, 16 elements", {"how": "build", "size": 16}, ("rung", "torch")),
+    Case("building four ops and backward", {"how": "backward", "size": 16}, ("rung", "torch")),
     Case("while_loop, 1,000 iterations", {"how": "while", "size": 16}, ("rung", "jax")),
 )
 

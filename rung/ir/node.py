@@ -111,21 +111,11 @@ _nodes: WeakValueDictionary[tuple[object, ...], Node] = WeakValueDictionary()
 class _Here(threading.local):
     """The sources that this thread gives to nodes instead of lines, the last one in force."""
 
-    apart = False
-
     def __init__(self) -> None:
         self.sources: list[Source] = []
 
 
 _here = _Here()
-
-
-def set_apart(apart: bool) -> bool:
-    """Whether the nodes that this thread makes from now on are not interned: those of a pending
-    graph, of which hardly any two are equal, become part of a graph only when that is compiled.
-    Gives what was so before, to be set again whatever happens."""
-    before, _here.apart = _here.apart, apart
-    return before
 
 
 class provenance:

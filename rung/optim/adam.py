@@ -20,6 +20,7 @@ from rung.optim.optimizer import (
     Params,
     Rate,
     accumulated,
+    assign_all,
     filled,
     in_accumulator,
     lerp,
@@ -134,13 +135,12 @@ class Adam(_Moments):
         rest = [root, *([lr * decay] if self.decoupled and decay else [])]
         static = {name: group[name] for name in ("eps", "weight_decay", "amsgrad", "maximize")}
         for p, grad in pairs:
-            places = [p, *self.state[p].values()]
-            found = adam(
-                grad, *places, step_size, *rest, **static,
+            slots = self.state[p].values()
+            new, *kept = adam(
+                grad, p, *slots, step_size, *rest, **static,
                 beta1=beta1, beta2=beta2, decoupled=self.decoupled,
             )  # fmt: skip
-            for place, new in zip(places, found, strict=True):
-                place.assign(new)
+            assign_all(p, new, slots, kept)
 
 
 class AdamW(Adam):

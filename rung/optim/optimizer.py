@@ -446,6 +446,14 @@ def accumulated(
     return old, g + weight_decay * old
 
 
+def assign_all(p: Tensor, new: Tensor, slots: Iterable[Tensor], kept: Iterable[Tensor]) -> None:
+    """Give a parameter and its slots their new values; the slots first, so that kernels that read
+    the parameter come before the one that overwrites it."""
+    for slot, value in zip(slots, kept, strict=True):
+        slot.assign(value)
+    p.assign(new)
+
+
 def lerp(start: Tensor, end: Tensor, weight: float) -> Tensor:
     """start + weight (end - start), from the nearer end: exact for weights of 0 and 1."""
     if weight < 0.5:

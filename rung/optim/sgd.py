@@ -7,7 +7,7 @@ from typing import Any
 
 from rung.core.errors import RungError
 from rung.ops.eager import optimizers as kernels
-from rung.optim.optimizer import Group, Optimizer, Pairs, Params, Rate, accumulated
+from rung.optim.optimizer import Group, Optimizer, Pairs, Params, Rate, accumulated, assign_all
 from rung.tensor import elementwise as e
 from rung.tensor.composed import composed
 from rung.tensor.tensor import Tensor
@@ -53,9 +53,9 @@ class SGD(Optimizer):
     def _update(self, group: Group, lr: Tensor, count: Tensor, pairs: Pairs) -> None:
         static = {k: group[k] for k in _STATIC}
         for p, grad in pairs:
-            places = [p, *self.state[p].values()]
-            for place, new in zip(places, sgd(grad, lr, count, *places, **static), strict=True):
-                place.assign(new)
+            slots = self.state[p].values()
+            new, *kept = sgd(grad, lr, count, p, *slots, **static)
+            assign_all(p, new, slots, kept)
 
 
 _STATIC = ("momentum", "dampening", "weight_decay", "nesterov", "maximize")

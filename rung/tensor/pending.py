@@ -449,15 +449,7 @@ def _execute_apart(
     """Run a program that writes over nothing (its fused form, or this plan), and give the tensors
     that are still pending their buffers. What comes between finds the ones as good as the
     others."""
-    if plan is None:
-        outputs = _fused(linear, family)
-    else:
-        outputs, kept = run_eagerly(plan, linear)
-        for value, buffer in kept:
-            _note_realized(value)
-            _realized[id(value)] = buffer
-        del kept[:]
-    linear.numbers = value = None  # type: ignore[assignment]
+    outputs = _fused(linear, family) if plan is None else _eager(linear, plan)
     values.reverse()
     for tensor, at in zip(targets, positions, strict=True):
         value, buffer = values.pop(), outputs[at]
@@ -474,6 +466,16 @@ def _execute_apart(
         if alive is not None:
             _note_realized(alive)
             _realized[id(alive)] = buffer
+
+
+def _eager(linear: Linear, plan: EagerPlan) -> list[Buffer]:
+    """The results of a plan. What it keeps of the way to them is noted as realized."""
+    outputs, kept = run_eagerly(plan, linear)
+    for value, buffer in kept:
+        _note_realized(value)
+        _realized[id(value)] = buffer
+    linear.numbers = None  # which hold the values
+    return outputs
 
 
 def _fused(linear: Linear, family: Family) -> list[Buffer]:

@@ -147,7 +147,8 @@ class Family:
     """The programs of one structure; for each constant the values seen, and if it is lifted.
 
     `looks`: how often it was computed without `jit`, `eager` the plan to do that op by op, and
-    `coming` the programs that will do it instead (see `rung.tensor.tiers`)."""
+    `coming` the programs that will do it instead, `wait` looks after they are begun: -1 as long as
+    that is not known, 0 for what is fused at the first look (see `rung.tensor.tiers`)."""
 
     __slots__ = ("coming", "eager", "lifted", "looks", "programs", "seen", "wait")
 
@@ -160,14 +161,16 @@ class Family:
         self.eager: EagerPlan | None = None
         self.coming: dict[Hashable, Coming] = {}
 
-    def note(self, constants: Sequence[Scalar]) -> None:
-        """Remember the constants of a graph that has no program yet."""
+    def note(self, constants: Sequence[Scalar]) -> tuple[bool, ...]:
+        """Remember the constants of a graph that has no program yet; which are lifted now. Other
+        threads may lift more meanwhile: go on with what this gave."""
         lifted = self.lifted
         for i, value in enumerate(constants):
             if not lifted[i]:
                 self.seen[i].add(_bits(value))
-                if len(self.seen[i]) >= LIFT_AFTER:  # anew: other threads go on with what they read
+                if len(self.seen[i]) >= LIFT_AFTER:
                     self.lifted = lifted = (*lifted[:i], True, *lifted[i + 1 :])
+        return lifted
 
 
 def _bits(value: Scalar) -> Hashable:
@@ -234,35 +237,38 @@ def find_program(
     if family is None:
         family = family_of(linear)
     lifted = family.lifted
-    key = _key(lifted, linear, aliases)
+    key = program_key(lifted, linear, aliases)
     found = family.programs.get((key, _STATIC) if dynamic is False else key)
     if found is None:
         with _compiling:
-            found = _new_program(linear, aliases, name, family, dynamic)
-            lifted = family.lifted
+            found, lifted = _new_program(linear, aliases, name, family, dynamic)
     return found, [v for v, lift in zip(linear.constants, lifted, strict=True) if lift]
 
 
 def _new_program(
     linear: Linear, aliases: Mapping[int, int], name: str, family: Family, dynamic: bool | None
-) -> Runnable:
-    """The program for a pending graph, unless another thread has made it meanwhile."""
-    family.note(linear.constants)
-    key = _key(family.lifted, linear, aliases)
+) -> tuple[Runnable, Sequence[bool]]:
+    """The program for a pending graph, unless another thread has made it meanwhile, and which
+    constants are inputs of it."""
+    lifted = family.note(linear.constants)
+    key = program_key(lifted, linear, aliases)
     if dynamic is False:
         key = key, _STATIC
     found = family.programs.get(key)
-    if found is None and dynamic:
-        found = _sized(family, linear, aliases, name)
-    if found is None:
-        coming = family.coming.pop(key, None)
-        if coming is None:
-            graph, steps = build_graph(linear, family.lifted, name), linear.steps
-        else:
-            coming.job.wait()
-            graph, steps = coming.graph, coming.steps
-        found = family.programs[key] = _compile(graph, steps, len(linear.inputs), aliases)
-    return found
+    if found is not None:
+        return found, lifted
+    if dynamic and key not in family.coming:
+        sized = _sized(family, linear, aliases, name)
+        if sized is not None:
+            return sized
+    coming = family.coming.pop(key, None)
+    if coming is None:
+        graph, steps = build_graph(linear, lifted, name), linear.steps
+    else:
+        coming.job.wait()
+        graph, steps = coming.graph, coming.steps
+    found = family.programs[key] = _compile(graph, steps, len(linear.inputs), aliases)
+    return found, lifted
 
 
 _STATIC = "of this size alone"
@@ -275,9 +281,10 @@ hold_at_fork(_looking_up)
 
 def _sized(
     family: Family, linear: Linear, aliases: Mapping[int, int], name: str
-) -> Runnable | None:
-    """A program for any size, if the structure of a pending graph has come with another one."""
-    if not is_compiling() or program_key(family, linear, aliases) in family.coming:
+) -> tuple[Runnable, Sequence[bool]] | None:
+    """A program for any size, if the structure of a pending graph has come with another one, and
+    which constants are inputs of it."""
+    if not is_compiling():
         return None
     num_made, num_tries = num_sized()
     found = sized_program(linear, aliases, name)
@@ -288,21 +295,16 @@ def _sized(
     if isinstance(found, str):
         return None
     sized, sizes, program = found
-    lifted = sized.template.lifted
-    family.lifted = list(lifted)
+    lifted = family.lifted = tuple(sized.template.lifted)
     pairs = zip(linear.constant_steps, lifted, strict=True)
     scalars = [linear.steps[at][5][0] for at, lift in pairs if lift]
     runnable = Runnable(program, lambda: sized.graph(sizes, name), scalars, linear.steps)
-    family.programs[program_key(family, linear, aliases)] = runnable
-    return runnable
+    family.programs[program_key(lifted, linear, aliases)] = runnable
+    return runnable, lifted
 
 
-def program_key(family: Family, linear: Linear, aliases: Mapping[int, int]) -> Hashable:
-    """What a program of the family is known by."""
-    return _key(family.lifted, linear, aliases)
-
-
-def _key(lifted: Sequence[bool], linear: Linear, aliases: Mapping[int, int]) -> Hashable:
+def program_key(lifted: Sequence[bool], linear: Linear, aliases: Mapping[int, int]) -> Hashable:
+    """What a program of a family is known by, where these constants are inputs."""
     pairs = tuple(aliases.items()) if aliases else ()
     if not lifted:
         return current_executor(), pairs
@@ -319,17 +321,18 @@ def _compile(
 
 
 def compile_beside(
-    family: Family, linear: Linear, aliases: Mapping[int, int], name: str, wait: int
+    family: Family, lifted: Sequence[bool], linear: Linear, aliases: Mapping[int, int], name: str
 ) -> Coming:
-    """Begin to compile the program for a pending graph; it takes over `wait` looks from now."""
-    graph = build_graph(linear, family.lifted, name)
+    """Begin to compile the program for a pending graph, of which these constants are inputs; it
+    takes over `family.wait` looks from now."""
+    graph, at = build_graph(linear, lifted, name), family.looks + family.wait
     place = linear.steps[-1][3].describe() if linear.steps else ""
     note_compiling(
         f"{name}: {len(linear.steps)} ops have come {family.looks} times, and are fused from time "
-        f"{family.looks + wait} on: {place}"
+        f"{at} on: {place}"
     )
-    coming = Coming(family.looks + wait, graph, linear.steps, compiled_beside(graph, aliases))
-    family.coming[program_key(family, linear, aliases)] = coming
+    coming = Coming(at, graph, linear.steps, compiled_beside(graph, aliases))
+    family.coming[program_key(lifted, linear, aliases)] = coming
     return coming
 
 

@@ -92,7 +92,7 @@ class Tensor(Methods, InPlace, TensorState):
     """An n-dimensional array of one dtype.
 
     Operations build a graph; a look at the value (`numpy()`, `item()`, `float()`, `bool()`,
-    printing) compiles and runs it together with everything else that is pending. No tensor is a
+    printing) computes it together with everything else that is pending. No tensor is a
     view of another: `+=` or `x[i] = y` put a new value into `x` alone.
 
     `Tensor(data)` copies numbers, arrays or a tensor. Floats become f32, integers i64.

@@ -60,17 +60,17 @@ def eager_plan(family: Family, linear: Linear, aliases: Mapping[int, int]) -> Ea
     if settings().tier == "eager":
         return family.eager
     family.looks += 1
-    family.note(linear.constants)
+    lifted = family.note(linear.constants)
     if family.looks < START:
         return family.eager
-    key = program_key(family, linear, aliases)
+    key = program_key(lifted, linear, aliases)
     if key in family.programs:
         return None
     coming = family.coming.get(key)
     if coming is None:
         if family.wait < 0:
             family.wait = _looks_to_wait(linear)
-        coming = compile_beside(family, linear, aliases, "lazy", family.wait)
+        coming = compile_beside(family, lifted, linear, aliases, "lazy")
     if family.looks < coming.at:
         if family.looks % _POLL_EVERY == 0:
             coming.job.poll()  # which moves on what waits to be compiled

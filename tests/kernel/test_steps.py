@@ -274,6 +274,20 @@ for i in range(8):
         for j in range(4):
             accumulate(y[4*i + j], 'add', x[4*i + k_z + 1], guard=4*i + j >= 4*i + k_z + 1)""",
     ),
+    "narrow over a ragged loop": (
+        TRIANGLE,
+        "split('k', 3, 'k', 'l')\nnarrow('k')",
+        """
+for i in range(8):
+    for k in range(minimum((4*i//3) + 2, (4*i + 1)//3), at_most=14):
+        for l in range(minimum(3, 40 - 3*k), at_most=3):
+            for j in range(4):
+                y[4*i + j] += x[3*k + l]
+    for k_z in range((4*i//3) + 2 - minimum((4*i//3) + 2, (4*i + 1)//3), at_most=14):
+        for l in range(minimum(3, 40 - 3*k_z - 3*minimum((4*i//3) + 2, (4*i + 1)//3)), at_most=3):
+            for j in range(4):
+                accumulate(y[4*i + j], 'add', x[3*k_z + 3*minimum((4*i//3) + 2, (4*i + 1)//3) + l], guard=4*i + j >= 3*k_z + 3*minimum((4*i//3) + 2, (4*i + 1)//3) + l)""",  # noqa: E501
+    ),
     "narrow both ends": (
         """
 for i in range(8):
