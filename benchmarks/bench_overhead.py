@@ -51,7 +51,7 @@ def prepare_rung(options: Options) -> Step:
 
 
 def passes(library: Any, options: Options) -> Step:
-    """`x + y`, or a forward and backward pass of four ops: rung only builds them, torch runs them."""
+    """`x + y`, or a forward and backward pass of four ops: rung only builds them, torch runs."""
     x, y, w = (library.ones(options["size"]) for _ in range(3))
     if options["how"] == "build":
         return lambda: x + y

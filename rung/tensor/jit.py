@@ -129,7 +129,7 @@ class Jit(Wrapper, Generic[P, R]):
         self.donate = donate
         self.name = name
         self.dynamic = dynamic
-        self._entries: dict[_Signature, list[Compiled]] = {}
+        self._entries: dict[_Signature, tuple[Compiled, ...]] = {}
         self._last: Compiled | None = None
         self._reasons: list[str] = []
 
@@ -253,11 +253,10 @@ class Jit(Wrapper, Generic[P, R]):
         found.check = reads.finish(containers)
         found.unguarded = not found.guards and found.check is None
         found.set_flat(_flat_arguments(signature))
-        entries = self._entries.setdefault(signature, [])
-        entries.insert(0, found)
-        del entries[_MAX_ENTRIES:]
+        # anew: other threads may be looking through the old ones, or add theirs
+        self._entries[signature] = (found, *self._entries.get(signature, ()))[:_MAX_ENTRIES]
         if len(self._entries) > _MAX_SIGNATURES:
-            self._entries.pop(next(iter(self._entries)))
+            self._entries.pop(list(self._entries)[0], None)  # noqa: RUF015 - at once
         return found
 
     def _donated(self, leaves: list[Any], signature: _Signature) -> set[int]:
@@ -298,7 +297,7 @@ class Jit(Wrapper, Generic[P, R]):
             if not changed:
                 return "other arguments are tensors from outside, or have a .grad"
             return f"changed outside: {', '.join(dict.fromkeys(changed))}"
-        differences = min((_differences(new, old) for old in self._entries), key=len)
+        differences = min((_differences(new, old) for old in list(self._entries)), key=len)
         return "; ".join(differences)
 
     def explain_recompiles(self) -> list[str]:

@@ -103,6 +103,31 @@ def test_threads_see_what_one_thread_sees() -> None:
     assert set(lines) == {WRONG_LINE}
 
 
+def test_one_function_that_all_threads_call_with_sizes_of_their_own() -> None:
+    """So it is traced by several at the same time, and its kernels become generic meanwhile."""
+    weight = np.random.default_rng(0).standard_normal((8, 3)).astype(np.float32)
+    w = rung.asarray(weight)
+    slope = rung.jit(lambda x: rung.grad(lambda v: ((x @ v) ** 2).sum())(w))
+    wrong: list[str] = []
+
+    def run(seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        try:
+            for _ in range(25):
+                x = rng.standard_normal((int(rng.integers(2, 300)), 8)).astype(np.float32)
+                found = slope(rung.asarray(x)).numpy()
+                np.testing.assert_allclose(found, 2 * x.T @ (x @ weight), rtol=1e-3, atol=1e-2)
+        except BaseException as e:
+            wrong.append(repr(e))
+
+    threads = [threading.Thread(target=run, args=(seed,)) for seed in range(THREADS)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert not wrong, wrong[0]
+
+
 if __name__ == "__main__":
     sys.setswitchinterval(1e-5)
     for tier in ("fused", "eager", "auto"):  # in the last, rounding changes where programs do
