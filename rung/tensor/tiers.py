@@ -25,12 +25,14 @@ from rung.ops.eager.blas import one_thread
 from rung.runtime.background import State
 from rung.runtime.copies import SUPPORTED
 from rung.runtime.eager import EagerPlan
+from rung.runtime.forks import hold_at_fork
 from rung.runtime.memory import ALIGNMENT
 from rung.tensor.leaf import LEAF, Buffer, new_buffer
 from rung.tensor.linear import Linear
 from rung.tensor.programs import Coming, Family, compile_beside, note_compiling, program_key
 from rung.tensor.ruled import TRANSPARENT
 
+hold_at_fork(one_thread.lock)
 START = 3
 """The look at which compiling begins."""
 _OP_S, _FLOP_S, _BYTE_S = 2e-6, 1 / 40e9, 1 / 8e9

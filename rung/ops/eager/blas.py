@@ -40,10 +40,11 @@ def _functions() -> tuple[Callable[[], int], Callable[[int], None]] | None:
 
 
 class _OneThread:
-    """While it is entered, BLAS uses one thread."""
+    """While it is entered, BLAS uses one thread. `lock` is one that a signal handler may take while
+    this thread has it."""
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()
         self.depth, self.full = 0, 1
 
     def __enter__(self) -> None:
